@@ -1,0 +1,92 @@
+"""What host and guest agree on: names and record formats on the data disk.
+
+The guest's script stands alone and repeats these constants; a test holds the two
+together.  All paths are relative to the root of the data disk's vfat file system, and
+every name fits vfat, so that any name, mode, link, sparse file and size a Linux job can
+have is carried by the *index* and its *packs* instead of by the file system.
+
+Job record (``JOB_RECORD``, JSON, written by the host)
+    format            int, `FORMAT`
+    runner            "condor" or "direct"
+    executable        path of the program: relative to the sandbox, or absolute in the guest
+    arguments         list of strings, without the program's own name
+    environment       object of strings; "#CoNdOrScRaTcHdIr#" in a value stands for the sandbox
+    stdin             sandbox-relative or absolute path, or null for /dev/null
+    stdout, stderr    names in the sandbox (equal names: one merged file), or null for /dev/null
+    outputs           list of sandbox-relative paths to send back, or null for "new or
+                      changed files at the top level" (HTCondor's default)
+    omit              list of top-level names that the default never sends back
+                      (the executable)
+    user              login name the job should find itself under, or null
+    cpus, memory_mib  ints, what the job asked for
+    condor_version    the tarball unpacks to /condor-<this>; null for the direct runner
+
+Job ad (``JOB_AD``, text, written by the host)
+    The ClassAd that the personal HTCondor is given, one ``Attr = expr`` a line.
+
+Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line)
+    path      relative, '/'-separated, no '.' or '..' parts; bytes that are not UTF-8 are
+              lone surrogates as `os.fsdecode` makes them.  Folders come before what is in
+              them.
+    type      "file", "dir" or "link"
+    mode      int, the permission bits (07777)
+    mtime_ns  int
+    size      int, bytes (files only)
+    extents   list of [offset in the file, length, pack number, offset in the pack] (files
+              only), ascending; what no extent covers is a hole and reads as zeros
+    target    what a link points to (links only)
+
+Packs (``INPUT_PACK % n``, ``OUTPUT_PACK % n``) hold the files' data and are at most
+`PACK_BYTES_MAX` long.  The offset of data in a pack is any multiple of 1.
+
+Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
+first and then renamed)
+    format            int, `FORMAT`
+    runner            as in the job record
+    state             "exited" (the job ran and ended) or "failed" (it could not be run,
+                      or what it left could not be saved)
+    exit_code         int, or null when a signal killed the job
+    exit_signal       int, or null
+    core_dumped       bool
+    started_at_s, ended_at_s        the job's, seconds since the epoch (float)
+    user_cpu_s, system_cpu_s        CPU time of the job and its children (float)
+    max_rss_kib       int, largest resident set size seen
+    failure           null, or {"stage": word, "message": one line}; with state "failed"
+    missing_outputs   list of the paths in ``outputs`` that the job did not leave
+    outputs           {"entries": int, "packs": int, "bytes": int}, to check the index with
+    phases            object of seconds (float) by name: what the guest spent its time on
+    condor_ad         the ad the personal HTCondor gave at the job's exit (text), or null
+    guest             object of strings: kernel, python, condor_version
+"""
+
+from __future__ import annotations
+
+FORMAT = 1
+
+#: At the root: where a template's machine finds the script to invoke as it comes up.
+INIT_SCRIPT = "condor-init.py"
+
+RECORD_DIR = "vmcapsule"
+JOB_RECORD = RECORD_DIR + "/job.json"
+JOB_AD = RECORD_DIR + "/job.ad"
+TARBALL = RECORD_DIR + "/condor.tar"  # compressed or not: told by its content
+INPUT_INDEX = RECORD_DIR + "/input.idx"
+INPUT_PACK = RECORD_DIR + "/input.%03d"
+OUTPUT_INDEX = RECORD_DIR + "/output.idx"
+OUTPUT_PACK = RECORD_DIR + "/output.%03d"
+EXIT_RECORD = RECORD_DIR + "/exit.json"
+GUEST_LOG = RECORD_DIR + "/guest.log"
+#: The personal HTCondor's logs, kept when the job could not be run, in one file.
+CONDOR_LOG = RECORD_DIR + "/condor.log"
+
+#: Names in the sandbox that HTCondor itself uses for the job's streams.
+STDOUT = "_condor_stdout"
+STDERR = "_condor_stderr"
+
+#: Below vfat's 4 GiB - 1, and a multiple of any cluster size.
+PACK_BYTES_MAX = 2 << 30
+#: More than this in one direction is refused, and never read into memory from a disk.
+INDEX_BYTES_MAX = 64 << 20
+EXIT_RECORD_BYTES_MAX = 1 << 20
+LOG_BYTES_MAX = 1 << 20
+PACKS_MAX = 1000

@@ -1,0 +1,1 @@
+"""A disk as bytes: vmdk descriptors and extents, the partition table, a FAT volume."""

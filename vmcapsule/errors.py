@@ -1,0 +1,111 @@
+"""The errors of vmcapsule: each kind has its exit status, hold code and a remedy.
+
+Exit statuses lie in the range of ``sysexits.h`` (64 to 78) so that they are rarely
+mistaken for a job's own.  Hold codes are HTCondor's ``HoldReasonCode`` where it has one
+that fits (12 ``TransferOutputError``, 13 ``TransferInputError``), else 26
+(``SystemPolicy``), with the exit status as the subcode.
+"""
+
+from __future__ import annotations
+
+HOLD_TRANSFER_OUTPUT = 12
+HOLD_TRANSFER_INPUT = 13
+HOLD_SYSTEM_POLICY = 26
+
+
+class VmCapsuleError(Exception):
+    """What went wrong, with the offending value, and what to do about it.
+
+    ``str()`` gives one line: the message, a semicolon, the remedy.
+    """
+
+    exit_status = 70
+    hold_code = HOLD_SYSTEM_POLICY
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.remedy}" if self.remedy else self.message
+
+
+class UsageError(VmCapsuleError):
+    """The command line or a hook's standard input is malformed."""
+
+    exit_status = 64
+
+
+class AdError(VmCapsuleError):
+    """A ClassAd that cannot be parsed, or lacks an attribute it must have."""
+
+    exit_status = 65
+
+
+class JobRefused(VmCapsuleError):
+    """The job asks for something that a capsule cannot honour; names the attribute."""
+
+    exit_status = 65
+
+
+class SubmitError(VmCapsuleError):
+    """A submit description that condor_submit does not accept as it stands."""
+
+    exit_status = 65
+
+
+class InputError(VmCapsuleError):
+    """An input of the job is missing or cannot be read."""
+
+    exit_status = 66
+    hold_code = HOLD_TRANSFER_INPUT
+
+
+class TemplateError(VmCapsuleError):
+    """The template VM is missing, incomplete or not usable."""
+
+    exit_status = 67
+
+
+class DiskError(VmCapsuleError):
+    """A disk image, partition table or file system is damaged or of an unknown form."""
+
+    exit_status = 68
+
+
+class ToolError(VmCapsuleError):
+    """A program that vmcapsule needs is missing or failed."""
+
+    exit_status = 69
+
+
+class SpaceError(VmCapsuleError):
+    """The scratch disk or the data disk has too little room."""
+
+    exit_status = 73
+
+
+class DeliveryError(VmCapsuleError):
+    """The job's outputs could not be put where they belong; the capsule is kept."""
+
+    exit_status = 74
+    hold_code = HOLD_TRANSFER_OUTPUT
+
+
+class GuestTimeout(VmCapsuleError):
+    """The guest did not power off within the time limit."""
+
+    exit_status = 75
+
+
+class GuestError(VmCapsuleError):
+    """The guest ended without a usable exit record, or its record says that it failed."""
+
+    exit_status = 76
+
+
+class ConfigError(VmCapsuleError):
+    """A configuration knob is missing or has a value that cannot be used."""
+
+    exit_status = 78

@@ -1,0 +1,1 @@
+"""Building what capsules are made from: the template VM and the HTCondor tarball."""
