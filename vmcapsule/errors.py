@@ -93,6 +93,10 @@ class DeliveryError(VmCapsuleError):
     hold_code = HOLD_TRANSFER_OUTPUT
 
 
+class OutputMissing(DeliveryError):
+    """The job did not leave an output it was to leave; everything else was delivered."""
+
+
 class GuestTimeout(VmCapsuleError):
     """The guest did not power off within the time limit."""
 

@@ -1,0 +1,195 @@
+"""The index and packs: what is planned, written and read back is the same sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmcapsule import pack
+from vmcapsule.errors import DiskError, InputError, VmCapsuleError
+from vmcapsule.pack import Entry, Member, Stretch, dump_index, parse_index, plan_packs
+
+# Any name that Linux can hold: bytes without '/' and NUL, as os.fsdecode shows them.
+names = (
+    st.binary(min_size=1, max_size=40)
+    .map(lambda raw: os.fsdecode(raw.replace(b"/", b"_").replace(b"\0", b"_")))
+    .filter(lambda name: name not in (".", ".."))
+)
+
+
+def member(path: str, size: int, kind: str = pack.FILE, allocated: int | None = None) -> Member:
+    full = size if allocated is None else allocated
+    return Member(Path("/src") / "x", path, kind, 0o644, 0, size, full)
+
+
+@given(st.dictionaries(names, st.integers(0, 5_000_000), max_size=20))
+def test_a_plan_covers_every_byte_once(sizes: dict[str, int]) -> None:
+    plan = plan_packs([member(path, size) for path, size in sizes.items()])
+    used: dict[int, list[tuple[int, int]]] = {}
+    for entry in plan.entries:
+        assert sum(s.length for s in entry.stretches) == sizes[entry.path]
+        for s in entry.stretches:
+            used.setdefault(s.pack, []).append((s.pack_offset, s.pack_offset + s.length))
+    for number, runs in used.items():
+        runs.sort()
+        assert runs[-1][1] <= plan.pack_sizes_bytes[number]
+        assert all(a[1] <= b[0] for a, b in zip(runs, runs[1:]))
+
+
+@given(st.dictionaries(names, st.integers(0, 3_000_000), max_size=20))
+def test_an_index_reads_back_as_it_was_planned(sizes: dict[str, int]) -> None:
+    plan = plan_packs([member(path, size) for path, size in sizes.items()])
+    assert parse_index(plan.index, plan.pack_sizes_bytes) == plan.entries
+
+
+def test_large_files_start_on_a_block_and_small_ones_are_packed_tightly() -> None:
+    big = pack.ALIGN_FROM_BYTES
+    plan = plan_packs([member("a", 3), member("b", 5), member("c", big)])
+    starts = [entry.stretches[0].pack_offset for entry in plan.entries]
+    assert starts == [0, 3, pack.BLOCK_BYTES]
+
+
+def test_a_file_larger_than_a_pack_goes_on_in_the_next() -> None:
+    size = pack.PACK_BYTES_MAX + 10
+    plan = plan_packs([member("a", size)])
+    assert plan.pack_sizes_bytes == (pack.PACK_BYTES_MAX, 10)
+    assert plan.entries[0].stretches == (
+        Stretch(0, pack.PACK_BYTES_MAX, 0, 0),
+        Stretch(pack.PACK_BYTES_MAX, 10, 1, 0),
+    )
+
+
+def test_holes_take_no_room(tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.seek(5 << 30)
+        file.write(b"end")
+    status = sparse.stat()
+    plan = plan_packs(
+        [
+            Member(
+                sparse,
+                "s",
+                pack.FILE,
+                0o600,
+                0,
+                status.st_size,
+                allocated_bytes=status.st_blocks * 512,
+            )
+        ]
+    )
+    assert sum(plan.pack_sizes_bytes) < 1 << 20
+    assert plan.entries[0].size_bytes == (5 << 30) + 3
+
+
+def test_a_later_file_of_the_same_name_replaces_an_earlier_one() -> None:
+    plan = plan_packs([member("a", 1), member("a", 2)])
+    assert [entry.size_bytes for entry in plan.entries] == [2]
+
+
+def test_a_missing_sparse_file_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(InputError, match="gone.*No such file"):
+        plan_packs([Member(gone, "g", pack.FILE, 0o644, 0, 10, 0)])
+
+
+GOOD = {
+    "path": "a",
+    "type": "file",
+    "mode": 420,
+    "mtime_ns": 0,
+    "size": 4,
+    "extents": [[0, 4, 0, 0]],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"path": "../a"}, "path is"),
+        ({"path": "/a"}, "path is"),
+        ({"path": "a//b"}, "path is"),
+        ({"path": "a\0b"}, "path is"),
+        ({"path": ""}, "path is"),
+        ({"path": "x" * 256}, "too long"),
+        ({"path": "\ud800"}, "surrogates not allowed"),
+        ({"path": "no/parent"}, "not in a folder"),
+        ({"type": "device"}, "type is"),
+        ({"mode": 0o10000}, "mode is"),
+        ({"mode": -1}, "mode is"),
+        ({"mode": True}, "mode is"),
+        ({"size": 1 << 63}, "size is"),
+        ({"size": 3}, "behind the file's end"),
+        ({"extents": [[0, 4, 1, 0]]}, "no pack 1"),
+        ({"extents": [[0, 4, 0, 7]]}, "leaves its pack"),
+        ({"extents": [[0, 2, 0, 0], [1, 2, 0, 2]]}, "overlap"),
+        ({"extents": [[0, 0, 0, 0]]}, "overlap"),
+        ({"extents": [[0, 4, 0]]}, "not enough values"),
+        ({"extents": {}}, "not a list"),
+    ],
+)
+def test_a_hostile_line_is_refused(change: dict[str, object], reason: str) -> None:
+    good = json.dumps(GOOD).encode()
+    assert len(parse_index(good, [10])) == 1
+    with pytest.raises(DiskError, match=reason):
+        parse_index(json.dumps({**GOOD, **change}).encode(), [10])
+
+
+def test_data_cannot_be_claimed_over_and_over() -> None:
+    lines = b"\n".join(json.dumps({**GOOD, "path": f"f{n}"}).encode() for n in range(4))
+    with pytest.raises(DiskError, match="more data than the packs hold"):
+        parse_index(lines, [10])
+
+
+def test_a_path_through_a_link_is_refused() -> None:
+    link = {"path": "l", "type": "link", "mode": 0o777, "target": "/etc"}
+    inside = {**GOOD, "path": "l/passwd"}
+    data = json.dumps(link).encode() + b"\n" + json.dumps(inside).encode()
+    with pytest.raises(DiskError, match="not in a folder"):
+        parse_index(data, [10])
+
+
+def test_a_path_that_comes_twice_is_refused() -> None:
+    line = json.dumps(GOOD).encode()
+    with pytest.raises(DiskError, match="comes twice"):
+        parse_index(line + b"\n" + line, [10])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(GOOD) + ["target"]), json_values))
+def test_no_line_of_json_does_anything_but_parse_or_be_refused(
+    change: dict[str, object],
+) -> None:
+    try:
+        parse_index(json.dumps({**GOOD, **change}).encode(), [10])
+    except VmCapsuleError:
+        pass
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_do_anything_but_parse_or_be_refused(data: bytes) -> None:
+    try:
+        parse_index(data, [10])
+    except VmCapsuleError:
+        pass
+
+
+def test_links_and_folders_keep_their_place() -> None:
+    entries = (
+        Entry("d", pack.FOLDER, 0o750, 5),
+        Entry("d/l", pack.LINK, 0o777, 6, target="../x"),
+    )
+    assert parse_index(dump_index(entries), []) == entries

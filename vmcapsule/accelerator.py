@@ -1,0 +1,84 @@
+"""Whether KVM really runs a guest here: known only by running one.
+
+``/dev/kvm`` may exist and answer, and a guest still never get anywhere (nested
+virtualization without hardware support).  A boot sector is not proof either: such a
+machine can run real-mode code and fail at the first newer instruction.  So the probe
+boots the kernel that will be used, with no root file system: it is to print its banner,
+panic and reset, upon which QEMU ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Optional
+
+from vmcapsule import process
+from vmcapsule.errors import ToolError
+
+KVM, TCG = "kvm", "tcg"
+QEMU = "qemu-system-x86_64"
+PROBE_TIMEOUT_S = 20
+BANNER = b"Linux version"
+
+
+def choose(kernel: Optional[Path], cache: Path) -> str:
+    """Return `KVM` where a probe has shown that it works with ``kernel``, else `TCG`.
+
+    The answer is remembered in ``cache`` until the machine, QEMU or the kernel changes.
+    Without a kernel to probe with, emulation is chosen: slow is better than never.
+    """
+    if kernel is None or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return TCG
+    key = _key(kernel)
+    path = cache / "kvm-probe.json"
+    known = _remembered(path)
+    if known.get("key") != key:
+        known = {"key": key, "works": probe_kvm(kernel)}
+        _remember(path, known)
+    return KVM if known.get("works") is True else TCG
+
+
+def probe_kvm(kernel: Path) -> bool:
+    """Boot ``kernel`` under KVM and see whether it comes up and resets by itself."""
+    with tempfile.TemporaryDirectory(prefix="vmcapsule-kvm-") as scratch:
+        console = Path(scratch) / "console"
+        argv = [
+            "setpriv", "--pdeathsig", "KILL", "--", process.find(QEMU),
+            "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-serial", f"file:{console}",
+            "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1 root=/dev/none",
+        ]  # fmt: skip
+        try:
+            process.run(argv, timeout_s=PROBE_TIMEOUT_S)
+        except ToolError:
+            return False
+        return console.exists() and BANNER in console.read_bytes()
+
+
+def _key(kernel: Path) -> str:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    qemu = Path(process.find(QEMU)).stat()
+    about = kernel.stat()
+    parts = [boot_id, qemu.st_mtime_ns, qemu.st_size, str(kernel), about.st_mtime_ns, about.st_size]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _remembered(path: Path) -> dict[str, object]:
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(path: Path, known: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(fd, "w") as file:
+        json.dump(known, file)
+    Path(name).replace(path)

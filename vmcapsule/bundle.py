@@ -1,0 +1,201 @@
+"""Job and template to capsule: put what the guest needs onto the data disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+from vmcapsule import contract, sandbox
+from vmcapsule.disk.extents import Extent, copy_range
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk import raw_edit
+from vmcapsule.errors import ConfigError, InputError, SpaceError
+from vmcapsule.guest_ad import guest_ad
+from vmcapsule.job import SourceJob
+from vmcapsule.pack import PackPlan, plan_packs, slice_extents, unreadable
+
+CONDOR, DIRECT = "condor", "direct"
+RUNNERS = (CONDOR, DIRECT)
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What goes onto a data disk, whoever asked for it: small files, copies, packs."""
+
+    texts: tuple[tuple[str, bytes], ...]
+    copies: tuple[tuple[str, Path], ...]
+    packs: PackPlan
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it takes, without what a file system adds."""
+        return (
+            sum(len(data) for _, data in self.texts)
+            + sum(path.stat().st_size for _, path in self.copies)
+            + len(self.packs.index)
+            + sum(self.packs.pack_sizes_bytes)
+        )
+
+
+@dataclass(frozen=True)
+class HTCondorTarball:
+    """The HTCondor that runs the job in the guest."""
+
+    path: Path
+    version: str
+
+
+def payload(
+    job: SourceJob, *, init_script: Path, tarball: Optional[HTCondorTarball]
+) -> Payload:
+    """Collect what the guest needs to run ``job``: under HTCondor with a tarball, else not.
+
+    Raises `InputError` for inputs that are missing or unreadable and `ConfigError` for
+    an init script or tarball that is.
+    """
+    for knob, path in (
+        ("VM_CAPSULE_INIT_SCRIPT_PATH", init_script),
+        ("VM_CAPSULE_CONDOR_TARBALL", tarball.path if tarball else init_script),
+    ):
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            raise ConfigError(f"{knob}: there is no readable file '{path}'", f"correct {knob}")
+    texts = [
+        (contract.INIT_SCRIPT, init_script.read_bytes()),
+        (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
+        (contract.JOB_AD, _guest_ad(job).encode()),
+    ]
+    copies = [(contract.TARBALL, tarball.path)] if tarball else []
+    return Payload(tuple(texts), tuple(copies), plan_packs(sandbox.input_members(job)))
+
+
+def job_record(job: SourceJob, tarball: Optional[HTCondorTarball]) -> dict[str, Any]:
+    """The job record of `vmcapsule.contract`."""
+    outputs = job.transfer_output
+    return {
+        "format": contract.FORMAT,
+        "runner": CONDOR if tarball else DIRECT,
+        "executable": sandbox.executable_name(job),
+        "arguments": list(job.arguments),
+        "environment": dict(job.environment),
+        "stdin": sandbox.stdin_name(job),
+        "stdout": sandbox.stdout_name(job),
+        "stderr": sandbox.stderr_name(job),
+        "outputs": None if outputs is None else list(outputs),
+        "omit": [sandbox.executable_name(job)] if job.transfer_executable else [],
+        "user": job.owner,
+        "cpus": job.request_cpus,
+        "memory_mib": job.request_memory_mib,
+        "condor_version": tarball.version if tarball else None,
+    }
+
+
+def _guest_ad(job: SourceJob) -> str:
+    return guest_ad(
+        job,
+        executable=sandbox.executable_name(job),
+        stdin=sandbox.stdin_name(job),
+        stdout=sandbox.stdout_name(job),
+        stderr=sandbox.stderr_name(job),
+    )
+
+
+def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> None:
+    """Write ``load`` onto the vfat partition of a data disk of any vmdk form.
+
+    Records of an earlier run that lie there are removed first.  Raises `SpaceError`,
+    saying how much is needed, when the partition is too small.
+    """
+    with raw_edit(data_disk, scratch) as raw:
+        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
+        volume = FatVolume.open(raw.fd, offset, writable=True)
+        _clear(volume)
+        _check_room(load, volume)
+        volume.make_folder(contract.RECORD_DIR)
+        for name, data in load.texts:
+            volume.write(name, data)
+        for name, path in load.copies:
+            _fill_copy(raw.fd, volume, name, path)
+        packs = [
+            volume.create(contract.INPUT_PACK % number, size)
+            for number, size in enumerate(load.packs.pack_sizes_bytes)
+        ]
+        _fill_packs(raw.fd, packs, load.packs)
+        volume.write(contract.INPUT_INDEX, load.packs.index)
+        volume.flush()
+
+
+def _clear(volume: FatVolume) -> None:
+    stale = [
+        file.path
+        for file in volume.walk()
+        if not file.is_folder
+        and (
+            file.path.lower() == contract.INIT_SCRIPT
+            or file.path.lower().startswith(contract.RECORD_DIR + "/")
+        )
+    ]
+    for path in stale:
+        volume.remove(path)
+
+
+def _check_room(load: Payload, volume: FatVolume) -> None:
+    files = len(load.texts) + len(load.copies) + len(load.packs.pack_sizes_bytes) + 2
+    needed = load.size_bytes + files * volume.cluster_bytes
+    if needed > volume.free_bytes:
+        raise SpaceError(
+            f"the data disk is too small: the job's files and HTCondor need {needed} bytes, "
+            f"its vfat partition has {volume.free_bytes} free",
+            "use a template with a larger data disk "
+            "('vmcapsule template build --data-size') or send fewer inputs",
+        )
+
+
+def _fill_copy(image_fd: int, volume: FatVolume, name: str, path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        position = 0
+        for extent in volume.create(name, size):
+            copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
+            position += extent.length_bytes
+    finally:
+        os.close(fd)
+
+
+def _fill_packs(image_fd: int, packs: Sequence[Sequence[Extent]], plan: PackPlan) -> None:
+    """Copy the data of every packed file to its place in the image."""
+    for entry in plan.entries:
+        if not entry.stretches:
+            continue
+        source = plan.sources[entry.path]
+        fd = _open_source(source, entry.size_bytes)
+        try:
+            for stretch in entry.stretches:
+                position = stretch.offset
+                for extent in slice_extents(
+                    packs[stretch.pack], stretch.pack_offset, stretch.length
+                ):
+                    copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
+                    position += extent.length_bytes
+        finally:
+            os.close(fd)
+
+
+def _open_source(source: Path, size_bytes: int) -> int:
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise unreadable(source, error) from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size < size_bytes:
+        os.close(fd)
+        raise InputError(
+            f"the input file '{source}' changed while it was packed",
+            "leave a job's inputs alone until it has started",
+        )
+    return fd

@@ -1,0 +1,141 @@
+"""A capsule: the folder made for one job, and what it is booted from.
+
+The folder is built aside and published by rename, so that a capsule that is there is
+whole.  Its record says where its disks are; the system disk and the kernel may lie in
+the template (read only, under a throw-away layer) or in the capsule itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+from vmcapsule.disk.extents import copy_sparse
+from vmcapsule.disk.vmdk import copy_vmdk, read_vmdk
+from vmcapsule.errors import SpaceError, UsageError
+from vmcapsule.template import Template
+
+RECORD = "capsule.json"
+CONSOLE = "console.log"
+SOURCE_AD = "source.ad"
+DELIVERED = "delivered"
+FORMAT = 1
+RECORD_BYTES_MAX = 1 << 16
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """A capsule on this machine.  Paths are absolute."""
+
+    folder: Path
+    data_disk: Path
+    system_disk: Path
+    cpus: int
+    memory_mib: int
+    vmx: Optional[Path] = None
+    kernel: Optional[Path] = None
+    initrd: Optional[Path] = None
+    cmdline: str = ""
+    #: Where the data partition was told to start, or None: found from its table.
+    part_offset_bytes: Optional[int] = None
+    job_id: Optional[str] = None
+    network: bool = False
+
+    @property
+    def console(self) -> Path:
+        """Where the guest's console output is kept."""
+        return self.folder / CONSOLE
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the outputs are where they belong; before that nothing may delete it."""
+        return (self.folder / DELIVERED).exists()
+
+    def mark_delivered(self) -> None:
+        """Note that the outputs arrived."""
+        (self.folder / DELIVERED).touch()
+
+
+@contextlib.contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """A private folder to build in; renamed to ``folder`` when the block ends well.
+
+    When it does not, everything built is removed.  A full disk raises `SpaceError`.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            yield aside
+            aside.rename(folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise space_error(folder.parent, error) from error
+
+
+def space_error(folder: Path, error: OSError) -> SpaceError:
+    """The error for scratch that cannot be written."""
+    return SpaceError(
+        f"cannot build a capsule under '{folder}': {error.strerror or error}",
+        "make room or permit writing there, or set VM_CAPSULE_SCRATCH_DIR_PREFIX elsewhere",
+    )
+
+
+def copy_data_disk(template: Template, folder: Path) -> Path:
+    """Copy the template's data disk, in its own form; return the copy's descriptor."""
+    return copy_vmdk(read_vmdk(template.data_disk), folder).path
+
+
+def copy_whole(template: Template, folder: Path) -> None:
+    """Copy all of the template that a hypervisor elsewhere needs: .vmx and every disk."""
+    copy_sparse(template.vmx, folder / template.vmx.name)
+    for disk in (template.data_disk, template.system_disk, *template.other_disks):
+        copy_vmdk(read_vmdk(disk), folder)
+
+
+def save(capsule: Capsule, folder: Path) -> None:
+    """Write the capsule's record into ``folder``, where it is being built."""
+    record: dict[str, Any] = {"format": FORMAT}
+    for key, value in asdict(capsule).items():
+        if isinstance(value, Path):
+            inside = value.is_relative_to(capsule.folder)
+            value = str(value.relative_to(capsule.folder) if inside else value)
+        record[key] = value
+    del record["folder"]
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+
+
+def load(folder: Path) -> Capsule:
+    """Read a capsule's record; raise `UsageError` where ``folder`` holds none."""
+    path = folder.absolute() / RECORD
+    try:
+        with path.open("rb") as file:
+            record = json.loads(file.read(RECORD_BYTES_MAX))
+        if record.pop("format") != FORMAT:
+            raise ValueError("of another version")
+        known = {field.name: record[field.name] for field in fields(Capsule)[1:]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"
+        raise UsageError(
+            f"'{folder}' is no capsule: {RECORD}: {reason}",
+            "give the folder that 'vmcapsule translate' or 'vmcapsule run --keep' made",
+        ) from error
+    for name in ("data_disk", "system_disk", "vmx", "kernel", "initrd"):
+        if known[name] is not None:
+            known[name] = path.parent / known[name]
+    return Capsule(folder=path.parent, **known)
+
+
+def remove(capsule: Capsule) -> None:
+    """Delete the capsule's folder; it is first renamed, so that no half of it is seen."""
+    doomed = capsule.folder.with_name(f".{capsule.folder.name}.{os.getpid()}.gone")
+    capsule.folder.rename(doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,248 @@
+"""The command ``vmcapsule``: its arguments and its exit status."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Optional, Sequence
+
+from vmcapsule import __version__
+from vmcapsule.errors import VmCapsuleError
+
+MIB = 1 << 20
+#: As a shell reports a program that a signal ended.
+SIGNALED = 128
+
+DESCRIPTION = """\
+Run vanilla HTCondor jobs inside virtual machines, without a change to the job.
+
+  vmcapsule template build    once: make the VM that capsules are copied from
+  vmcapsule tarball build     once: make the HTCondor that runs inside it
+  vmcapsule run job.sub       run each job of a submit file in a VM on this machine
+"""
+
+EPILOG = """\
+Exit status: 'run' exits with the job's own, or 128 + the signal that killed it.
+When vmcapsule itself fails: 64 usage, 65 job or ad refused, 66 input missing,
+67 template, 68 disk damaged, 69 program missing or failed, 73 no room,
+74 outputs not delivered, 75 guest timed out, 76 guest failed, 78 configuration.
+
+Configuration is HTCondor's: VM_CAPSULE_... in condor_config, or
+_CONDOR_VM_CAPSULE_... in the environment; see docs/configuration.md.
+"""
+
+RUN = """\
+Run every job of a submit file (or one job ad) in a virtual machine of its own on
+this machine, one after the other, and put the outputs where HTCondor would.
+Neither HTCondor nor a pool is needed.  The exit status is the job's, or 128 +
+the signal that killed it; with several jobs, the first that is not 0.
+"""
+
+TRANSLATE = """\
+Read a job ad on standard input, make its capsule under
+VM_CAPSULE_SCRATCH_DIR_PREFIX and print the ad of the job that runs it, as the
+template VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE names has it.  Takes a plain ad, the
+output of 'condor_q -long JOB', or what a JobRouter sends its TRANSLATE_JOB hook.
+
+  condor_q -long 11.0 | vmcapsule translate > routed.ad
+"""
+
+FINALIZE = """\
+Read the source ad, a line of dashes and the routed ad on standard input, as a
+JobRouter sends them to its JOB_FINALIZE hook; deliver the outputs from the
+returned capsule and print the exit attributes.  The capsule is kept.
+
+  (cat source.ad; echo ------; cat routed.ad) | vmcapsule finalize
+"""
+
+INSPECT = """\
+List what is on a capsule's data disk: the files of its vfat partition, the
+inputs and outputs packed in them, and the guest's exit record and log.
+"""
+
+TEMPLATE_BUILD = """\
+Make the folder condor_vm_capsule/ under VM_CAPSULE_TEMPLATE from Debian packages:
+a .vmx, system.vmdk, data.vmdk (vfat), and kernel and initrd beside them.  Takes
+a few minutes and about 1 GB.  Nothing is mounted on this machine.
+"""
+
+TEMPLATE_CHECK = """\
+Say whether capsules can be made from the template under VM_CAPSULE_TEMPLATE, ours
+or one made by hand: looks at its files and disks, then boots a copy and asks the
+guest.  Exits with 67 when something would not work.
+"""
+
+TARBALL_BUILD = """\
+Repack Debian's HTCondor into one file that unpacks in / to /condor-<version> and
+runs in any x86-64 Linux guest: VM_CAPSULE_CONDOR_TARBALL.
+"""
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    # Imported late: '--help' and a mistyped command answer at once.
+    from vmcapsule import commands
+
+    try:
+        status: int = getattr(commands, arguments.function)(arguments)
+        sys.stdout.flush()
+        return status
+    except VmCapsuleError as error:
+        print(f"vmcapsule: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt as error:
+        print("vmcapsule: interrupted", file=sys.stderr)
+        return SIGNALED + (error.args[0] if error.args else signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing is left to tell it.
+        sys.stderr.close()
+        return SIGNALED + signal.SIGPIPE
+
+
+def _interrupt(number: int, frame: Optional[FrameType]) -> None:
+    """SIGTERM ends us like Ctrl-C, so that VM and scratch are cleaned away."""
+    raise KeyboardInterrupt(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vmcapsule",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vmcapsule {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_hooks(commands)
+    _add_capsule(commands)
+    _add_images(commands)
+    return parser
+
+
+def _add(commands: Any, name: str, function: str, text: str, summary: str) -> Any:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = _add(commands, "run", "run", RUN, "run a submit file's jobs in VMs, here")
+    run.add_argument("file", type=Path, metavar="FILE", help="submit file or job ad")
+    run.add_argument(
+        "--runner",
+        choices=["condor", "direct"],
+        default="condor",
+        help="what starts the job in the guest: a personal HTCondor (default), or the "
+        "guest's own script (faster; needs no HTCondor tarball)",
+    )
+    run.add_argument("--keep", action="store_true", help="keep the capsule afterwards")
+    _add_timeout(run)
+    run.add_argument("--json", action="store_true", help="print one JSON object a job")
+
+
+def _add_timeout(parser: Any) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="give up when the VM has not powered off after S seconds (default: "
+        "VM_CAPSULE_TIMEOUT, or no limit once the guest is up)",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
+    return value
+
+
+def _mebibytes(text: str) -> int:
+    number, unit = text.rstrip("iB"), text.rstrip("iB")[-1:].upper()
+    scale = {"M": 1, "G": 1024, "T": 1024 * 1024}.get(unit)
+    if scale is None or not number[:-1].isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; write 512M or 8G")
+    return int(number[:-1]) * scale
+
+
+def _add_hooks(commands: Any) -> None:
+    _add(commands, "translate", "translate", TRANSLATE, "job ad in, capsule and routed ad out")
+    _add(commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule")
+
+
+def _add_capsule(commands: Any) -> None:
+    boot = _add(
+        commands,
+        "boot",
+        "boot",
+        "Boot a capsule under QEMU and wait until it has powered itself off.",
+        "boot a capsule by hand",
+    )
+    _add_timeout(boot)
+    extract = _add(
+        commands,
+        "extract",
+        "extract",
+        "Deliver the outputs of a capsule that has run to where its job wants them.",
+        "deliver the outputs of a kept capsule",
+    )
+    inspect = _add(commands, "inspect", "inspect", INSPECT, "list what is on a data disk")
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    for parser in (boot, extract, inspect):
+        parser.add_argument("capsule", type=Path, metavar="CAPSULE", help="the capsule's folder")
+
+
+def _add_images(commands: Any) -> None:
+    template = commands.add_parser("template", help="build or check the template VM")
+    actions = template.add_subparsers(metavar="ACTION", required=True)
+    build = _add(actions, "build", "template_build", TEMPLATE_BUILD, "make it from Debian packages")
+    _add_suite(build)
+    build.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="a Debian package that jobs need in the guest (may be repeated)",
+    )
+    build.add_argument(
+        "--data-size",
+        type=_mebibytes,
+        default=4096,
+        metavar="SIZE",
+        help="size of the data disk, which carries inputs and outputs (default: 4G; "
+        "it takes room only as it is filled)",
+    )
+    build.add_argument(
+        "--data-offset",
+        type=int,
+        default=MIB,
+        metavar="BYTES",
+        help="where the data partition starts (default: 1048576)",
+    )
+    check = _add(actions, "check", "template_check", TEMPLATE_CHECK, "say whether it will work")
+    check.add_argument(
+        "--no-boot", dest="boot", action="store_false", help="look at the files only"
+    )
+    tarball = commands.add_parser("tarball", help="build the HTCondor for the guest")
+    actions = tarball.add_subparsers(metavar="ACTION", required=True)
+    _add_suite(_add(actions, "build", "tarball_build", TARBALL_BUILD, "repack Debian's HTCondor"))
+
+
+def _add_suite(parser: Any) -> None:
+    parser.add_argument(
+        "--suite", default="trixie", help="the Debian release to take (default: trixie)"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="build again even if it is there already"
+    )

@@ -1,0 +1,199 @@
+"""Runs of bytes in raw images, and moving them between files inside the kernel."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator
+
+from vmcapsule.errors import DiskError, SpaceError
+
+#: The most that one system call is asked to move (Linux moves at most 2 GiB - 4 KiB).
+CALL_BYTES_MAX = 1 << 30
+#: What is read into memory at once where the kernel cannot move the bytes itself.
+BUFFER_BYTES = 1 << 20
+
+#: What copy_file_range and sendfile answer where this pair of files is not for them.
+_TRY_ANOTHER_WAY = frozenset(
+    {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
+)
+
+_Mover = Callable[[int, int, int, int, int], int]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A run of bytes in a raw image."""
+
+    # A hostile volume can have a file in a million pieces: keep each small.
+    __slots__ = ("offset_bytes", "length_bytes")
+
+    offset_bytes: int
+    length_bytes: int
+
+
+def read_at(fd: int, offset_bytes: int, length_bytes: int) -> bytes:
+    """Return exactly ``length_bytes`` from ``offset_bytes``; raise `DiskError` if it cannot."""
+    pieces = []
+    at, left = offset_bytes, length_bytes
+    while left > 0:
+        try:
+            piece = os.pread(fd, min(left, CALL_BYTES_MAX), at)
+        except OSError as error:
+            raise DiskError(f"cannot read at offset {at}: {error.strerror}") from error
+        if not piece:
+            raise DiskError(
+                f"the disk image ends at {at}, where {left} more bytes were expected",
+                "see whether the image was cut short",
+            )
+        pieces.append(piece)
+        at += len(piece)
+        left -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def write_at(fd: int, offset_bytes: int, data: bytes) -> None:
+    """Write all of ``data`` at ``offset_bytes``; raise `SpaceError` or `DiskError`."""
+    view = memoryview(data)
+    at = offset_bytes
+    while view:
+        try:
+            written = os.pwrite(fd, view[:CALL_BYTES_MAX], at)
+        except OSError as error:
+            raise _write_error(error, f"cannot write at offset {at}") from error
+        at += written
+        view = view[written:]
+
+
+def image_bytes(fd: int) -> int:
+    """Return the size of an open file or block device, in bytes."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise DiskError(f"cannot tell the size of the image: {error.strerror}") from error
+
+
+def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, length: int) -> None:
+    """Copy ``length`` bytes from one open file to another inside the kernel.
+
+    The first of copy_file_range(2) (which shares blocks where the file system can),
+    sendfile(2) and pread/pwrite that works for this pair of files does it.  The file
+    position of ``dst_fd`` is changed.  Raises `DiskError` when the source ends early,
+    `SpaceError` when there is no room for the copy.
+    """
+    done = 0
+    movers = [_copy_file_range, _sendfile, _through_memory]
+    while done < length:
+        count = min(length - done, CALL_BYTES_MAX)
+        mover = movers[0]
+        try:
+            moved = mover(src_fd, src_offset + done, dst_fd, dst_offset + done, count)
+        except OSError as error:
+            if error.errno in _TRY_ANOTHER_WAY and len(movers) > 1:
+                movers.pop(0)
+                continue
+            raise _write_error(error, f"cannot copy to offset {dst_offset + done}") from error
+        if moved == 0:
+            # Some file systems answer copy_file_range with 0 although there is data.
+            if len(movers) > 1:
+                movers.pop(0)
+                continue
+            raise DiskError(
+                f"a file shrank while it was read: it ends at {src_offset + done}, "
+                f"where {length - done} more bytes were expected",
+                "try again when nothing writes to it",
+            )
+        done += moved
+
+
+def _copy_file_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int) -> int:
+    if not hasattr(os, "copy_file_range"):  # built against an old C library
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return os.copy_file_range(src_fd, dst_fd, n, src_offset, dst_offset)
+
+
+def _sendfile(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int) -> int:
+    os.lseek(dst_fd, dst_offset, os.SEEK_SET)
+    return os.sendfile(dst_fd, src_fd, src_offset, n)
+
+
+def _through_memory(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int) -> int:
+    data = os.pread(src_fd, min(n, BUFFER_BYTES), src_offset)
+    return os.pwrite(dst_fd, data, dst_offset) if data else 0
+
+
+def _write_error(error: OSError, what: str) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return SpaceError(
+            f"{what}: {error.strerror}",
+            "free some room on the scratch disk (VM_CAPSULE_SCRATCH_DIR_PREFIX)",
+        )
+    return DiskError(f"{what}: {error.strerror}")
+
+
+def data_ranges(fd: int, size_bytes: int) -> Iterator[Extent]:
+    """Yield the runs of the first ``size_bytes`` of a file that are not holes, ascending.
+
+    Where the file system does not tell (lseek(2), SEEK_DATA), all of it is one run.
+    """
+    at = 0
+    while at < size_bytes:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data from here on
+                return
+            if error.errno in _TRY_ANOTHER_WAY:
+                yield Extent(at, size_bytes - at)
+                return
+            raise DiskError(f"cannot find the holes of a file: {error.strerror}") from error
+        start, end = min(start, size_bytes), min(end, size_bytes)
+        if end > start:
+            yield Extent(start, end - start)
+        at = max(end, at + 1)
+
+
+def open_regular(path: Path, flags: int) -> int:
+    """Open a regular file that is not a link; raise `DiskError` for anything else."""
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise DiskError(f"cannot open '{path}': {reason}") from error
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DiskError(f"'{path}' is not a regular file")
+    return fd
+
+
+def copy_sparse(src: Path, dst: Path) -> None:
+    """Copy the regular file ``src`` to the new file ``dst`` (mode 0600), keeping its holes.
+
+    Blocks are shared where the file system can.  ``dst`` must not exist yet, and is
+    removed again when the copy fails.  Raises `DiskError` or `SpaceError`.
+    """
+    with ExitStack() as stack:
+        src_fd = open_regular(src, os.O_RDONLY)
+        stack.callback(os.close, src_fd)
+        try:
+            dst_fd = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _write_error(error, f"cannot create '{dst}'") from error
+        stack.callback(os.close, dst_fd)
+        with ExitStack() as on_failure:
+            on_failure.callback(dst.unlink)
+            size_bytes = os.fstat(src_fd).st_size
+            try:
+                os.truncate(dst_fd, size_bytes)
+            except OSError as error:
+                raise _write_error(error, f"cannot make '{dst}' so large") from error
+            for run in data_ranges(src_fd, size_bytes):
+                at = run.offset_bytes
+                copy_range(src_fd, at, dst_fd, at, run.length_bytes)
+            on_failure.pop_all()

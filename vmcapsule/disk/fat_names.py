@@ -1,0 +1,198 @@
+"""Short (8.3) and long names of files on a FAT volume.
+
+Source: Microsoft's FAT specification (fatgen103), "Long Directory Entries".
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Dict, List, Optional, Set
+
+from vmcapsule.errors import DiskError
+
+SLOT_BYTES = 32
+LONG_NAME_CHARS_MAX = 255
+ATTR_LONG_NAME = 0x0F
+
+_CHARS_IN_SLOT = 13
+_LAST = 0x40
+_LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
+_FORBIDDEN = frozenset('"*/:<>?\\|') | frozenset(map(chr, range(32))) | {"\x7f"}
+_SHORT_CHARS = frozenset(string.ascii_uppercase + string.digits + "!#$%&'()-@^_`{}~")
+
+
+def fold(name: str) -> str:
+    """Return ``name`` as vfat compares it: without regard to case, letter by letter."""
+    if name.isascii():
+        return name.upper()
+    return "".join(upper if len(upper := char.upper()) == 1 else char for char in name)
+
+
+def check_name(name: str) -> None:
+    """Raise `DiskError` unless vfat can hold a file of this name, unchanged."""
+    reason = ""
+    if name in ("", ".", "..") or name[-1] in " .":
+        reason = "it is empty or ends in a dot or a space"
+    elif set(name) & _FORBIDDEN:
+        reason = "it has a character that vfat does not allow"
+    elif any("\ud800" <= char <= "\udfff" for char in name):
+        reason = "it is not UTF-8"
+    elif len(name.encode("utf-16-le")) > 2 * LONG_NAME_CHARS_MAX:
+        reason = f"it has more than {LONG_NAME_CHARS_MAX} characters"
+    if reason:
+        raise DiskError(f"vfat cannot hold a file named {name[:300]!r}: {reason}")
+
+
+def is_safe(name: str) -> bool:
+    """Tell whether a name found on a disk is one part of a path and can be printed."""
+    return (
+        name not in ("", ".", "..")
+        and "/" not in name
+        and all(char >= " " and char != "\x7f" for char in name)
+    )
+
+
+def short_to_text(short: bytes, case_flags: int) -> str:
+    """Return the 11 bytes of a short name as text: ``README.TXT``, in code page 437.
+
+    ``case_flags`` is byte 12 of the entry, where Windows and Linux say that the base or
+    the extension is all lower case.
+    """
+    if short[0] == 0x05:  # stands for 0xE5, which would mark a deleted entry
+        short = b"\xe5" + short[1:]
+    base = short[:8].decode("cp437").rstrip(" ")
+    extension = short[8:].decode("cp437").rstrip(" ")
+    if case_flags & _LOWER_BASE:
+        base = base.lower()
+    if case_flags & _LOWER_EXTENSION:
+        extension = extension.lower()
+    return f"{base}.{extension}" if extension else base
+
+
+def checksum(short: bytes) -> int:
+    """Return the sum that binds long-name slots to their short entry."""
+    total = 0
+    for byte in short:
+        total = ((total >> 1) + ((total & 1) << 7) + byte) & 0xFF
+    return total
+
+
+def long_slots(name: str, short: bytes) -> bytes:
+    """Return the slots of a long name, in the order in which they precede the entry."""
+    raw = name.encode("utf-16-le")
+    in_slot = 2 * _CHARS_IN_SLOT
+    count = -(-len(raw) // in_slot)
+    if len(raw) % in_slot:
+        raw += b"\0\0"
+    raw = raw.ljust(count * in_slot, b"\xff")
+    total = checksum(short)
+    slots = []
+    for index in range(count, 0, -1):
+        part = raw[(index - 1) * in_slot : index * in_slot]
+        order = index | (_LAST if index == count else 0)
+        head = bytes([order]) + part[:10] + bytes([ATTR_LONG_NAME, 0, total])
+        slots.append(head + part[10:22] + b"\0\0" + part[22:])
+    return b"".join(slots)
+
+
+class LongNameReader:
+    """Collects the long-name slots that precede a short entry."""
+
+    def __init__(self) -> None:
+        self._parts: List[bytes] = []
+        self._expected = 0
+        self._sum = 0
+
+    @property
+    def slot_count(self) -> int:
+        """The number of slots collected so far."""
+        return len(self._parts)
+
+    def clear(self) -> None:
+        """Forget what was collected: a slot that has nothing to do with it came."""
+        self._parts = []
+        self._expected = 0
+
+    def add(self, slot: bytes) -> None:
+        """Take the next slot; one out of order starts afresh or is forgotten."""
+        order = slot[0]
+        if order & _LAST:
+            self._parts = []
+            self._expected = order & 0x3F
+            self._sum = slot[13]
+        if order & 0x3F != self._expected or self._expected == 0 or slot[13] != self._sum:
+            self.clear()
+            return
+        self._parts.append(slot[1:11] + slot[14:26] + slot[28:32])
+        self._expected -= 1
+
+    def take(self, short: bytes) -> Optional[str]:
+        """Return the name that belongs to this short entry, or None.
+
+        None also where it is not valid UTF-16 or not safe (`is_safe`): the short name
+        is then the file's only one.
+        """
+        parts, complete = self._parts, self._expected == 0
+        self._parts, self._expected = [], 0
+        if not parts or not complete or self._sum != checksum(short):
+            return None
+        raw = b"".join(reversed(parts))
+        for at in range(0, len(raw), 2):
+            if raw[at : at + 2] == b"\0\0":
+                raw = raw[:at]
+                break
+        try:
+            name = raw.decode("utf-16-le")
+        except UnicodeDecodeError:
+            return None
+        return name if is_safe(name) and len(raw) <= 2 * LONG_NAME_CHARS_MAX else None
+
+
+class ShortNames:
+    """The short names taken in one folder, and new ones for long names."""
+
+    def __init__(self, taken: Set[bytes]) -> None:
+        self._taken = taken
+        self._next_number: Dict[bytes, int] = {}
+
+    def make(self, name: str) -> bytes:
+        """Return a free short name (11 bytes) for ``name`` and take it."""
+        base, extension, exact = _basis(name)
+        short = base.ljust(8) + extension.ljust(3)
+        if not exact or short in self._taken:
+            short = self._numbered(base, extension)
+        self._taken.add(short)
+        return short
+
+    def _numbered(self, base: bytes, extension: bytes) -> bytes:
+        key = base[:6] + b"." + extension
+        for number in range(self._next_number.get(key, 1), 1_000_000):
+            tail = b"~%d" % number
+            short = (base[: 8 - len(tail)] + tail).ljust(8) + extension.ljust(3)
+            if short not in self._taken:
+                self._next_number[key] = number + 1
+                return short
+        raise DiskError(f"no short name is left for files like {base.decode()!r}")
+
+
+def is_short(name: str) -> bool:
+    """Tell whether a name is its own short name, so that it needs no long one."""
+    base, extension, exact = _basis(name)
+    return exact and name == short_to_text(base.ljust(8) + extension.ljust(3), 0)
+
+
+def _basis(name: str) -> tuple[bytes, bytes, bool]:
+    """Return base and extension for a short name, and whether they say all of it."""
+    plain = name.upper().replace(" ", "").lstrip(".")
+    stem, dot, extension = plain.rpartition(".")
+    if not dot:
+        stem, extension = plain, ""
+    exact = plain == name.upper() and "." not in stem
+    stem = stem.replace(".", "")
+    exact = exact and 0 < len(stem) <= 8 and len(extension) <= 3
+    exact = exact and set(stem + extension) <= _SHORT_CHARS
+    return _oem(stem, 8) or b"_", _oem(extension, 3), exact
+
+
+def _oem(text: str, length: int) -> bytes:
+    return "".join(c if c in _SHORT_CHARS else "_" for c in text)[:length].encode("ascii")

@@ -1,0 +1,182 @@
+"""vmdk disks: read, copied, made, and opened as raw images for reading or editing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Sequence
+
+from vmcapsule import process
+from vmcapsule.disk.extents import copy_sparse, open_regular
+from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
+from vmcapsule.errors import DiskError, SpaceError, ToolError
+
+__all__ = [
+    "FORMS",
+    "RawDisk",
+    "Vmdk",
+    "VmdkExtent",
+    "copy_vmdk",
+    "create_vmdk",
+    "raw_edit",
+    "raw_view",
+    "read_vmdk",
+]
+
+#: A conversion is bound by the disk's speed; this is for one that hangs.
+CONVERT_TIMEOUT_S = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class RawDisk:
+    """An open raw image of a disk: ``fd`` is valid inside the ``with`` block only."""
+
+    fd: int
+    size_bytes: int
+    path: Path
+
+
+def copy_vmdk(source: Vmdk, folder: Path) -> Vmdk:
+    """Copy all files of a disk into ``folder`` under the same names; return the copy.
+
+    Holes stay holes and blocks are shared where the file system can.  The copies have
+    mode 0600; none may exist before.  Raises `DiskError` or `SpaceError`.
+    """
+    for file in source.files:
+        copy_sparse(file, folder / file.name)
+    return read_vmdk(folder / source.path.name)
+
+
+@contextmanager
+def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
+    """Open a disk as a raw image for reading.
+
+    A monolithicFlat disk is its extent file: nothing is copied.  Any other is converted
+    into a folder of its own in ``scratch``, removed afterwards in every case.
+    """
+    disk = read_vmdk(vmdk_path)
+    if _is_raw(disk):
+        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDONLY) as raw:
+            yield raw
+        return
+    with _aside(scratch) as folder:
+        image = _to_raw(disk, folder)
+        with _opened(image, disk.capacity_bytes, os.O_RDONLY) as raw:
+            yield raw
+
+
+@contextmanager
+def raw_edit(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
+    """Open a disk as a raw image for reading and writing.
+
+    A monolithicFlat disk is edited in place.  Any other is converted into a folder of its
+    own in ``scratch``, and when the block ends without an exception, back to the same form
+    aside and then renamed over the old files; on an exception the disk stays as it was.
+    A streamOptimized disk becomes monolithicSparse, as a guest cannot write to a stream.
+    """
+    disk = read_vmdk(vmdk_path)
+    if _is_raw(disk):
+        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDWR) as raw:
+            yield raw
+        return
+    with _aside(scratch) as folder:
+        image = _to_raw(disk, folder)
+        with _opened(image, disk.capacity_bytes, os.O_RDWR) as raw:
+            yield raw
+        form = "monolithicSparse" if disk.form == "streamOptimized" else disk.form
+        with _aside(disk.path.parent) as new_folder:
+            new = create_vmdk(image, new_folder / disk.path.name, form, adapter=disk.adapter)
+            _replace(disk, new)
+
+
+def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> Vmdk:
+    """Make the vmdk disk ``target`` of the given form (see `FORMS`) from a raw image.
+
+    The flat and split forms also make files beside it (``NAME-flat.vmdk``,
+    ``NAME-s001.vmdk``, ``NAME-f001.vmdk``).  Zeros become holes.  Raises `DiskError`
+    when ``target`` exists or the form is unknown, `SpaceError`, `ToolError`.
+    """
+    if form not in FORMS:
+        raise DiskError(f"unknown vmdk form '{form}'", f"use one of {', '.join(FORMS)}")
+    if adapter not in ADAPTERS:
+        raise DiskError(f"unknown adapter '{adapter}'", f"use one of {', '.join(ADAPTERS)}")
+    # qemu-img takes a relative "a:b" for a protocol.
+    raw, target = raw.absolute(), target.absolute()
+    if os.path.lexists(target):
+        raise DiskError(f"'{target}' is already there", "remove it or choose another name")
+    options = f"subformat={form},adapter_type={adapter}"
+    _qemu_img(["convert", "-f", "raw", "-O", "vmdk", "-o", options, raw, target], target)
+    return read_vmdk(target)
+
+
+def _is_raw(disk: Vmdk) -> bool:
+    return disk.form == "monolithicFlat" and disk.extents[0].offset_sectors == 0
+
+
+@contextmanager
+def _opened(path: Path, size_bytes: int, flags: int) -> Iterator[RawDisk]:
+    fd = open_regular(path, flags)
+    try:
+        yield RawDisk(fd, size_bytes, path)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    try:
+        folder = tempfile.mkdtemp(prefix=".vmdk-", dir=parent.absolute())
+    except OSError as error:
+        raise SpaceError(
+            f"cannot make a folder in '{parent}': {error.strerror}",
+            "make it a folder that you can write to",
+        ) from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _to_raw(disk: Vmdk, folder: Path) -> Path:
+    image = folder / "disk.raw"
+    _qemu_img(["convert", "-f", "vmdk", "-O", "raw", disk.path, image], image)
+    size_bytes = image.stat().st_size
+    if size_bytes != disk.capacity_bytes:
+        raise DiskError(
+            f"'{disk.path}' became a raw image of {size_bytes} bytes "
+            f"where its descriptor says {disk.capacity_bytes}"
+        )
+    return image
+
+
+def _qemu_img(arguments: Sequence[process.Arg], target: Path) -> None:
+    try:
+        process.run(["qemu-img", *arguments], timeout_s=CONVERT_TIMEOUT_S)
+    except ToolError as error:
+        if "No space left on device" in error.message or "Disk quota" in error.message:
+            raise SpaceError(
+                f"no room for '{target}'", "free some room on that file system"
+            ) from error
+        raise
+
+
+def _replace(old: Vmdk, new: Vmdk) -> None:
+    """Rename the files of ``new`` over those of ``old``, the descriptor's last."""
+    folder = old.path.parent
+    mode = old.path.stat().st_mode & 0o777
+    targets = {file: folder / file.name for file in new.files}
+    for target in targets.values():
+        if target not in old.files and os.path.lexists(target):
+            raise DiskError(f"'{target}' is in the way", "it is not part of the disk: move it")
+    try:
+        for file in reversed(new.files):
+            file.chmod(mode)
+            file.replace(targets[file])
+        for file in set(old.files) - set(targets.values()):
+            file.unlink()
+    except OSError as error:
+        raise DiskError(f"cannot replace '{error.filename}': {error.strerror}") from error

@@ -1,0 +1,291 @@
+"""Returned data disk to outputs and exit record.  The guest had root there: trust nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional, Sequence
+
+from vmcapsule import contract
+from vmcapsule.disk.extents import Extent, copy_range
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk import raw_view
+from vmcapsule.errors import DeliveryError, DiskError, GuestError, SpaceError
+from vmcapsule.job import SourceJob
+from vmcapsule.pack import FOLDER, LINK, Entry, parse_index, slice_extents
+from vmcapsule.sandbox import deliveries
+
+SIGNAL_MAX = 64
+
+
+@dataclass(frozen=True)
+class JobExit:
+    """How the job ended, as the guest's exit record says."""
+
+    runner: str
+    exit_code: Optional[int]
+    exit_signal: Optional[int]
+    core_dumped: bool
+    started_at_s: float
+    ended_at_s: float
+    user_cpu_s: float
+    system_cpu_s: float
+    max_rss_kib: int
+    missing_outputs: tuple[str, ...]
+    phases_s: Mapping[str, float]
+    guest: Mapping[str, str]
+    condor_ad: Optional[str]
+
+    @property
+    def status(self) -> int:
+        """As a shell reports it: the exit code, or 128 + the signal."""
+        return 128 + self.exit_signal if self.exit_signal is not None else self.exit_code or 0
+
+
+@dataclass(frozen=True)
+class DataDisk:
+    """A data disk opened for reading: its image and the vfat file system in it."""
+
+    fd: int
+    volume: FatVolume
+
+
+@dataclass(frozen=True)
+class PackedFiles:
+    """The entries of an index, and where its packs lie in the disk's image."""
+
+    entries: tuple[Entry, ...]
+    packs: tuple[Sequence[Extent], ...]
+
+
+@contextlib.contextmanager
+def opened(
+    data_disk: Path, offset_bytes: Optional[int], scratch: Path
+) -> Iterator[DataDisk]:
+    """Open a data disk of any vmdk form for reading."""
+    with raw_view(data_disk, scratch) as raw:
+        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
+        yield DataDisk(raw.fd, FatVolume.open(raw.fd, offset))
+
+
+def read_record(disk: DataDisk) -> Optional[dict[str, Any]]:
+    """Return the exit record as the guest wrote it, or None when there is none."""
+    if disk.volume.lookup(contract.EXIT_RECORD) is None:
+        return None
+    data = disk.volume.read(contract.EXIT_RECORD, contract.EXIT_RECORD_BYTES_MAX)
+    try:
+        record = json.loads(data)
+        if not isinstance(record, dict):
+            raise ValueError("it is not an object")
+        if record["format"] != contract.FORMAT:
+            raise ValueError(f"its format is {record['format']!r:.20}")
+    except (ValueError, KeyError, RecursionError) as error:
+        raise _unreadable(error) from error
+    return record
+
+
+def _unreadable(error: Exception) -> GuestError:
+    return GuestError(
+        f"the guest's exit record cannot be used: {type(error).__name__}: {error}",
+        "run the job again; if it recurs, check the template's init script",
+    )
+
+
+def read_exit(disk: DataDisk) -> JobExit:
+    """Return how the job ended.
+
+    Raises `GuestError` when the guest left no record, or one that says it failed.
+    Silence is never taken for success.
+    """
+    record = read_record(disk)
+    if record is None:
+        raise GuestError(
+            "the guest left no exit record: it ended before the job did",
+            "look at its console with --keep, and check the template "
+            "with 'vmcapsule template check'",
+        )
+    try:
+        if record["state"] == "failed":
+            failure = record["failure"]
+            stage, message = _word(failure["stage"]), _word(failure["message"])
+            raise GuestError(
+                f"the guest could not run the job ({stage}): {message}",
+                "'vmcapsule inspect' shows the guest's log of a capsule kept with --keep",
+            )
+        if record["state"] != "exited":
+            raise ValueError(f"its state is {record['state']!r:.20}")
+        return _job_exit(record)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(error) from error
+
+
+def _word(value: object, limit: int = 500) -> str:
+    """One printable line from a hostile string."""
+    line = " ".join(str(value).split())
+    return "".join(c if c.isprintable() else "?" for c in line)[:limit]
+
+
+def _job_exit(record: Mapping[str, Any]) -> JobExit:
+    code, signal = record["exit_code"], record["exit_signal"]
+    if (code is None) == (signal is None):
+        raise ValueError("it has not exactly one of exit code and signal")
+    _check_int("exit_code", code, 0, 255)
+    _check_int("exit_signal", signal, 1, SIGNAL_MAX)
+    missing = record.get("missing_outputs", [])
+    ad = record.get("condor_ad")
+    return JobExit(
+        runner=_word(record["runner"], 20),
+        exit_code=code,
+        exit_signal=signal,
+        core_dumped=record.get("core_dumped") is True,
+        started_at_s=_seconds(record["started_at_s"]),
+        ended_at_s=_seconds(record["ended_at_s"]),
+        user_cpu_s=_seconds(record["user_cpu_s"]),
+        system_cpu_s=_seconds(record["system_cpu_s"]),
+        max_rss_kib=int(_seconds(record["max_rss_kib"])),
+        missing_outputs=tuple(_word(path) for path in missing),
+        phases_s={_word(k, 40): _seconds(v) for k, v in record.get("phases", {}).items()},
+        guest={_word(k, 40): _word(v) for k, v in record.get("guest", {}).items()},
+        condor_ad=ad if isinstance(ad, str) else None,
+    )
+
+
+def _check_int(name: str, value: object, least: int, most: int) -> None:
+    if value is not None and (type(value) is not int or not least <= value <= most):
+        raise ValueError(f"its {name} is {value!r:.20}")
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"{value!r:.20} is not a number")
+    if not math.isfinite(value) or not 0 <= value < 1e15:
+        raise ValueError(f"{value!r:.20} is out of range")
+    return float(value)
+
+
+def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
+    """Read and check an index and find its packs.  Raises `DiskError`."""
+    packs: list[tuple[Extent, ...]] = []
+    sizes: list[int] = []
+    for number in range(contract.PACKS_MAX):
+        file = disk.volume.lookup(pack_pattern % number)
+        if file is None or file.is_folder:
+            break
+        packs.append(file.extents)
+        sizes.append(file.size_bytes)
+    if disk.volume.lookup(index) is None:
+        raise DiskError(
+            f"the data disk has no '{index}'", "it was damaged, or not written by vmcapsule"
+        )
+    entries = parse_index(disk.volume.read(index, contract.INDEX_BYTES_MAX), sizes)
+    return PackedFiles(entries, tuple(packs))
+
+
+def read_outputs(disk: DataDisk) -> PackedFiles:
+    """What the guest sends back."""
+    return read_index(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK)
+
+
+def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path, ...]:
+    """Put the outputs where the job's description wants them; return the files' paths.
+
+    Every file is written under a temporary name beside its place, and all are renamed
+    when all are written; after a failure nothing of them is left.  Files belong to the
+    calling user; set-id bits are not taken over.  A file that is a link in the user's
+    folder is written through, as HTCondor does.  Raises `DeliveryError`.
+    """
+    places = deliveries(job, [entry.path for entry in outputs.entries])
+    folders: list[Path] = []
+    drafts: list[tuple[Path, Path]] = []
+    try:
+        for entry in outputs.entries:
+            place = places.get(entry.path)
+            if place is None:
+                continue
+            if entry.kind == LINK:
+                raise DeliveryError(
+                    f"the job left '{entry.path}', a link to a folder, which HTCondor "
+                    "does not transfer",
+                    "let the job write a folder",
+                )
+            if entry.kind == FOLDER:
+                _make_folder(place, folders, entry.mode)
+            else:
+                drafts.append(_draft(disk.fd, outputs, entry, place, folders))
+        for temporary, place in drafts:
+            temporary.replace(place)
+    except (OSError, SpaceError) as error:
+        _undo(drafts, folders)
+        reason = (
+            f"'{error.filename}': {error.strerror}"
+            if isinstance(error, OSError)
+            else error.message
+        )
+        raise DeliveryError(
+            f"cannot write the job's outputs: {reason}",
+            "correct that, then deliver them with 'vmcapsule extract'",
+        ) from error
+    except BaseException:
+        _undo(drafts, folders)
+        raise
+    return tuple(place for _, place in drafts)
+
+
+def _make_folder(place: Path, made: list[Path], mode: int) -> None:
+    """Make a folder and those it lies in, noting in ``made`` which are new."""
+    for folder in [*reversed(place.parents), place]:
+        if not folder.is_dir():
+            folder.mkdir()
+            made.append(folder)
+            if folder == place:
+                # The owner keeps the rights needed to write what comes into it.
+                folder.chmod((mode & 0o777) | 0o700)
+
+
+def _draft(
+    image_fd: int, outputs: PackedFiles, entry: Entry, place: Path, folders: list[Path]
+) -> tuple[Path, Path]:
+    """Write a file's content beside its place; return (temporary name, place)."""
+    place = Path(os.path.realpath(place))
+    _make_folder(place.parent, folders, 0o755)
+    if place.is_dir() or (place.exists() and not place.is_file()):
+        raise DeliveryError(
+            f"the job's output '{entry.path}' belongs at '{place}', which is no regular file",
+            "move that away, or change the submit file",
+        )
+    temporary = place.with_name(f".vmcapsule-{secrets.token_hex(8)}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, entry.size_bytes)
+        for stretch in entry.stretches:
+            position = stretch.offset
+            extents = outputs.packs[stretch.pack]
+            for extent in slice_extents(extents, stretch.pack_offset, stretch.length):
+                copy_range(image_fd, extent.offset_bytes, fd, position, extent.length_bytes)
+                position += extent.length_bytes
+        os.fchmod(fd, entry.mode & 0o777)
+    except OSError as error:
+        temporary.unlink()
+        error.filename = error.filename or str(place)
+        raise
+    except BaseException:
+        temporary.unlink()
+        raise
+    finally:
+        os.close(fd)
+    return temporary, place
+
+
+def _undo(drafts: Sequence[tuple[Path, Path]], folders: Sequence[Path]) -> None:
+    for temporary, _ in drafts:
+        temporary.unlink(missing_ok=True)
+    for folder in reversed(folders):
+        # A folder that something else came into meanwhile stays.
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,139 @@
+"""The system disk: boot sector, a small FAT partition with the kernel, an ext4 root.
+
+Made in a sparse file without mounting anything: ``mkfs`` with an offset, ``mcopy``, and
+syslinux's installer, which all work on files.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+from vmcapsule.errors import ToolError
+from vmcapsule.process import run
+
+SECTOR_BYTES = 512
+MIB = 1 << 20
+BOOT_OFFSET_BYTES = MIB
+#: Where distributions put syslinux's boot sector code.
+_MBR_CODE = (
+    "/usr/lib/syslinux/mbr/mbr.bin",
+    "/usr/lib/SYSLINUX/mbr.bin",
+    "/usr/share/syslinux/mbr.bin",
+)
+_TYPE_FAT16 = 0x0E
+_TYPE_LINUX = 0x83
+_TOOL_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A primary partition: bytes from the disk's start, a type code, bootable or not."""
+
+    offset_bytes: int
+    size_bytes: int
+    kind: int
+    active: bool = False
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """What the boot partition holds."""
+
+    kernel: bytes
+    initrd: bytes
+    syslinux_cfg: bytes
+
+
+def mbr(partitions: Sequence[Partition], code: bytes = b"") -> bytes:
+    """Return the disk's first sector: boot code, up to four partitions, the signature.
+
+    The cylinder/head/sector fields say "beyond", as is usual: firmware that boots large
+    disks reads the sector numbers behind them.
+    """
+    entries = b""
+    for part in partitions:
+        entries += struct.pack(
+            "<B3sB3sII",
+            0x80 if part.active else 0,
+            b"\xfe\xff\xff",
+            part.kind,
+            b"\xfe\xff\xff",
+            part.offset_bytes // SECTOR_BYTES,
+            part.size_bytes // SECTOR_BYTES,
+        )
+    return code[:440].ljust(446, b"\0") + entries.ljust(64, b"\0") + b"\x55\xaa"
+
+
+def build_system_disk(
+    raw: Path, root: Path, files: BootFiles, *, root_size_bytes: int, uuid: str, scratch: Path
+) -> None:
+    """Write the raw system disk ``raw`` (sparse) with the tree ``root`` on its ext4.
+
+    ``uuid`` becomes the root file system's; ``scratch`` is an empty folder for
+    intermediate files.  Raises `ToolError`.
+    """
+    boot = Partition(BOOT_OFFSET_BYTES, _boot_size_bytes(files), _TYPE_FAT16, active=True)
+    system = Partition(boot.offset_bytes + boot.size_bytes, root_size_bytes, _TYPE_LINUX)
+    with raw.open("wb") as file:
+        # One more MiB than needed: some firmware trims a disk to whole cylinders.
+        file.truncate(system.offset_bytes + system.size_bytes + MIB)
+        file.write(mbr([boot, system], _mbr_code()))
+    _make_boot(raw, boot, files, scratch)
+    _make_root(raw, system, root, uuid)
+
+
+def _boot_size_bytes(files: BootFiles) -> int:
+    """A FAT16 needs 4,085 clusters, and there should be room for a second kernel."""
+    used = len(files.kernel) + len(files.initrd)
+    return max(32, -(-2 * used // MIB) + 4) * MIB
+
+
+def _make_boot(raw: Path, part: Partition, files: BootFiles, scratch: Path) -> None:
+    sectors = part.offset_bytes // SECTOR_BYTES
+    run(
+        ["mkfs.vfat", "-F", "16", "-n", "CAPSULEBOOT", "-h", str(sectors)]
+        + ["--offset", str(sectors), raw, str(part.size_bytes // 1024)],
+        timeout_s=_TOOL_TIMEOUT_S,
+    )
+    image = f"{raw}@@{part.offset_bytes}"
+    contents = {
+        "vmlinuz": files.kernel,
+        "initrd.img": files.initrd,
+        "syslinux.cfg": files.syslinux_cfg,
+    }
+    for name, data in contents.items():
+        (scratch / name).write_bytes(data)
+        run(["mcopy", "-i", image, scratch / name, f"::{name}"], timeout_s=_TOOL_TIMEOUT_S)
+        (scratch / name).unlink()
+    run(
+        ["syslinux", "--offset", str(part.offset_bytes), "--install", raw],
+        timeout_s=_TOOL_TIMEOUT_S,
+    )
+
+
+def _make_root(raw: Path, part: Partition, root: Path, uuid: str) -> None:
+    # No journal, no checksums, tables written now: a capsule's disk lives for one job, and
+    # the guest should neither initialize nor check anything.
+    features = "^has_journal,^metadata_csum,^64bit,^resize_inode"
+    run(
+        ["mkfs.ext4", "-q", "-F", "-d", root, "-U", uuid, "-L", "CAPSULE-ROOT", "-m", "0"]
+        + ["-O", features, "-E"]
+        + [f"offset={part.offset_bytes},lazy_itable_init=0,nodiscard"]
+        + [raw, f"{part.size_bytes // 1024}k"],
+        timeout_s=_TOOL_TIMEOUT_S,
+        env={**os.environ, "MKE2FS_SKIP_PROGRESS": "1"},
+    )
+
+
+def _mbr_code() -> bytes:
+    for name in _MBR_CODE:
+        if Path(name).is_file():
+            return Path(name).read_bytes()
+    raise ToolError(
+        f"syslinux's boot sector is at none of {', '.join(_MBR_CODE)}",
+        "install it (on Debian: apt-get install syslinux syslinux-common)",
+    )

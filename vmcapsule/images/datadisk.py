@@ -1,0 +1,110 @@
+"""The data disk: one vfat partition, on whose layout host and guest agree.
+
+Clusters are as large as they can be and begin at multiples of 4 KiB of the disk, also
+where the partition itself does not (as at 32256, where partition tools of old put it):
+then a file's bytes can be shared or moved a page at a time.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from vmcapsule.errors import UsageError
+from vmcapsule.images.bootdisk import MIB, SECTOR_BYTES, Partition, mbr
+from vmcapsule.process import run
+
+LABEL = "CONDOR-DATA"
+ALIGN_BYTES = 4096
+#: Fewer clusters make it a FAT16 for Windows and for the specification.
+FAT32_CLUSTERS_MIN = 65525
+_TYPE_FAT32 = 0x0C
+_TYPE_FAT16 = 0x0E
+_RESERVED_SECTORS = 32
+_TOOL_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class FatLayout:
+    """What mkfs.vfat is asked for: FAT bits, sectors a cluster, reserved sectors."""
+
+    bits: int
+    cluster_sectors: int
+    reserved_sectors: int
+
+
+def fat_layout(offset_bytes: int, size_bytes: int) -> FatLayout:
+    """Choose the layout of a partition of ``size_bytes`` at ``offset_bytes``.
+
+    FAT32 with clusters of up to 32 KiB; FAT16 below 64 MiB, where FAT32 is not allowed.
+    Raises `UsageError` where no FAT fits or the offset is not a multiple of a sector.
+    """
+    if offset_bytes % SECTOR_BYTES or offset_bytes < SECTOR_BYTES:
+        raise UsageError(
+            f"the data partition cannot begin at {offset_bytes}",
+            f"give a positive multiple of {SECTOR_BYTES}, as 1048576 or 32256",
+        )
+    if size_bytes < 8 * MIB:
+        raise UsageError(
+            f"a data disk of {size_bytes} bytes is too small", "give at least 16 MiB"
+        )
+    sectors = size_bytes // SECTOR_BYTES
+    bits, cluster = 16, 4
+    for candidate in (64, 32, 16, 8, 4, 2, 1):
+        # Some room for the FATs themselves and the reserved sectors.
+        if (sectors - sectors // 100 - 64) // candidate > FAT32_CLUSTERS_MIN:
+            bits, cluster = 32, candidate
+            break
+    reserved = _RESERVED_SECTORS if bits == 32 else 1
+    while not _aligned(offset_bytes // SECTOR_BYTES, sectors, bits, cluster, reserved):
+        reserved += 1
+    return FatLayout(bits, cluster, reserved)
+
+
+def fat_sectors(sectors: int, bits: int, cluster: int, reserved: int) -> int:
+    """Return the sectors that each FAT must have: the smallest that covers all clusters."""
+    root = _root_sectors(bits)
+    fat = 1
+    while True:
+        clusters = (sectors - reserved - root - 2 * fat) // cluster
+        needed = -(-(clusters + 2) * bits // 8 // SECTOR_BYTES)
+        if needed <= fat:
+            return fat
+        fat = needed
+
+
+def _root_sectors(bits: int) -> int:
+    """FAT16 has a root folder of a fixed 512 entries, FAT32 has it in clusters."""
+    return 32 if bits == 16 else 0
+
+
+def _aligned(start: int, sectors: int, bits: int, cluster: int, reserved: int) -> bool:
+    heap = start + reserved + 2 * fat_sectors(sectors, bits, cluster, reserved)
+    return (heap + _root_sectors(bits)) * SECTOR_BYTES % ALIGN_BYTES == 0
+
+
+def build_data_disk(raw: Path, *, size_bytes: int, offset_bytes: int) -> None:
+    """Write the raw data disk ``raw`` (sparse) of ``size_bytes``; raises `ToolError`."""
+    layout = fat_layout(offset_bytes, size_bytes - offset_bytes)
+    kind = _TYPE_FAT32 if layout.bits == 32 else _TYPE_FAT16
+    part = Partition(offset_bytes, size_bytes - offset_bytes, kind)
+    with raw.open("wb") as file:
+        file.truncate(size_bytes)
+        file.write(mbr([part]))
+    start = offset_bytes // SECTOR_BYTES
+    run(
+        ["mkfs.vfat", "-a", "-F", str(layout.bits), "-n", LABEL, "-h", str(start)]
+        + ["-s", str(layout.cluster_sectors), "-R", str(layout.reserved_sectors)]
+        + ["--offset", str(start), raw, str(part.size_bytes // 1024)],
+        timeout_s=_TOOL_TIMEOUT_S,
+    )
+
+
+def heap_offset_bytes(boot_sector: bytes, offset_bytes: int) -> int:
+    """Return where a FAT's clusters begin on the disk, from its boot sector's fields."""
+    reserved, fats, root_entries = struct.unpack_from("<HBH", boot_sector, 14)
+    (fat16,) = struct.unpack_from("<H", boot_sector, 22)
+    (fat32,) = struct.unpack_from("<I", boot_sector, 36)
+    heap = reserved + fats * (fat16 or fat32) + root_entries * 32 // SECTOR_BYTES
+    return offset_bytes + int(heap) * SECTOR_BYTES

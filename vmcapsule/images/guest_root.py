@@ -1,0 +1,162 @@
+"""The guest's root file system as a folder, made from Debian packages by mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence, Tuple
+
+from vmcapsule.errors import TemplateError, UsageError
+from vmcapsule.images.recipe import Recipe
+from vmcapsule.process import run
+
+#: Downloading and unpacking 200 MB over a slow link.
+BUILD_TIMEOUT_S = 1800
+#: The job's owner in the guest may be anybody; HTCondor wants a user 'condor'.
+CONDOR_UID = 990
+_MACHINE_NAME = "capsule"
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*\Z")
+
+
+@dataclass(frozen=True)
+class GuestRoot:
+    """A finished root folder and what is in it.
+
+    ``modules`` is ``/lib/modules/<kernel>`` in it, ``kernel_image`` the bzImage.
+    """
+
+    folder: Path
+    kernel: str
+    kernel_image: Path
+    modules: Path
+    python: str
+    glibc: str
+    packages: Tuple[str, ...]
+
+
+def debian_packages(
+    folder: Path,
+    *,
+    suite: str,
+    packages: Sequence[str],
+    options: Sequence[str],
+    variant: str = "minbase",
+) -> None:
+    """Install Debian's minimal system and ``packages`` into the new ``folder``.
+
+    ``variant`` is mmdebstrap's: ``extract`` unpacks the packages and what they depend on
+    without setting anything up.
+
+    No mirror is named: mmdebstrap's default and this machine's apt configuration decide.
+    Raises `ToolError` with the end of mmdebstrap's output, `UsageError` for a name that
+    cannot be a suite or package.
+    """
+    for word in (suite, *packages):
+        if not _WORD.match(word):
+            raise UsageError(f"'{word}' is not the name of a suite or package")
+    run(
+        [
+            "mmdebstrap",
+            "--mode=auto",
+            f"--variant={variant}",
+            "--format=directory",
+            *options,
+            f"--include={','.join(packages)}",
+            suite,
+            folder,
+        ],
+        timeout_s=BUILD_TIMEOUT_S,
+    )
+
+
+def build_guest_root(
+    folder: Path, recipe: Recipe, *, suite: str, packages: Sequence[str], mount_point: str
+) -> GuestRoot:
+    """Make the guest's root in the new ``folder``; raises `TemplateError`, `ToolError`."""
+    every = tuple(dict.fromkeys([*recipe.packages, *packages]))
+    debian_packages(folder, suite=suite, packages=every, options=recipe.options)
+    _add_ours(folder, recipe, mount_point)
+    _add_user(folder)
+    modules = _only(folder / "usr/lib/modules", "*")
+    image = _only(folder / "boot", "vmlinuz-*")
+    for extra in (folder / "boot").glob("initrd.img-*"):
+        extra.unlink()
+    return GuestRoot(
+        folder=folder,
+        kernel=modules.name,
+        kernel_image=image,
+        modules=modules,
+        python=_installed(folder, "python3"),
+        glibc=_installed(folder, "libc6"),
+        packages=every,
+    )
+
+
+def _add_ours(folder: Path, recipe: Recipe, mount_point: str) -> None:
+    init = folder / "usr/sbin/init"
+    init.unlink(missing_ok=True)
+    _write(init, recipe.init, 0o755)
+    _write(folder / "usr/share/vmcapsule/udhcpc", recipe.udhcpc, 0o755)
+    _write(folder / "etc/vmcapsule.conf", f"mount_point='{mount_point}'\n".encode(), 0o644)
+    _write(folder / "etc/hostname", f"{_MACHINE_NAME}\n".encode(), 0o644)
+    hosts = f"127.0.0.1 localhost\n127.0.1.1 {_MACHINE_NAME}\n::1 localhost\n"
+    _write(folder / "etc/hosts", hosts.encode(), 0o644)
+    # The build machine's name servers are no business of the guest's.
+    (folder / "etc/resolv.conf").unlink(missing_ok=True)
+    _write(folder / "etc/resolv.conf", b"", 0o644)
+    (folder / mount_point.lstrip("/")).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder / "var/cache/apt", ignore_errors=True)
+
+
+def _add_user(folder: Path) -> None:
+    """Add the user and group 'condor' where no package did; what useradd would write."""
+    if any(
+        line.startswith("condor:") for line in (folder / "etc/passwd").read_text().splitlines()
+    ):
+        return
+    home = "/var/lib/condor"
+    lines = {
+        "passwd": f"condor:x:{CONDOR_UID}:{CONDOR_UID}:HTCondor:{home}:/usr/sbin/nologin",
+        "shadow": "condor:*:19000::::::",
+        "group": f"condor:x:{CONDOR_UID}:",
+        "gshadow": "condor:!::",
+    }
+    for name, line in lines.items():
+        with (folder / "etc" / name).open("a") as file:
+            file.write(f"{line}\n")
+    home_folder = folder / home.lstrip("/")
+    home_folder.mkdir(parents=True, exist_ok=True)
+    os.chown(home_folder, CONDOR_UID, CONDOR_UID)
+
+
+def _installed(folder: Path, package: str) -> str:
+    """Return the version of a package, upstream's part: ``2.41`` of ``2.41-12``."""
+    status = (folder / "var/lib/dpkg/status").read_text(errors="replace")
+    for block in status.split("\n\n"):
+        lines = block.splitlines()
+        if lines and lines[0] == f"Package: {package}":
+            for line in lines:
+                if line.startswith("Version: "):
+                    return re.split(r"[-+]", line[len("Version: ") :].split(":")[-1])[0]
+    raise TemplateError(
+        f"the guest's system lacks the package '{package}'", "use another suite"
+    )
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern)) if folder.is_dir() else []
+    if len(found) != 1:
+        raise TemplateError(
+            f"the guest's system has {len(found)} of '{pattern}' in {folder.name}, not one",
+            "name one kernel package",
+        )
+    return found[0]
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    path.chmod(mode)

@@ -1,0 +1,197 @@
+"""Builds a template VM from Debian packages: boots from its disk and by direct kernel."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import shutil
+import tempfile
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
+
+from vmcapsule.errors import UsageError
+from vmcapsule.images.bootdisk import MIB, BootFiles, build_system_disk
+from vmcapsule.images.datadisk import build_data_disk, fat_layout
+from vmcapsule.images.guest_root import GuestRoot, build_guest_root
+from vmcapsule.images.initrd import build_initrd
+from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
+from vmcapsule.process import run
+from vmcapsule.template import (
+    DATA_DISK,
+    FOLDER,
+    INITRD,
+    KERNEL,
+    RECORD,
+    RECORD_FORMAT,
+    Template,
+    load,
+)
+
+GIB = 1 << 30
+VMX_NAME = "capsule.vmx"
+SYSTEM_DISK = "system.vmdk"
+#: Both kernels are told the same but for where they write and what follows a panic.
+CMDLINE = "root=UUID=${uuid} rootfstype=ext4 rw quiet loglevel=3 8250.nr_uarts=1"
+DISK_CMDLINE = CMDLINE + " console=tty0 console=ttyS0"
+DIRECT_CMDLINE = CMDLINE + " console=ttyS0 panic=-1"
+_VMX_MEMORY_MIB = 1024
+_MOUNT_POINT = re.compile(r"/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TemplateWish:
+    """What a template should be: see `build_template`."""
+
+    suite: str
+    packages: Sequence[str]
+    kernel_package: str
+    data_size_bytes: int
+    data_offset_bytes: int
+    root_size_bytes: int
+    mount_point: str
+
+
+def build_template(
+    target_root: Path,
+    *,
+    suite: str = "trixie",
+    packages: Sequence[str] = (),
+    kernel_package: str = DEFAULT_KERNEL,
+    data_size_bytes: int = 4 * GIB,
+    data_offset_bytes: int = MIB,
+    root_size_bytes: int = 8 * GIB,
+    mount_point: str = "/condor-data",
+    progress: Progress,
+) -> Template:
+    """Build ``condor_vm_capsule/`` in ``target_root``, replacing one that is there.
+
+    ``packages`` are added to the recipe's.  The disks' sizes are what the guest sees;
+    on the host they are sparse.  ``progress`` is told of each step in a few words.  The
+    work is done in a folder beside the target, which is removed whatever happens, and
+    the result renamed into place.  Raises `UsageError`, `ToolError`, `TemplateError`.
+    """
+    wish = TemplateWish(
+        suite,
+        packages,
+        kernel_package,
+        data_size_bytes,
+        data_offset_bytes,
+        root_size_bytes,
+        mount_point,
+    )
+    if not _MOUNT_POINT.match(mount_point) or ".." in mount_point.split("/"):
+        raise UsageError(
+            f"the mount point '{mount_point}' is not a plain absolute path",
+            "fix VM_CAPSULE_DATA_DISK_MOUNT_POINT, as in /condor-data",
+        )
+    fat_layout(data_offset_bytes, data_size_bytes - data_offset_bytes)
+    target_root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".template-", dir=target_root) as name:
+        scratch = Path(name)
+        _build(scratch, wish, progress)
+        _publish(scratch / FOLDER, target_root / FOLDER, scratch / "old")
+    return load(target_root)
+
+
+def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
+    recipe = load_recipe(wish.kernel_package)
+    folder = scratch / FOLDER
+    folder.mkdir(mode=0o755)
+    progress(f"installing Debian {wish.suite} packages")
+    guest = build_guest_root(
+        scratch / "root",
+        recipe,
+        suite=wish.suite,
+        packages=wish.packages,
+        mount_point=wish.mount_point,
+    )
+    progress("making the initrd")
+    busybox = (guest.folder / "usr/bin/busybox").read_bytes()
+    initrd = build_initrd(guest.modules, busybox, recipe.initrd_init, recipe.modules)
+    (folder / INITRD).write_bytes(initrd)
+    shutil.copyfile(guest.kernel_image, folder / KERNEL)
+    root_uuid = str(uuid.uuid4())
+    progress("making the system disk")
+    _system_disk(scratch, recipe, guest, root_uuid, wish.root_size_bytes)
+    progress("making the data disk")
+    raw = scratch / "data.raw"
+    build_data_disk(raw, size_bytes=wish.data_size_bytes, offset_bytes=wish.data_offset_bytes)
+    _to_vmdk(raw, folder / DATA_DISK, "monolithicFlat")
+    (folder / VMX_NAME).write_text(_vmx(recipe))
+    record = _record(wish, guest, filled(DIRECT_CMDLINE, {"uuid": root_uuid}))
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _system_disk(
+    scratch: Path, recipe: Recipe, guest: GuestRoot, root_uuid: str, root_size_bytes: int
+) -> None:
+    folder = scratch / FOLDER
+    cmdline = filled(DISK_CMDLINE, {"uuid": root_uuid})
+    files = BootFiles(
+        kernel=(folder / KERNEL).read_bytes(),
+        initrd=(folder / INITRD).read_bytes(),
+        syslinux_cfg=filled(recipe.syslinux, {"cmdline": cmdline}).encode(),
+    )
+    raw = scratch / "system.raw"
+    build_system_disk(
+        raw,
+        guest.folder,
+        files,
+        root_size_bytes=root_size_bytes,
+        uuid=root_uuid,
+        scratch=scratch,
+    )
+    _to_vmdk(raw, folder / SYSTEM_DISK, "monolithicSparse")
+
+
+def _to_vmdk(raw: Path, target: Path, form: str) -> None:
+    run(
+        ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={form}"]
+        + [raw, target],
+        timeout_s=600,
+    )
+    raw.unlink()
+
+
+def _vmx(recipe: Recipe) -> str:
+    values = {
+        "name": FOLDER,
+        "memory_mib": str(_VMX_MEMORY_MIB),
+        "cpus": "1",
+        "system_disk": SYSTEM_DISK,
+        "data_disk": DATA_DISK,
+    }
+    return filled(recipe.vmx, values)
+
+
+def _record(wish: TemplateWish, guest: GuestRoot, cmdline: str) -> Mapping[str, object]:
+    return {
+        "format": RECORD_FORMAT,
+        "suite": wish.suite,
+        "kernel": guest.kernel,
+        "python": guest.python,
+        "glibc": guest.glibc,
+        "packages": list(guest.packages),
+        "cmdline": cmdline,
+        "mount_point": wish.mount_point,
+        "data_offset_bytes": wish.data_offset_bytes,
+        "data_size_bytes": wish.data_size_bytes,
+        "built_at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _publish(new: Path, target: Path, old: Path) -> None:
+    """Put ``new`` at ``target``; what was there goes to ``old``, or back on failure."""
+    if target.exists():
+        target.rename(old)
+    try:
+        new.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise

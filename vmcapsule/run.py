@@ -1,0 +1,174 @@
+"""One job on one machine: pack it, boot it, deliver what it left.  No pool is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Mapping, Optional
+
+from vmcapsule import accelerator, boot, bundle, capsule, extract
+from vmcapsule.config import Config
+from vmcapsule.errors import DeliveryError, OutputMissing, VmCapsuleError
+from vmcapsule.job import SourceJob
+from vmcapsule.template import Template
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a job: how it ended, where its outputs are, where the time went."""
+
+    job_id: str
+    exit: extract.JobExit
+    outputs: tuple[Path, ...]
+    phases_s: Mapping[str, float]
+    accelerator: str
+    capsule: Optional[Path]
+
+
+class _Clock:
+    """Collects how long each phase took."""
+
+    def __init__(self) -> None:
+        self.phases_s: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.phases_s[name] = round(time.monotonic() - started, 3)
+
+
+def run_job(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    *,
+    tarball: Optional[bundle.HTCondorTarball],
+    timeout_s: Optional[float],
+    cache: Path,
+    keep: bool = False,
+    progress: Progress = lambda phase: None,
+) -> RunResult:
+    """Run ``job`` in a VM and deliver its outputs; under HTCondor with a ``tarball``.
+
+    ``progress`` is told the name of each phase as it begins.  The capsule is removed at
+    the end unless ``keep`` is set or its outputs could not be delivered.
+    """
+    clock = _Clock()
+    progress("packing")
+    with clock.phase("pack"):
+        made = pack_for_here(job, template, config, tarball)
+    try:
+        progress("booting")
+        with clock.phase("boot"):
+            kind = boot_capsule(
+                made, cache=cache, timeout_s=timeout_s, alive=lambda: progress("running")
+            )
+        progress("delivering")
+        with clock.phase("deliver"):
+            job_exit, outputs = deliver_from(made, job)
+        kept = made.folder if keep else None
+        phases_s = _phases(clock.phases_s, job_exit)
+        result = RunResult(job.job_id, job_exit, outputs, phases_s, kind, kept)
+    except BaseException as error:
+        _dispose(made, keep, error)
+        raise
+    if not keep:
+        capsule.remove(made)
+    return result
+
+
+def _phases(host: Mapping[str, float], job_exit: extract.JobExit) -> dict[str, float]:
+    """The host's phases with the guest's, which happen within 'boot', set in."""
+    inside = {f"guest {name}": seconds for name, seconds in job_exit.phases_s.items()}
+    return {"pack": host["pack"], "vm": host["boot"], **inside, "deliver": host["deliver"]}
+
+
+def _dispose(made: capsule.Capsule, keep: bool, error: BaseException) -> None:
+    undelivered = isinstance(error, DeliveryError) and not isinstance(error, OutputMissing)
+    if not keep and not undelivered:
+        capsule.remove(made)
+    elif isinstance(error, VmCapsuleError):
+        error.message = f"{error.message} [the capsule is kept: {made.folder}]"
+
+
+def pack_for_here(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[bundle.HTCondorTarball],
+) -> capsule.Capsule:
+    """Make a capsule that is booted on this machine: its system disk stays in the template."""
+    load = bundle.payload(job, init_script=config.init_script, tarball=tarball)
+    folder = config.scratch_dir_prefix / f"run-{job.job_id}-{secrets.token_hex(4)}"
+    made = capsule.Capsule(
+        folder=folder.absolute(),
+        data_disk=folder.absolute() / template.data_disk.name,
+        system_disk=template.system_disk,
+        cpus=job.request_cpus,
+        memory_mib=job.request_memory_mib + config.memory_overhead_mib,
+        kernel=template.kernel,
+        initrd=template.initrd,
+        cmdline=template.cmdline,
+        part_offset_bytes=config.disk_part_offset_bytes,
+        job_id=job.job_id,
+        network=config.network,
+    )
+    with capsule.draft(folder) as aside:
+        disk = capsule.copy_data_disk(template, aside)
+        bundle.stage(load, disk, config.disk_part_offset_bytes, aside)
+        (aside / capsule.SOURCE_AD).write_text(job.ad.long_form())
+        capsule.save(made, aside)
+    return made
+
+
+def boot_capsule(
+    made: capsule.Capsule,
+    *,
+    cache: Path,
+    timeout_s: Optional[float],
+    alive: Callable[[], None] = lambda: None,
+) -> str:
+    """Boot a capsule and wait until it has powered off; return the accelerator's name."""
+    kind = accelerator.choose(made.kernel, cache)
+    machine = boot.Machine(
+        system_disk=made.system_disk,
+        data_disk=made.data_disk,
+        cpus=made.cpus,
+        memory_mib=made.memory_mib,
+        accelerator=kind,
+        kernel=made.kernel,
+        initrd=made.initrd,
+        cmdline=made.cmdline,
+        network=made.network,
+    )
+    boot.boot(
+        machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
+    )
+    return kind
+
+
+def deliver_from(
+    made: capsule.Capsule, job: SourceJob
+) -> tuple[extract.JobExit, tuple[Path, ...]]:
+    """Deliver the outputs of a capsule that has run; say how its job ended.
+
+    Raises `OutputMissing`, after everything else was delivered, when the job did not
+    leave an output that it was to leave.
+    """
+    with extract.opened(made.data_disk, made.part_offset_bytes, made.folder) as disk:
+        job_exit = extract.read_exit(disk)
+        outputs = extract.deliver(disk, extract.read_outputs(disk), job)
+    made.mark_delivered()
+    if job_exit.missing_outputs:
+        raise OutputMissing(
+            f"the job (status {job_exit.status}) did not leave "
+            f"'{', '.join(job_exit.missing_outputs)}', which transfer_output_files names",
+            "correct the job or the list; its other outputs were delivered",
+        )
+    return job_exit, outputs

@@ -1,0 +1,95 @@
+"""The TRANSLATE_JOB hook: a source ad in, a capsule on disk, the routed job's ad out."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Optional
+
+from vmcapsule import bundle, capsule
+from vmcapsule.ads import Ad, parse_ad, split_translate
+from vmcapsule.config import Config
+from vmcapsule.disk.vmdk import read_vmdk
+from vmcapsule.errors import AdError, ConfigError
+from vmcapsule.job import SourceJob, read_job
+from vmcapsule.routed_ad import CapsuleFacts, routed_ad
+from vmcapsule.template import Template, load
+
+
+def translate(
+    text: str, config: Config, tarball: Optional[bundle.HTCondorTarball]
+) -> tuple[Ad, capsule.Capsule]:
+    """Make the capsule for the job ad in ``text`` and return the routed ad with it.
+
+    ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
+    output of ``condor_q -long``.  Nothing is left behind when it fails.
+    """
+    _, source = split_translate(text)
+    job = read_job(source)
+    ad_template = _ad_template(config.classad_template)
+    template = load(config.template)
+    made = pack_to_send(job, template, config, tarball)
+    return routed_ad(job, ad_template, facts(made, template, job)), made
+
+
+def _ad_template(path: Path) -> Ad:
+    knob = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
+    try:
+        return parse_ad(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{knob}: cannot read '{path}': {reason}", f"correct {knob}") from error
+    except AdError as error:
+        raise ConfigError(
+            f"{knob}: '{path}': {error.message}", "make it with 'condor_submit -dump'"
+        ) from error
+
+
+def pack_to_send(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[bundle.HTCondorTarball],
+) -> capsule.Capsule:
+    """Make a capsule that goes elsewhere: it holds the whole VM, copied from the template."""
+    payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)
+    name = f"capsule-{job.job_id}-{secrets.token_hex(4)}"
+    folder = (config.scratch_dir_prefix / name).absolute()
+    made = capsule.Capsule(
+        folder=folder,
+        data_disk=folder / template.data_disk.name,
+        system_disk=folder / template.system_disk.name,
+        cpus=job.request_cpus,
+        memory_mib=job.request_memory_mib + config.memory_overhead_mib,
+        vmx=folder / template.vmx.name,
+        kernel=template.kernel,
+        initrd=template.initrd,
+        cmdline=template.cmdline,
+        part_offset_bytes=config.disk_part_offset_bytes,
+        job_id=job.job_id,
+        network=config.network,
+    )
+    with capsule.draft(folder) as aside:
+        capsule.copy_whole(template, aside)
+        disk = aside / made.data_disk.name
+        bundle.stage(payload, disk, config.disk_part_offset_bytes, aside)
+        (aside / capsule.SOURCE_AD).write_text(job.ad.long_form())
+        capsule.save(made, aside)
+    return made
+
+
+def facts(made: capsule.Capsule, template: Template, job: SourceJob) -> CapsuleFacts:
+    """What the routed ad says of the capsule."""
+    disks = [made.data_disk, made.system_disk]
+    disks += [made.folder / disk.name for disk in template.other_disks]
+    files = [file for disk in disks for file in read_vmdk(disk).files]
+    assert made.vmx is not None
+    return CapsuleFacts(
+        folder=made.folder,
+        vmx=made.vmx.name,
+        vmdk_files=tuple(file.name for file in files),
+        other_files=(),
+        memory_mib=made.memory_mib,
+        cpus=made.cpus,
+        size_kib=sum(file.stat().st_size for file in files) // 1024,
+    )
