@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-# ruff: noqa: PTH - names are bytes here, and pathlib is slow to import under emulation
+# Names are bytes here, and pathlib is slow to import in an emulated machine.
+# ruff: noqa: PTH100, PTH101, PTH102, PTH103, PTH104, PTH108, PTH110, PTH112, PTH113
+# ruff: noqa: PTH114, PTH115, PTH116, PTH118, PTH120, PTH123, PTH202, PTH208, PTH211
 """Run the job that lies on the data disk, put its outputs there, and power off.
 
 The guest's init invokes this as root as the machine comes up; it stands alone.  What it
@@ -42,6 +44,7 @@ GUEST_LOG = RECORD_DIR + "/guest.log"
 CONDOR_LOG = RECORD_DIR + "/condor.log"
 PACK_BYTES_MAX = 2 << 30
 INDEX_BYTES_MAX = 64 << 20
+EXIT_RECORD_BYTES_MAX = 1 << 20
 LOG_BYTES_MAX = 1 << 20
 PACKS_MAX = 1000
 
@@ -51,17 +54,19 @@ BLOCK_BYTES = 4096
 COPY_BYTES_MAX = 1 << 30
 MESSAGE_CHARS_MAX = 1000
 #: How long HTCondor may take from its start to the job's, emulated and swapping.
-CONDOR_START_TIMEOUT_S = 900
+CONDOR_START_TIMEOUT_S = 900.0
+INFINITE_S = float("inf")
 #: What a full file system, a full quota or a file past its largest size answers.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"
 SLOT = "slot1_1"
+VALID_LOGIN = re.compile(r"[A-Za-z_][\w.-]{0,31}", re.ASCII)
 #: HTCondor's default for STARTER_NUM_THREADS_ENV_VARS.
 THREAD_VARIABLES = (
     "CUBACORES GOMAXPROCS JULIA_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS "
     "OMP_NUM_THREADS OMP_THREAD_LIMIT OPENBLAS_NUM_THREADS PYTHON_CPU_COUNT "
     "ROOT_MAX_THREADS TF_LOOP_PARALLEL_ITERATIONS TF_NUM_THREADS"
-).split()
+)
 #: What HTCondor never sends back (ALWAYS_EXCLUDED_FILES, CHIRP_CONFIG_FILENAME and
 #: SANDBOX_STARTER_LOG_FILENAME in the starter's jic_shadow.cpp and starter.h).
 STARTER_FILES = frozenset(
@@ -74,8 +79,8 @@ STARTER_FILES = frozenset(
 class Failure(Exception):
     """What the exit record says of a run that did not succeed: a stage and one line."""
 
-    def __init__(self, stage, message):  # type: (str, str) -> None
-        super(Failure, self).__init__(message)
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
         self.stage = stage
         self.message = message
 
@@ -83,22 +88,22 @@ class Failure(Exception):
 class Log:
     """One line a step, with the seconds since the start: on the disk and the console."""
 
-    def __init__(self):  # type: () -> None
+    def __init__(self) -> None:
         self.started_s = time.monotonic()
         self.fd = -1
         self.room = LOG_BYTES_MAX
         self.console = True
 
-    def open(self, path):  # type: (str) -> None
+    def open(self, path: str) -> None:
         """Keep the log in ``path`` too, when that can be written."""
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self.fd = os.open(path, flags, 0o644)
         except OSError as error:
-            self("cannot write %s: %s" % (path, error.strerror))
+            self(f"cannot write {path}: {error.strerror}")
 
-    def __call__(self, text):  # type: (str) -> None
-        stamp = "%8.3f " % (time.monotonic() - self.started_s)
+    def __call__(self, text: str) -> None:
+        stamp = f"{time.monotonic() - self.started_s:8.3f} "
         data = (stamp + text.rstrip() + "\n").encode("utf-8", "backslashreplace")
         try:
             if self.console:
@@ -112,32 +117,32 @@ class Log:
         except OSError:
             self.close()  # a full disk; the console still has the lines
 
-    def close(self):  # type: () -> None
+    def close(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-def to_bytes(text):  # type: (str) -> bytes
+def to_bytes(text: str) -> bytes:
     """The bytes of a name or string; raise ValueError for what no file system holds."""
     data = text.encode("utf-8", "surrogateescape")
     if b"\0" in data:
-        raise ValueError("%r holds a NUL" % text[:80])
+        raise ValueError(f"{text[:80]!r} holds a NUL")
     return data
 
 
-def to_text(data):  # type: (bytes) -> str
+def to_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def plain_path(text):  # type: (Any) -> bytes
+def plain_path(text: "Any") -> bytes:
     """Check that ``text`` is a relative path without '.', '..' or empty parts."""
     if not isinstance(text, str) or any(p in ("", ".", "..") for p in text.split("/")):
-        raise ValueError("the path %r is not plain and relative" % (text,))
+        raise ValueError(f"the path {text!r} is not plain and relative")
     return to_bytes(text)
 
 
-def write_file(path, data, mode=0o644):  # type: (str, bytes, int) -> None
+def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
     """Write a new file, whatever the umask is."""
     with open(path, "wb") as stream:
         stream.write(data)
@@ -150,65 +155,65 @@ def write_file(path, data, mode=0o644):  # type: (str, bytes, int) -> None
 class Job:
     """The job record, checked; names are text as in the record."""
 
-    def __init__(self, record):  # type: (Dict[str, Any]) -> None
+    def __init__(self, record: "Dict[str, Any]") -> None:
         if record.get("format") != FORMAT:
-            raise ValueError("its format is %r, not %d" % (record.get("format"), FORMAT))
-        self.runner = self._take(record, "runner", str)  # type: str
+            raise ValueError(f"its format is {record.get('format')!r}, not {FORMAT}")
+        self.runner: str = self._take(record, "runner", str)
         if self.runner not in ("condor", "direct"):
-            raise ValueError("there is no runner %r" % self.runner)
-        self.executable = self._take(record, "executable", str)  # type: str
-        self.arguments = self._strings(record, "arguments")  # type: List[str]
-        self.environment = self._take(record, "environment", dict)  # type: Dict[str, str]
-        self.stdin = self._take(record, "stdin", str, True)  # type: Optional[str]
-        self.stdout = self._take(record, "stdout", str, True)  # type: Optional[str]
-        self.stderr = self._take(record, "stderr", str, True)  # type: Optional[str]
-        self.outputs = None  # type: Optional[List[str]]
+            raise ValueError(f"there is no runner {self.runner!r}")
+        self.executable: str = self._take(record, "executable", str)
+        self.arguments: List[str] = self._strings(record, "arguments")
+        self.environment: Dict[str, str] = self._take(record, "environment", dict)
+        self.stdin: Optional[str] = self._take(record, "stdin", str, True)
+        self.stdout: Optional[str] = self._take(record, "stdout", str, True)
+        self.stderr: Optional[str] = self._take(record, "stderr", str, True)
+        self.outputs: Optional[List[str]] = None
         if record.get("outputs") is not None:
             self.outputs = self._strings(record, "outputs")
         self.omit = self._strings(record, "omit")
-        self.user = self._take(record, "user", str, True)  # type: Optional[str]
-        self.cpus = self._take(record, "cpus", int)  # type: int
-        self.memory_mib = self._take(record, "memory_mib", int)  # type: int
-        version = self._take(record, "condor_version", str, True)  # type: Optional[str]
+        self.user: Optional[str] = self._take(record, "user", str, True)
+        self.cpus: int = self._take(record, "cpus", int)
+        self.memory_mib: int = self._take(record, "memory_mib", int)
+        version: Optional[str] = self._take(record, "condor_version", str, True)
         self.condor_version = version
         self._check()
 
     @staticmethod
-    def _take(record, name, kind, none=False):  # type: (Any, str, type, bool) -> Any
+    def _take(record: "Any", name: str, kind: "type", none: bool = False) -> "Any":
         value = record.get(name)
         if not (value is None and none) and type(value) is not kind:
-            raise ValueError("its %r is %r, not of type %s" % (name, value, kind.__name__))
+            raise ValueError(f"its {name!r} is {value!r}, not of type {kind.__name__}")
         return value
 
     @classmethod
-    def _strings(cls, record, name):  # type: (Any, str) -> List[str]
+    def _strings(cls, record: "Any", name: str) -> "List[str]":
         values = cls._take(record, name, list)
         for value in values:
             if not isinstance(value, str):
-                raise ValueError("its %r holds %r, not a string" % (name, value))
+                raise ValueError(f"its {name!r} holds {value!r}, not a string")
             to_bytes(value)
         return list(values)
 
-    def _check(self):  # type: () -> None
+    def _check(self) -> None:
         for name, value in self.environment.items():
             if not isinstance(value, str) or not name or "=" in name:
-                raise ValueError("its environment has %r = %r" % (name, value))
+                raise ValueError(f"its environment has {name!r} = {value!r}")
             to_bytes(name + value)
         for path in (self.stdout, self.stderr):
             if path is not None:
                 plain_path(path)
-        for path in (self.executable, self.stdin):
-            if path is not None and not path.startswith("/"):
-                plain_path(path)
+        to_bytes(self.executable + (self.stdin or ""))
+        if not self.executable:
+            raise ValueError("it names no executable")
         for path in self.outputs or []:
             if path.startswith("/") or ".." in path.split("/"):
-                raise ValueError("its output %r lies outside the sandbox" % path)
+                raise ValueError(f"its output {path!r} lies outside the sandbox")
         version = self.condor_version
-        if self.runner == "condor" and not re.match(r"[A-Za-z0-9][\w.+~-]*$", version or ""):
-            raise ValueError("its condor_version is %r" % (version,))
+        if self.runner == "condor" and not re.fullmatch(r"[A-Za-z0-9][\w.+~-]*", version or ""):
+            raise ValueError(f"its condor_version is {version!r}")
 
 
-def read_job(data_dir):  # type: (str) -> Job
+def read_job(data_dir: str) -> Job:
     path = os.path.join(data_dir, JOB_RECORD)
     try:
         with open(path, "rb") as stream:
@@ -217,9 +222,10 @@ def read_job(data_dir):  # type: (str) -> Job
             raise ValueError("it is not an object")
         return Job(record)
     except OSError as error:
-        raise Failure("record", "cannot read the job record %s: %s" % (path, error.strerror))
+        message = f"cannot read the job record {path}: {error.strerror}"
+        raise Failure("record", message) from error
     except (ValueError, RecursionError) as error:
-        raise Failure("record", "the job record %s is not valid: %s" % (path, error))
+        raise Failure("record", f"the job record {path} is not valid: {error}") from error
 
 
 # --- the job's user -----------------------------------------------------------------
@@ -228,33 +234,32 @@ def read_job(data_dir):  # type: (str) -> Job
 class Login:
     """Whom the job runs as; ``switch`` is false where this process is no root."""
 
-    def __init__(self, name, uid, gid, home, switch):
-        # type: (str, int, int, str, bool) -> None
+    def __init__(self, name: str, uid: int, gid: int, home: str, switch: bool) -> None:
         self.name, self.uid, self.gid = name, uid, gid
         self.home, self.switch = home, switch
 
-    def own(self, path):  # type: (str) -> None
+    def own(self, path: str) -> None:
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
 
-def lookup(name):  # type: (str) -> Optional[pwd.struct_passwd]
+def lookup(name: str) -> "Optional[pwd.struct_passwd]":
     try:
         return pwd.getpwnam(name)
     except (KeyError, ValueError):  # not there; or not ASCII, which Python 3.6 cannot ask for
         return None
 
 
-def choose_login(wanted, home, log):  # type: (Optional[str], str, Log) -> Login
+def choose_login(wanted: "Optional[str]", home: str, log: Log) -> Login:
     """The wanted login when it is an ordinary user's or can be made; else nobody."""
     if os.geteuid() != 0:
         me = pwd.getpwuid(os.geteuid())
         return Login(me.pw_name, me.pw_uid, me.pw_gid, me.pw_dir, False)
-    if wanted and lookup(wanted) is None and re.match(r"[A-Za-z_][\w.-]{0,31}$", wanted, re.A):
+    if wanted and lookup(wanted) is None and VALID_LOGIN.fullmatch(wanted):
         try:
             add_login(wanted, home, 1000)
         except OSError as error:
-            log("cannot add the login %r: %s" % (wanted, error))
+            log(f"cannot add the login {wanted!r}: {error}")
     entry = lookup(wanted) if wanted else None
     if entry is None or not 1000 <= entry.pw_uid < 65534:
         entry = lookup("nobody")
@@ -263,7 +268,7 @@ def choose_login(wanted, home, log):  # type: (Optional[str], str, Log) -> Login
     return Login(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, True)
 
 
-def add_login(name, home, lowest, etc="/etc"):  # type: (str, str, int, str) -> None
+def add_login(name: str, home: str, lowest: int, etc: str = "/etc") -> None:
     """Append a login and its group, with a free number from ``lowest`` on for both."""
     taken = set()
     groups = {}
@@ -276,15 +281,15 @@ def add_login(name, home, lowest, etc="/etc"):  # type: (str, str, int, str) -> 
                         groups[to_text(fields[0])] = int(fields[2])
     number = next(n for n in range(lowest, 60000) if n not in taken)
     if os.path.exists(os.path.join(etc, "shadow")):
-        append_line(os.path.join(etc, "shadow"), "%s:*:19000::::::" % name)
+        append_line(os.path.join(etc, "shadow"), f"{name}:*:19000::::::")
     group = groups.get(name, number)
     if name not in groups:
-        append_line(os.path.join(etc, "group"), "%s:x:%d:" % (name, group))
-    line = "%s:x:%d:%d::%s:/bin/sh" % (name, number, group, home)
+        append_line(os.path.join(etc, "group"), f"{name}:x:{group}:")
+    line = f"{name}:x:{number}:{group}::{home}:/bin/sh"
     append_line(os.path.join(etc, "passwd"), line)
 
 
-def append_line(path, line):  # type: (str, str) -> None
+def append_line(path: str, line: str) -> None:
     with open(path, "rb+") as stream:
         data = stream.read()
         cut = b"\n" if data and not data.endswith(b"\n") else b""
@@ -294,7 +299,7 @@ def append_line(path, line):  # type: (str, str) -> None
 # --- unpacking the sandbox ----------------------------------------------------------
 
 
-def copy_data(source, offset, target, length):  # type: (int, int, int, int) -> None
+def copy_data(source: int, offset: int, target: int, length: int) -> None:
     """Copy to the place where ``target`` stands, in the kernel where that is possible."""
     kernel = True
     while length:
@@ -310,46 +315,48 @@ def copy_data(source, offset, target, length):  # type: (int, int, int, int) -> 
             data = os.pread(source, min(length, 1 << 20), offset)
             done = os.write(target, data) if data else 0
         if not done:
-            raise ValueError("the data ends %d bytes early" % length)
+            raise ValueError(f"the data ends {length} bytes early")
         offset, length = offset + done, length - done
 
 
 class Unpacker:
     """Makes what an index lists in a new folder, as the job's user's own."""
 
-    def __init__(self, data_dir, root, login):  # type: (str, str, Login) -> None
+    def __init__(self, data_dir: str, root: str, login: Login) -> None:
         self.data_dir, self.login = data_dir, login
         self.root = os.fsencode(root)
-        self.folders = {}  # type: Dict[bytes, Any]
-        self.packs = {}  # type: Dict[int, int]
+        self.folders: Dict[bytes, Any] = {}
+        self.packs: Dict[int, int] = {}
         self.count = 0
 
-    def run(self):  # type: () -> None
+    def run(self) -> None:
         path = os.path.join(self.data_dir, INPUT_INDEX)
         number = 0
         try:
             if os.path.getsize(path) > INDEX_BYTES_MAX:
-                raise ValueError("it is larger than %d bytes" % INDEX_BYTES_MAX)
+                raise ValueError(f"it is larger than {INDEX_BYTES_MAX} bytes")
             with open(path, "rb") as stream:
-                for number, line in enumerate(stream, 1):
+                for line in stream:
+                    number += 1
                     self.entry(json.loads(line.decode("ascii")))
             for folder, entry in reversed(list(self.folders.items())):
                 self.dress(os.path.join(self.root, folder), entry)
         except OSError as error:
-            raise Failure("unpack", "line %d of the input index: %s" % (number, error))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            text = "line %d of the input index is not valid: %r" % (number, error)
-            raise Failure("unpack", text)
+            message = f"line {number} of the input index: {error}"
+            raise Failure("unpack", message) from error
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            message = f"line {number} of the input index is not valid: {error!r}"
+            raise Failure("unpack", message) from error
         finally:
             for fd in self.packs.values():
                 os.close(fd)
 
-    def entry(self, entry):  # type: (Dict[str, Any]) -> None
+    def entry(self, entry: "Dict[str, Any]") -> None:
         path = plain_path(entry["path"])
         # The parent is a folder made here: nothing is written through a link.
         parent = path.rpartition(b"/")[0]
         if parent and parent not in self.folders:
-            raise ValueError("%r is in no folder of the index" % entry["path"])
+            raise ValueError("{!r} is in no folder of the index".format(entry["path"]))
         place = os.path.join(self.root, path)
         self.count += 1
         if entry["type"] == "dir":
@@ -361,9 +368,9 @@ class Unpacker:
         elif entry["type"] == "file":
             self.file(place, entry)
         else:
-            raise ValueError("there is no type %r" % (entry["type"],))
+            raise ValueError("there is no type {!r}".format(entry["type"]))
 
-    def file(self, place, entry):  # type: (bytes, Dict[str, Any]) -> None
+    def file(self, place: bytes, entry: "Dict[str, Any]") -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(place, flags, 0o600)
         try:
@@ -379,15 +386,15 @@ class Unpacker:
         finally:
             os.close(fd)
 
-    def pack(self, number):  # type: (int) -> int
+    def pack(self, number: int) -> int:
         if number not in self.packs:
             path = os.path.join(self.data_dir, INPUT_PACK % number)
             self.packs[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return self.packs[number]
 
-    def dress(self, place, entry, link=False):  # type: (Any, Dict[str, Any], bool) -> None
+    def dress(self, place: "Any", entry: "Dict[str, Any]", link: bool = False) -> None:
         """Give owner, mode and time; in that order, for chown clears set-uid bits."""
-        follow = {} if not link else {"follow_symlinks": False}
+        follow = {"follow_symlinks": False} if link else {}  # type: Any
         if self.login.switch:
             os.chown(place, self.login.uid, self.login.gid, **follow)
         if not link:
@@ -398,7 +405,7 @@ class Unpacker:
 # --- choosing and packing the outputs -----------------------------------------------
 
 
-def fingerprint(path):  # type: (bytes) -> Optional[Tuple[int, int, int]]
+def fingerprint(path: bytes) -> "Optional[Tuple[int, int, int]]":
     """What tells that a file was changed; None for folders."""
     try:
         status = os.stat(path)
@@ -409,19 +416,19 @@ def fingerprint(path):  # type: (bytes) -> Optional[Tuple[int, int, int]]
     return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-def catalogue(root):  # type: (bytes) -> Dict[bytes, Optional[Tuple[int, int, int]]]
+def catalogue(root: bytes) -> "Dict[bytes, Optional[Tuple[int, int, int]]]":
     return {name: fingerprint(os.path.join(root, name)) for name in os.listdir(root)}
 
 
 class Outputs:
     """The entries of the output index, by path; folders before what is in them."""
 
-    def __init__(self, root, log):  # type: (bytes, Log) -> None
+    def __init__(self, root: bytes, log: Log) -> None:
         self.root, self.log = root, log
-        self.entries = {}  # type: Dict[bytes, Dict[str, Any]]
-        self.missing = []  # type: List[str]
+        self.entries: Dict[bytes, Dict[str, Any]] = {}
+        self.missing: List[str] = []
 
-    def add_changed(self, before, omit):  # type: (Dict[bytes, Any], Set[bytes]) -> None
+    def add_changed(self, before: "Dict[bytes, Any]", omit: "Set[bytes]") -> None:
         """Add new or changed files at the top level, as HTCondor does by default.
 
         Read in FileTransfer::FindChangedFiles (condor_utils/file_transfer.cpp): folders
@@ -436,7 +443,7 @@ class Outputs:
             if mark is not None and before.get(name, ()) != mark:
                 self.add(name)
 
-    def add_listed(self, item):  # type: (str) -> None
+    def add_listed(self, item: str) -> None:
         """Add a path of ``transfer_output_files``: a file, or a folder with its contents."""
         parts = [p for p in to_bytes(item).split(b"/") if p not in (b"", b".")]
         path = b"/".join(parts)
@@ -460,25 +467,25 @@ class Outputs:
                 if self.holds(inner, False):
                     pending.append(inner)
 
-    def holds(self, path, follow):  # type: (bytes, bool) -> bool
+    def holds(self, path: bytes, follow: bool) -> bool:
         place = os.path.join(self.root, path)
         return os.path.isdir(place) and (follow or not os.path.islink(place))
 
-    def add(self, path, folder=False):  # type: (bytes, bool) -> None
+    def add(self, path: bytes, folder: bool = False) -> None:
         """Add one entry.  Links to files are followed, as HTCondor's file transfer does.
 
         HTCondor fails on links to folders and to nowhere; here they stay links.
         """
         place = os.path.join(self.root, path)
         status = os.lstat(place)
-        entry = {"path": to_text(path)}  # type: Dict[str, Any]
+        entry: Dict[str, Any] = {"path": to_text(path)}
         if stat.S_ISLNK(status.st_mode):
             try:
                 target = os.stat(place)
                 followed = folder or not stat.S_ISDIR(target.st_mode)
                 status = target if followed else status
             except OSError:
-                self.log("output %r is a link to nowhere" % entry["path"])
+                self.log("output {!r} is a link to nowhere".format(entry["path"]))
         if stat.S_ISREG(status.st_mode):
             entry.update(type="file", size=status.st_size, extents=[])
         elif stat.S_ISDIR(status.st_mode):
@@ -486,13 +493,13 @@ class Outputs:
         elif stat.S_ISLNK(status.st_mode):
             entry.update(type="link", target=to_text(os.readlink(place)))
         else:
-            self.log("output %r is a socket, FIFO or device: left out" % entry["path"])
+            self.log("output {!r} is a socket, FIFO or device: left out".format(entry["path"]))
             return
         entry.update(mode=status.st_mode & 0o7777, mtime_ns=status.st_mtime_ns)
         self.entries[path] = entry
 
 
-def data_ranges(fd, status):  # type: (int, os.stat_result) -> Iterator[Tuple[int, int]]
+def data_ranges(fd: int, status: os.stat_result) -> "Iterator[Tuple[int, int]]":
     """Offset and length of each stretch of a file that is no hole."""
     size = status.st_size
     if status.st_blocks * 512 >= size:
@@ -514,14 +521,14 @@ def data_ranges(fd, status):  # type: (int, os.stat_result) -> Iterator[Tuple[in
 class Packer:
     """Writes files' data into packs on the data disk, one after the other."""
 
-    def __init__(self, data_dir):  # type: (str) -> None
+    def __init__(self, data_dir: str) -> None:
         self.data_dir = data_dir
         self.fd = -1
         self.count = 0
         self.position = 0
         self.bytes = 0
 
-    def file(self, path, entry):  # type: (bytes, Dict[str, Any]) -> None
+    def file(self, path: bytes, entry: "Dict[str, Any]") -> None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(fd)
@@ -535,8 +542,7 @@ class Packer:
         finally:
             os.close(fd)
 
-    def place(self, fd, offset, length, align):
-        # type: (int, int, int, int) -> Iterator[List[int]]
+    def place(self, fd: int, offset: int, length: int, align: int) -> "Iterator[List[int]]":
         while length:
             start = -(-self.position // align) * align
             if self.fd < 0 or start >= PACK_BYTES_MAX:
@@ -551,25 +557,26 @@ class Packer:
             self.bytes += piece
             offset, length = offset + piece, length - piece
 
-    def next_pack(self):  # type: () -> None
+    def next_pack(self) -> None:
         self.close()
         if self.count >= PACKS_MAX:
-            raise Failure("save", "the outputs need more than %d packs" % PACKS_MAX)
+            raise Failure("save", f"the outputs need more than {PACKS_MAX} packs")
         path = os.path.join(self.data_dir, OUTPUT_PACK % self.count)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self.fd = os.open(path, flags, 0o644)
         self.count += 1
         self.position = 0
 
-    def close(self):  # type: () -> None
+    def close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
             os.fsync(fd)
             os.close(fd)
 
 
-def write_outputs(data_dir, root, entries):
-    # type: (str, bytes, Dict[bytes, Dict[str, Any]]) -> Dict[str, int]
+def write_outputs(
+    data_dir: str, root: bytes, entries: "Dict[bytes, Dict[str, Any]]"
+) -> "Dict[str, int]":
     """Write packs and index; return the summary for the exit record."""
     packer = Packer(data_dir)
     room = INDEX_BYTES_MAX
@@ -590,15 +597,21 @@ def write_outputs(data_dir, root, entries):
     return {"entries": len(entries), "packs": packer.count, "bytes": packer.bytes}
 
 
-def remove_outputs(data_dir):  # type: (str) -> None
+def remove_outputs(data_dir: str) -> None:
     folder = os.path.join(data_dir, RECORD_DIR)
     for name in os.listdir(folder):
         if name.startswith("output.") or name in ("exit.json", "exit.new", "condor.log"):
             os.unlink(os.path.join(folder, name))
 
 
-def save_outputs(job, data_dir, sandbox, before, report, log):
-    # type: (Job, str, str, Dict[bytes, Any], Dict[str, Any], Log) -> None
+def save_outputs(
+    job: Job,
+    data_dir: str,
+    sandbox: str,
+    before: "Dict[bytes, Any]",
+    report: "Dict[str, Any]",
+    log: Log,
+) -> None:
     """Pack what the job left; where it does not fit, at least its stdout and stderr."""
     root = os.fsencode(sandbox)
     outputs = Outputs(root, log)
@@ -611,7 +624,7 @@ def save_outputs(job, data_dir, sandbox, before, report, log):
         if os.path.lexists(os.path.join(root, name)):
             outputs.add(name)
     report["missing_outputs"] = outputs.missing
-    log("outputs: %d, missing: %d" % (len(outputs.entries), len(outputs.missing)))
+    log(f"outputs: {len(outputs.entries)}, missing: {len(outputs.missing)}")
     try:
         report["outputs"] = write_outputs(data_dir, root, outputs.entries)
         return
@@ -628,8 +641,9 @@ def save_outputs(job, data_dir, sandbox, before, report, log):
     raise Failure("save", message)
 
 
-def save_message(error, data_dir, root, entries):
-    # type: (Exception, str, bytes, Dict[bytes, Dict[str, Any]]) -> str
+def save_message(
+    error: Exception, data_dir: str, root: bytes, entries: "Dict[bytes, Dict[str, Any]]"
+) -> str:
     if isinstance(error, Failure):
         return error.message
     needed = 0
@@ -639,42 +653,43 @@ def save_message(error, data_dir, root, entries):
             needed += min(status.st_size, status.st_blocks * 512)
     disk = os.statvfs(data_dir)
     free = disk.f_bavail * disk.f_frsize
-    return "the outputs hold %d bytes, the data disk has room for %d: %s" % (
-        needed,
-        free,
-        os.strerror(error.errno or 0) if isinstance(error, OSError) else error,
-    )
+    cause = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+    return f"the outputs hold {needed} bytes, the data disk has room for {free}: {cause}"
 
 
 # --- ads and environment, as a starter makes them -----------------------------------
 
 
-def read_ad(path):  # type: (str) -> Dict[str, str]
+def read_ad(path: str) -> "Dict[str, str]":
     """Attributes and expressions of an ad, one ``Attr = expr`` a line; none is empty."""
     try:
         with open(path, "rb") as stream:
-            lines = to_text(stream.read()).splitlines()
+            lines = to_text(stream.read()).split("\n")
     except FileNotFoundError:
         return {}
+    return parse_ad(lines)
+
+
+def parse_ad(lines: "List[str]") -> "Dict[str, str]":
     pairs = (line.partition("=") for line in lines if not line.startswith("#"))
     return {name.strip(): value.strip() for name, mark, value in pairs if mark}
 
 
-def ad_text(ad):  # type: (Dict[str, Any]) -> bytes
-    lines = ["%s = %s\n" % pair for pair in sorted(ad.items(), key=lambda p: p[0].lower())]
+def ad_text(ad: "Dict[str, Any]") -> bytes:
+    lines = [f"{name} = {ad[name]}\n" for name in sorted(ad, key=str.lower)]
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
-def quoted(text):  # type: (str) -> str
+def quoted(text: str) -> str:
     """A ClassAd string."""
     text = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + '"'
 
 
-def words(values):  # type: (List[str]) -> str
+def words(values: "List[str]") -> str:
     """HTCondor's second syntax for arguments and environment, without outer quotes."""
 
-    def word(value):  # type: (str) -> str
+    def word(value: str) -> str:
         if value and not re.search(r"[\s']", value):
             return value
         return "'" + value.replace("'", "''") + "'"
@@ -682,7 +697,11 @@ def words(values):  # type: (List[str]) -> str
     return " ".join(word(value) for value in values)
 
 
-def machine_ad(job, ad, scratch):  # type: (Job, Dict[str, str], str) -> bytes
+def assignments(environment: "Dict[str, str]") -> "List[str]":
+    return [f"{name}={value}" for name, value in environment.items()]
+
+
+def machine_ad(job: Job, ad: "Dict[str, str]", scratch: str) -> bytes:
     """The slot's ad for the job to read, on the ground of ``ad``, the startd's if any.
 
     A starter that takes its job from a hook is given no machine ad, so it makes an empty
@@ -706,7 +725,7 @@ def machine_ad(job, ad, scratch):  # type: (Job, Dict[str, str], str) -> bytes
     for attribute in ("PartitionableSlot", "ChildState", "NumDynamicSlots", "Child"):
         made.pop(attribute, None)
     made.update(
-        Name=quoted("%s@%s" % (SLOT, name)),
+        Name=quoted(f"{SLOT}@{name}"),
         SlotID=1,
         DSlotID=1,
         SlotType='"Dynamic"',
@@ -725,22 +744,25 @@ def machine_ad(job, ad, scratch):  # type: (Job, Dict[str, str], str) -> bytes
     return ad_text(made)
 
 
-def write_ads(job, ad, slot_ad, scratch):
-    # type: (Job, Dict[str, str], Dict[str, str], str) -> None
-    """Put ``.job.ad`` and ``.machine.ad`` there; aside first, for a name may be a link."""
-    files = {".job.ad": ad_text(ad), ".machine.ad": machine_ad(job, slot_ad, scratch)}
+def write_ads(
+    job: Job, login: Login, ad: "Dict[str, str]", slot_ad: "Dict[str, str]", scratch: str
+) -> None:
+    """Put ``.job.ad`` and ``.machine.ad`` there, in place of what may have the names."""
+    here = {"Iwd": quoted(scratch), "Owner": quoted(job.user or login.name)}
+    here.update(ad)
+    files = {".job.ad": ad_text(here), ".machine.ad": machine_ad(job, slot_ad, scratch)}
     for name, data in files.items():
         aside = scratch + ".new"
         write_file(aside, data)
         os.rename(aside, os.path.join(scratch, name))
 
 
-def thread_variables(job):  # type: (Job) -> Dict[str, str]
+def thread_variables(job: Job) -> "Dict[str, str]":
     """The starter's, made from the slot's Cpus unless the job has them already."""
-    return {n: str(job.cpus) for n in THREAD_VARIABLES if not job.environment.get(n)}
+    return {n: str(job.cpus) for n in THREAD_VARIABLES.split() if not job.environment.get(n)}
 
 
-def direct_environment(job, login, scratch):  # type: (Job, Login, str) -> Dict[str, str]
+def direct_environment(job: Job, login: Login, scratch: str) -> "Dict[str, str]":
     """The job's environment with what Starter::PublishToEnv adds (starter.cpp)."""
     environment = dict(job.environment)
     environment.update(thread_variables(job))
@@ -765,7 +787,7 @@ def direct_environment(job, login, scratch):  # type: (Job, Login, str) -> Dict[
 # --- processes ----------------------------------------------------------------------
 
 
-def find_program(name, folders=None):  # type: (str, Optional[List[str]]) -> Optional[str]
+def find_program(name: str, folders: "Optional[List[str]]" = None) -> "Optional[str]":
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     for folder in folders or path + ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]:
         place = os.path.join(folder, name)
@@ -774,25 +796,30 @@ def find_program(name, folders=None):  # type: (str, Optional[List[str]]) -> Opt
     return None
 
 
-def spawn(argv, setup, environment=None):
-    # type: (List[str], Callable[[], None], Optional[Dict[str, str]]) -> int
+def spawn(
+    argv: "List[str]",
+    setup: "Callable[[], None]",
+    environment: "Optional[Dict[str, str]]" = None,
+) -> int:
     """Start a program; ``setup`` runs in the child.  Raise Failure when it cannot start."""
     reader, writer = os.pipe()
     args = [to_bytes(arg) for arg in argv]
     env = {to_bytes(n): to_bytes(v) for n, v in (environment or os.environ).items()}
     pid = os.fork()
     if pid == 0:
-        what = "cannot start '%s'" % argv[0]
+        what = f"cannot start '{argv[0]}'"
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             setup()
             os.execve(args[0], args, env)
         except OSError as error:
-            place = "" if error.filename in (None, args[0]) else " ('%s')" % error.filename
-            os.write(writer, to_bytes("%s: %s%s" % (what, error.strerror, place)))
-        except Failure as error:
-            os.write(writer, to_bytes("%s: %s" % (what, error.message)))
+            text = to_bytes(f"{what}: {error.strerror}")
+            if error.filename not in (None, args[0]):
+                text += b" ('" + os.fsencode(error.filename) + b"')"
+            os.write(writer, text)
+        except BaseException as error:  # nothing of the child may go on as the parent
+            os.write(writer, to_bytes(f"{what}: {error!r}"))
         finally:
             os._exit(127)
     os.close(writer)
@@ -804,13 +831,13 @@ def spawn(argv, setup, environment=None):
     return pid
 
 
-def process_table():  # type: () -> Dict[int, List[str]]
+def process_table() -> "Dict[int, List[str]]":
     """The fields of /proc/PID/stat from the state on (man 5 proc), by process."""
     table = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open("/proc/%s/stat" % name, "rb") as stream:
+                with open(f"/proc/{name}/stat", "rb") as stream:
                     fields = to_text(stream.read()).rpartition(")")[2].split()
             except OSError:
                 continue  # it has ended
@@ -819,9 +846,9 @@ def process_table():  # type: () -> Dict[int, List[str]]
     return table
 
 
-def kill_all(find):  # type: (Callable[[], List[int]]) -> int
+def kill_all(find: "Callable[[], List[int]]") -> int:
     """Kill what ``find`` returns, parents first, until it returns nothing."""
-    killed = set()  # type: Set[int]
+    killed: Set[int] = set()
     for _ in range(250):
         pids = find()
         if not pids:
@@ -837,16 +864,16 @@ def kill_all(find):  # type: (Callable[[], List[int]]) -> int
     return len(killed)
 
 
-def job_processes(login, scratch, whole_machine):  # type: (Login, str, bool) -> List[int]
+def job_processes(login: Login, scratch: str, whole_machine: bool) -> "List[int]":
     """The job user's processes; outside a machine of its own only those of this job."""
-    mark = to_bytes("_CONDOR_SCRATCH_DIR=%s\0" % scratch)
+    mark = to_bytes("_CONDOR_SCRATCH_DIR=" + scratch) + b"\0"
     found = []
     for pid in process_table():
         try:
-            if pid == os.getpid() or os.stat("/proc/%d" % pid).st_uid != login.uid:
+            if pid == os.getpid() or os.stat(f"/proc/{pid}").st_uid != login.uid:
                 continue
             if not whole_machine:
-                with open("/proc/%d/environ" % pid, "rb") as stream:
+                with open(f"/proc/{pid}/environ", "rb") as stream:
                     if mark not in stream.read():
                         continue
         except OSError:
@@ -855,7 +882,7 @@ def job_processes(login, scratch, whole_machine):  # type: (Login, str, bool) ->
     return found
 
 
-def descendants(root):  # type: (int) -> List[int]
+def descendants(root: int) -> "List[int]":
     parents = {pid: int(fields[1]) for pid, fields in process_table().items()}
     found = [root] if root in parents else []
     for pid in found:
@@ -866,7 +893,7 @@ def descendants(root):  # type: (int) -> List[int]
 # --- runner "direct" ----------------------------------------------------------------
 
 
-def become(login, scratch):  # type: (Login, str) -> None
+def become(login: Login, scratch: str) -> None:
     if login.switch:
         os.initgroups(login.name, login.gid)
         os.setgid(login.gid)
@@ -876,7 +903,7 @@ def become(login, scratch):  # type: (Login, str) -> None
     os.chdir(scratch)
 
 
-def open_streams(job):  # type: (Job) -> None
+def open_streams(job: Job) -> None:
     """Put the job's files in place of 0, 1 and 2, as the job's user."""
     write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     fds = [os.open(to_bytes(job.stdin or "/dev/null"), os.O_RDONLY)]
@@ -890,22 +917,24 @@ def open_streams(job):  # type: (Job) -> None
         os.dup2(fd, number)
 
 
-def limit_core(ad):  # type: (Dict[str, str]) -> None
+def core_limiter(ad: "Dict[str, str]") -> "Callable[[], None]":
     """CoreSize as OsProc::StartJob takes it: absent means none, negative unlimited."""
-    import resource
-
-    text = ad.get("CoreSize", "0")
-    size = int(text) if re.match(r"-?\d+$", text) else 0
+    try:
+        # Imported before the fork: the job's user may not be allowed to read the library.
+        import resource
+    except ImportError:
+        return lambda: None  # a minimal Python; the machine's own limit holds
+    size = int(float(number(ad, "CoreSize")))
     hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
     if size < 0 or (hard != resource.RLIM_INFINITY and size > hard):
         size = hard
-    resource.setrlimit(resource.RLIMIT_CORE, (size, hard))
+    return lambda: resource.setrlimit(resource.RLIMIT_CORE, (size, hard))
 
 
-def keep_core(sandbox, pid, ad):  # type: (str, int, Dict[str, str]) -> None
+def keep_core(sandbox: str, pid: int, ad: "Dict[str, str]") -> None:
     """Name a core file as OsProc::checkCoreFile does."""
-    name = "core.%s.%s" % (ad.get("ClusterId", "1"), ad.get("ProcId", "0"))
-    for core in ("core", "core.%d" % pid):
+    name = f"core.{number(ad, 'ClusterId')}.{number(ad, 'ProcId')}"
+    for core in ("core", f"core.{pid}"):
         path = os.path.join(sandbox, core)
         if os.path.isfile(path):
             os.rename(path, os.path.join(sandbox, name))
@@ -915,30 +944,32 @@ def keep_core(sandbox, pid, ad):  # type: (str, int, Dict[str, str]) -> None
 class Direct:
     """Runs the job from here, in a sandbox as a starter would make it."""
 
-    def __init__(self, job, guest):  # type: (Job, Guest) -> None
+    def __init__(self, job: Job, guest: "Guest") -> None:
         self.job, self.guest = job, guest
 
-    def prepare(self):  # type: () -> str
+    def prepare(self) -> str:
         """Return the folder to unpack the sandbox into."""
-        return os.path.join(self.guest.work, "execute", "dir_%d" % os.getpid())
+        return os.path.join(self.guest.work, "execute", f"dir_{os.getpid()}")
 
-    def run(self, sandbox, ad, report):
-        # type: (str, Dict[str, str], Dict[str, Any]) -> Dict[bytes, Any]
+    def run(
+        self, sandbox: str, ad: "Dict[str, str]", report: "Dict[str, Any]"
+    ) -> "Dict[bytes, Any]":
         """Run the job to its end; return the catalogue from before it."""
         job, login = self.job, self.guest.login
-        write_ads(job, ad, {}, sandbox)
+        write_ads(job, login, ad, {}, sandbox)
         before = catalogue(os.fsencode(sandbox))
         program = os.path.join(sandbox, job.executable)
         environment = direct_environment(job, login, sandbox)
+        limit_core = core_limiter(ad)
 
-        def setup():  # type: () -> None
+        def setup() -> None:
             become(login, sandbox)
-            limit_core(ad)
+            limit_core()
             open_streams(job)
 
         report["started_at_s"] = time.time()
         pid = spawn([program] + job.arguments, setup, environment)
-        self.guest.log("the job runs as %s, process %d" % (login.name, pid))
+        self.guest.log(f"the job runs as {login.name}, process {pid}")
         _, status, usage = os.wait4(pid, 0)
         report["ended_at_s"] = time.time()
         report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
@@ -952,7 +983,7 @@ class Direct:
             keep_core(sandbox, pid, ad)
         return before
 
-    def stop(self):  # type: () -> None
+    def stop(self) -> None:
         """Nothing of this runner is left; the job's processes are killed by their user."""
 
 
@@ -962,7 +993,7 @@ CONDOR_CONFIG = """\
 RELEASE_DIR = {home}
 BIN = {home}/bin
 SBIN = {sbin}
-LIBEXEC = {libexec}
+LIBEXEC = {home}/libexec
 LOCAL_DIR = {base}
 LOG = {base}/log
 SPOOL = {base}/spool
@@ -994,7 +1025,6 @@ ALLOW_ADMINISTRATOR = *
 # One partitionable slot with what the job asked for.
 NUM_CPUS = {cpus}
 MEMORY = {memory_mib}
-NUM_SLOTS = 1
 NUM_SLOTS_TYPE_1 = 1
 SLOT_TYPE_1 = 100%
 SLOT_TYPE_1_PARTITIONABLE = True
@@ -1029,7 +1059,9 @@ BENCHMARKS_JOBLIST =
 STARTD_CRON_JOBLIST =
 STARTD_DETECT_GPUS = false
 STARTER_HIDE_GPU_DEVICES = False
-HIBERNATION_PLUGIN =
+# An empty value means the default, which is run to ask what the machine can do.
+HIBERNATION_PLUGIN = /nonexistent
+JAVA =
 HIBERNATE_CHECK_INTERVAL = 0
 HIBERNATION_OVERRIDE_WOL = True
 ENABLE_KERNEL_TUNING = False
@@ -1038,7 +1070,6 @@ VM_TYPE =
 VM_GAHP_SERVER =
 DOCKER =
 SINGULARITY =
-USE_PROCD = False
 BASE_CGROUP =
 CREATE_CGROUP_WITHOUT_SYSTEMD = False
 CGROUP_MEMORY_LIMIT_POLICY = none
@@ -1049,7 +1080,7 @@ STARTER_STATS_LOG =
 FILETRANSFER_PLUGINS =
 SHUTDOWN_FAST_TIMEOUT = 1
 MASTER_CHECK_NEW_EXEC_INTERVAL = 1000000
-PREEN_INTERVAL = 0
+PREEN =
 USE_CLONE_TO_CREATE_PROCESSES = True
 MAX_DEFAULT_LOG = 10 Mb
 """
@@ -1072,9 +1103,8 @@ read -r answer < {base}/answers
 EXIT_HOOK = """\
 #!/bin/sh
 # The starter's: reports, then holds on until HTCondor is killed, so that the outputs stay.
-cat > {base}/exit/ad
 read -r times < /proc/$PPID/stat
-echo "exit $PPID $times" > {base}/events
+{{ echo "exit $1 $times"; cat; echo "end of ad"; }} > {base}/events
 read -r answer < {base}/answers
 """
 
@@ -1082,58 +1112,62 @@ read -r answer < {base}/answers
 class Condor:
     """Runs the job under a personal HTCondor: a master and a startd that fetches it."""
 
-    def __init__(self, job, guest):  # type: (Job, Guest) -> None
+    def __init__(self, job: Job, guest: "Guest") -> None:
         self.job, self.guest, self.log = job, guest, guest.log
         self.base = os.path.join(guest.work, "condor")
         self.execute = os.path.join(guest.work, "execute")
-        self.home = "/condor-%s" % job.condor_version
+        self.home = f"/condor-{job.condor_version}"
         self.master = 0
         self.events = self.answers = -1
         self.buffer = b""
+        self.lines: List[str] = []
         self.tar = 0
 
-    def prepare(self):  # type: () -> str
+    def prepare(self) -> str:
         """Begin to unpack the tarball; return the folder to unpack the sandbox into."""
         if not os.path.isdir(self.home):
             self.tar = unpack_tarball(os.path.join(self.guest.data_dir, TARBALL), self.guest)
         return os.path.join(self.guest.work, "sandbox")
 
-    def run(self, sandbox, ad, report):
-        # type: (str, Dict[str, str], Dict[str, Any]) -> Dict[bytes, Any]
+    def run(
+        self, sandbox: str, ad: "Dict[str, str]", report: "Dict[str, Any]"
+    ) -> "Dict[bytes, Any]":
         """Run the job to its end; ``sandbox`` becomes the scratch folder's content."""
         with self.guest.phase("unpack_condor"):
             self.wait_tar()
         with self.guest.phase("start_condor"):
             self.configure(ad)
             self.start()
-            words = self.wait_event("prepare", CONDOR_START_TIMEOUT_S)
-            starter, scratch = int(words[1]), words[2]
+            event = self.wait_event("prepare ", CONDOR_START_TIMEOUT_S)
+            starter, scratch = int(event[1]), event[2]
             self.fill(sandbox, scratch, ad)
         self.guest.sandbox = scratch
         before = catalogue(os.fsencode(scratch))
         cpu_before = process_table().get(starter, [])
         prepared_at_s = time.time()
         os.write(self.answers, b"go\n")
-        self.log("the job starts in %s" % scratch)
-        words = self.wait_event("exit", None)
+        self.log(f"the job starts in {scratch}")
+        event = self.wait_event("exit ")
         ended_at_s = time.time()
-        self.read_exit(report, words, cpu_before)
+        self.wait_event("end of ad")
+        self.read_exit(report, event[1], event[2], cpu_before)
         duration_s = float(report.pop("duration_s") or ended_at_s - prepared_at_s)
         report["started_at_s"] = max(prepared_at_s, ended_at_s - duration_s)
         report["ended_at_s"] = ended_at_s
         return before
 
-    def wait_tar(self):  # type: () -> None
+    def wait_tar(self) -> None:
         if self.tar:
             status = os.waitpid(self.tar, 0)[1]
+            self.tar = 0
             if status:
-                self.log("tar ended with status %d; unpacking without it" % status)
+                self.log(f"tar ended with status {status}; unpacking without it")
                 unpack_in_python(os.path.join(self.guest.data_dir, TARBALL))
         if not os.path.isdir(self.home):
-            message = "the HTCondor tarball has no folder %s" % self.home
+            message = f"the HTCondor tarball has no folder {self.home}"
             raise Failure("unpack_condor", message)
 
-    def configure(self, ad):  # type: (Dict[str, str]) -> None
+    def configure(self, ad: "Dict[str, str]") -> None:
         """Write configuration, hooks and the job's ad; make folders and pipes."""
         login = self.guest.login
         condor = lookup("condor")
@@ -1141,25 +1175,21 @@ class Condor:
             add_login("condor", self.base, 300)
             condor = pwd.getpwnam("condor")
         os.makedirs(self.base)
-        for name in ("hooks", "log", "spool", "lock", "run", "exit"):
+        for name in ("hooks", "log", "spool", "lock", "run"):
             os.mkdir(os.path.join(self.base, name))
-            if name not in ("hooks", "exit"):
+            if name != "hooks":
                 os.chown(os.path.join(self.base, name), condor.pw_uid, condor.pw_gid)
-        login.own(os.path.join(self.base, "exit"))
         os.chown(self.execute, condor.pw_uid, condor.pw_gid)
-        folders = [os.path.join(self.home, f) for f in ("libexec", "libexec/condor")]
-        folders += [os.path.join(self.home, "lib/condor/libexec")]
         values = {
             "home": self.home,
             "sbin": os.path.dirname(self.program("condor_startd")),
-            "libexec": next((f for f in folders if os.path.isdir(f)), folders[0]),
             "base": self.base,
             "execute": self.execute,
             "cpus": self.job.cpus,
             "memory_mib": self.job.memory_mib,
             "slot": SLOT,
             "user": login.name,
-            "environment": words(["%s=%s" % p for p in thread_variables(self.job).items()]),
+            "environment": words(assignments(thread_variables(self.job))),
         }
         write_file(self.base + "/config", CONDOR_CONFIG.format(**values).encode("ascii"))
         write_file(self.base + "/job.ad", self.starter_ad(ad))
@@ -1170,25 +1200,25 @@ class Condor:
         self.events = self.pipe("events")
         self.answers = self.pipe("answers")
 
-    def pipe(self, name):  # type: (str) -> int
+    def pipe(self, name: str) -> int:
         """Make a FIFO; open both ways, so that no end ever waits for the other."""
         path = os.path.join(self.base, name)
         os.mkfifo(path)
         os.chmod(path, 0o666)
         return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def program(self, name):  # type: (str) -> str
+    def program(self, name: str) -> str:
         folders = [os.path.join(self.home, f) for f in ("sbin", "bin", "usr/sbin")]
         path = find_program(name, folders)
         if path is None:
-            message = "there is no program %s in %s" % (name, self.home)
+            message = f"there is no program {name} in {self.home}"
             raise Failure("start_condor", message)
         return path
 
-    def starter_ad(self, ad):  # type: (Dict[str, str]) -> bytes
+    def starter_ad(self, ad: "Dict[str, str]") -> bytes:
         """The job's ad as far as this starter, which has no shadow, may know it."""
         job, login = self.job, self.guest.login
-        away = "iwd args arguments env environment hookkeyword rank requirements".split()
+        away = {"iwd", "args", "env", "hookkeyword", "rank"}
         starts = ("request", "transfer", "stream", "periodic", "onexit", "want")
         kept = {
             name: value
@@ -1205,7 +1235,7 @@ class Condor:
             "OsUser": quoted(login.name),
             "Cmd": quoted(job.executable),
             "Arguments": quoted(words(job.arguments)),
-            "Environment": quoted(words(["%s=%s" % p for p in job.environment.items()])),
+            "Environment": quoted(words(assignments(job.environment))),
             "In": quoted(job.stdin or "/dev/null"),
             "Out": quoted(job.stdout or "/dev/null"),
             "Err": quoted(job.stderr or "/dev/null"),
@@ -1218,10 +1248,10 @@ class Condor:
         made.update({n: v for n, v in kept.items() if n.lower() not in ours})
         return ad_text(made)
 
-    def start(self):  # type: () -> None
+    def start(self) -> None:
         output = os.open(self.base + "/log/output", os.O_WRONLY | os.O_CREAT, 0o644)
 
-        def setup():  # type: () -> None
+        def setup() -> None:
             os.setsid()
             os.chdir("/")
             os.umask(0o022)
@@ -1229,51 +1259,58 @@ class Condor:
             os.dup2(output, 1)
             os.dup2(output, 2)
 
-        path = ":".join(["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"])
         environment = {
-            "PATH": path + ":/sbin:/bin",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "CONDOR_CONFIG": self.base + "/config",
         }
         try:
             self.master = spawn([self.program("condor_master"), "-f"], setup, environment)
         except Failure as failure:
-            raise Failure("start_condor", failure.message)
+            raise Failure("start_condor", failure.message) from failure
         finally:
             os.close(output)
-        self.log("condor_master is process %d" % self.master)
+        self.log(f"condor_master is process {self.master}")
 
-    def wait_event(self, wanted, timeout_s):  # type: (str, Optional[float]) -> List[str]
-        """Wait for a hook's report, minding that HTCondor still runs."""
+    def wait_event(self, wanted: str, timeout_s: float = INFINITE_S) -> "List[str]":
+        """Wait for a hook's report that begins with ``wanted``; keep lines before it.
+
+        Meanwhile mind that HTCondor still runs, ever more seldom.
+        """
         start_s = time.monotonic()
         poller = select.poll()
         poller.register(self.events, select.POLLIN)
+        pause_s = 0.1
+        self.lines = []
         while True:
             while b"\n" in self.buffer:
                 line, _, self.buffer = self.buffer.partition(b"\n")
-                self.log("HTCondor: " + to_text(line))
                 if line.startswith(to_bytes(wanted)):
+                    self.log("HTCondor: " + to_text(line))
                     return to_text(line).split(" ", 2)
-            if poller.poll(1000):
+                self.lines.append(to_text(line))
+            if poller.poll(int(pause_s * 1000)):
                 self.buffer += os.read(self.events, 65536)
                 continue
+            pause_s = min(2 * pause_s, 5.0)
             self.check(wanted)
-            if timeout_s is not None and time.monotonic() - start_s > timeout_s:
-                message = "HTCondor did not start the job within %d s" % timeout_s
+            if time.monotonic() - start_s > timeout_s:
+                message = f"HTCondor did not start the job within {timeout_s} s"
                 raise Failure("start_condor", message + self.complaint())
 
-    def check(self, wanted):  # type: (str) -> None
+    def check(self, wanted: str) -> None:
         """Raise Failure when the master, the startd or the starter has gone."""
-        stage = "start_condor" if wanted == "prepare" else "job"
+        stage = "start_condor" if wanted == "prepare " else "job"
         if os.waitpid(self.master, os.WNOHANG)[0]:
             self.master = 0
             raise Failure(stage, "condor_master has ended" + self.complaint())
-        if re.search(r"\b(STARTD|condor_startd)\b.*\b(died|exited)\b", self.logged("MasterLog")):
+        gone = r"\b(STARTD|condor_startd)\b.*\b(died|exited)\b"
+        if re.search(gone, self.logged("MasterLog")):
             raise Failure(stage, "condor_startd has ended" + self.complaint())
         if re.search(r"Starter pid \d+ (exited|died)", self.logged("StartLog")):
-            stage = "exec" if wanted == "exit" else stage
+            stage = "exec" if wanted == "exit " else stage
             raise Failure(stage, "HTCondor could not run the job" + self.complaint())
 
-    def logged(self, name):  # type: (str) -> str
+    def logged(self, name: str) -> str:
         """The last of a daemon's log, or nothing."""
         try:
             with open(os.path.join(self.base, "log", name), "rb") as stream:
@@ -1282,36 +1319,43 @@ class Condor:
         except FileNotFoundError:
             return ""
 
-    def complaint(self):  # type: () -> str
-        """The last that HTCondor's logs complain of, as the end of a sentence."""
-        folder = os.path.join(self.base, "log")
-        names = sorted(os.listdir(folder), key=lambda name: not name.startswith("StarterLog"))
-        for name in names:
-            lines = self.logged(name).splitlines()
-            found = [s for s in lines if re.search(r"ERROR|[Ff]ailed|Cannot|cannot", s)]
-            if found:
-                return ": " + re.sub(r"^[\d/]+ [\d:.]+ ", "", found[-1])
+    def complaint(self) -> str:
+        """What HTCondor's logs say went wrong, as the end of a sentence."""
+        patterns = (
+            ("StarterLog", r"[Ff]ailed|[Cc]annot|ERROR"),
+            ("StartLog", r"\bERROR\b"),
+            ("MasterLog", r"\bERROR\b"),
+        )
+        for log, pattern in patterns:
+            for name in sorted(os.listdir(os.path.join(self.base, "log"))):
+                if name.startswith(log) and not name.endswith(".testing"):
+                    text = self.logged(name).rpartition("Starting a VANILLA")[2]
+                    found = [line for line in text.splitlines() if re.search(pattern, line)]
+                    if found:
+                        stamp = r"^[\d/]+ [\d:.]+ (\(pid:\d+\) )?"
+                        return ": " + re.sub(stamp, "", found[0])
         return ""
 
-    def fill(self, sandbox, scratch, ad):  # type: (str, str, Dict[str, str]) -> None
+    def fill(self, sandbox: str, scratch: str, ad: "Dict[str, str]") -> None:
         """Move the sandbox's content into the scratch folder, by rename."""
         source, target = os.fsencode(sandbox), os.fsencode(scratch)
-        if os.path.dirname(scratch) != self.execute:
-            raise Failure("start_condor", "HTCondor's scratch folder is %s" % scratch)
         for name in os.listdir(source):
             os.rename(os.path.join(source, name), os.path.join(target, name))
-        write_ads(self.job, ad, read_ad(self.base + "/run/slot.ad"), scratch)
+        slot_ad = read_ad(self.base + "/run/slot.ad")
+        write_ads(self.job, self.guest.login, ad, slot_ad, scratch)
 
-    def read_exit(self, report, words, cpu_before):
-        # type: (Dict[str, Any], List[str], List[str]) -> None
+    def read_exit(
+        self, report: "Dict[str, Any]", reason: str, times: str, cpu_before: "List[str]"
+    ) -> None:
         """Take over what the exit ad says, and the starter's count of CPU time.
 
         The ad's own CPU times are samples, zero for short jobs.  What the starter has
         waited for (cutime and cstime in /proc/PID/stat) is the job and the prepare hook.
         """
-        with open(self.base + "/exit/ad", "rb") as stream:
-            report["condor_ad"] = stream.read().decode("utf-8", "replace")
-        ad = read_ad(self.base + "/exit/ad")
+        if reason != "exit":
+            raise Failure("exec", "HTCondor could not run the job" + self.complaint())
+        report["condor_ad"] = "\n".join(self.lines)
+        ad = parse_ad(self.lines)
         if ad.get("ExitBySignal", "").lower() == "true":
             report["exit_signal"] = int(ad["ExitSignal"])
         elif "ExitCode" in ad:
@@ -1321,21 +1365,21 @@ class Condor:
         report["core_dumped"] = ad.get("JobCoreDumped", "").lower() == "true"
         report["max_rss_kib"] = int(float(number(ad, "ResidentSetSize")))
         report["duration_s"] = float(number(ad, "JobDuration"))
-        after = words[2].rpartition(")")[2].split()
+        after = times.rpartition(")")[2].split()
         tick = os.sysconf("SC_CLK_TCK")
         names = (("user_cpu_s", "RemoteUserCpu", 13), ("system_cpu_s", "RemoteSysCpu", 14))
         for name, attribute, field in names:
             waited = int(after[field]) - int(cpu_before[field] if cpu_before else 0)
             report[name] = max(float(number(ad, attribute)), waited / float(tick))
 
-    def stop(self):  # type: () -> None
+    def stop(self) -> None:
         """Kill HTCondor hard, parents first: nobody is left to remove the scratch folder."""
         if self.tar:
             kill_all(lambda: descendants(self.tar))
         if self.master:
             kill_all(lambda: descendants(self.master))
 
-    def save_logs(self):  # type: () -> None
+    def save_logs(self) -> None:
         """Put the tails of HTCondor's logs on the data disk, in one file."""
         folder = os.path.join(self.base, "log")
         if not os.path.isdir(folder):
@@ -1343,21 +1387,24 @@ class Condor:
         parts = []
         for name in sorted(os.listdir(folder)):
             if not name.startswith(".") and os.path.isfile(os.path.join(folder, name)):
-                parts.append("==> %s\n%s\n" % (name, self.logged(name)))
+                parts.append(f"==> {name}\n{self.logged(name)}\n")
         data = "".join(parts).encode("utf-8")[:LOG_BYTES_MAX]
-        write_file(os.path.join(self.guest.data_dir, CONDOR_LOG), data)
+        try:
+            write_file(os.path.join(self.guest.data_dir, CONDOR_LOG), data)
+        except OSError as error:
+            self.log(f"cannot keep HTCondor's logs: {error}")
 
 
-def number(ad, name):  # type: (Dict[str, str], str) -> str
+def number(ad: "Dict[str, str]", name: str) -> str:
     """An attribute that is a literal number, else '0'."""
     value = ad.get(name, "0")
-    return value if re.match(r"-?\d+(\.\d*)?([eE][-+]?\d+)?$", value) else "0"
+    return value if re.fullmatch(r"-?\d+(\.\d*)?([eE][-+]?\d+)?", value) else "0"
 
 
-def unpack_tarball(path, guest):  # type: (str, Guest) -> int
+def unpack_tarball(path: str, guest: "Guest") -> int:
     """Start to unpack into / and return tar's process, or 0 when that is already done."""
     if not os.path.isfile(path):
-        raise Failure("unpack_condor", "there is no HTCondor tarball %s" % path)
+        raise Failure("unpack_condor", f"there is no HTCondor tarball {path}")
     program = find_program("tar")
     if program is None:
         unpack_in_python(path)
@@ -1366,7 +1413,7 @@ def unpack_tarball(path, guest):  # type: (str, Guest) -> int
     return spawn([program, "-x", "-o", "-f", path, "-C", "/"], lambda: None)
 
 
-def unpack_in_python(path):  # type: (str) -> None
+def unpack_in_python(path: str) -> None:
     import tarfile
 
     try:
@@ -1376,7 +1423,9 @@ def unpack_in_python(path):  # type: (str) -> None
             else:
                 archive.extractall("/")
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise Failure("unpack_condor", "cannot unpack the HTCondor tarball: %s" % error)
+        raise Failure(
+            "unpack_condor", f"cannot unpack the HTCondor tarball: {error}"
+        ) from error
 
 
 # --- the whole ----------------------------------------------------------------------
@@ -1385,26 +1434,25 @@ def unpack_in_python(path):  # type: (str) -> None
 class Phase:
     """Adds the seconds of a ``with`` block to the report, also when it fails."""
 
-    def __init__(self, phases, name):  # type: (Dict[str, float], str) -> None
+    def __init__(self, phases: "Dict[str, float]", name: str) -> None:
         self.phases, self.name = phases, name
 
-    def __enter__(self):  # type: () -> None
+    def __enter__(self) -> None:
         self.start_s = time.monotonic()
 
-    def __exit__(self, *_):  # type: (object) -> None
+    def __exit__(self, *_: object) -> None:
         self.phases[self.name] = round(time.monotonic() - self.start_s, 3)
 
 
 class Guest:
     """This run: where things are, whom the job runs as, and what will be reported."""
 
-    def __init__(self, data_dir, work, whole_machine, log):
-        # type: (str, str, bool, Log) -> None
+    def __init__(self, data_dir: str, work: str, whole_machine: bool, log: Log) -> None:
         self.data_dir, self.work, self.log = data_dir, work, log
         self.whole_machine = whole_machine
         self.login = Login("nobody", 65534, 65534, "/", False)
         self.sandbox = ""
-        self.phases = {}  # type: Dict[str, float]
+        self.phases: Dict[str, float] = {}
         self.report = {
             "format": FORMAT,
             "runner": None,
@@ -1425,16 +1473,16 @@ class Guest:
             "guest": {"kernel": os.uname()[2], "python": sys.version.split()[0]},
         }  # type: Dict[str, Any]
 
-    def phase(self, name):  # type: (str) -> Phase
+    def phase(self, name: str) -> "Phase":
         return Phase(self.phases, name)
 
-    def run(self):  # type: () -> None
+    def run(self) -> None:
         """Everything from the job record to the packed outputs."""
         job = read_job(self.data_dir)
         remove_outputs(self.data_dir)
         self.report["runner"] = job.runner
         self.report["guest"]["condor_version"] = job.condor_version or ""
-        self.log("runner %s, executable %r, user %r" % (job.runner, job.executable, job.user))
+        self.log(f"runner {job.runner}, executable {job.executable!r}, user {job.user!r}")
         self.make_folders()
         self.login = choose_login(job.user, os.path.join(self.work, "home"), self.log)
         runner = Condor(job, self) if job.runner == "condor" else Direct(job, self)
@@ -1445,20 +1493,22 @@ class Guest:
             before = runner.run(self.sandbox, ad, self.report)
         except BaseException:
             runner.stop()
+            self.kill_job()
             if isinstance(runner, Condor):
                 runner.save_logs()
             raise
         # From here on a signal is too late: the job has ended, and is to be reported.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.phases["job"] = round(self.report["ended_at_s"] - self.report["started_at_s"], 3)
-        self.log("the job ended: %r" % ({k: self.report[k] for k in ("exit_code", "exit_signal")},))
+        ended = {name: self.report[name] for name in ("exit_code", "exit_signal")}
+        self.log(f"the job ended: {ended}")
         runner.stop()
         self.kill_job()
         with self.phase("save_outputs"):
             save_outputs(job, self.data_dir, self.sandbox, before, self.report, self.log)
         self.report["state"] = "exited"
 
-    def make_folders(self):  # type: () -> None
+    def make_folders(self) -> None:
         if os.path.isdir(self.work):
             import shutil  # a machine that was stopped half-way and started anew
 
@@ -1466,31 +1516,34 @@ class Guest:
         for name in ("", "execute", "home"):
             os.makedirs(os.path.join(self.work, name), 0o755)
 
-    def unpack(self):  # type: () -> None
+    def unpack(self) -> None:
         with self.phase("unpack_input"):
             os.mkdir(self.sandbox, 0o700)
             unpacker = Unpacker(self.data_dir, self.sandbox, self.login)
             unpacker.run()
             self.login.own(self.sandbox)
             self.login.own(os.path.join(self.work, "home"))
-        self.log("unpacked %d entries into %s" % (unpacker.count, self.sandbox))
+        self.log(f"unpacked {unpacker.count} entries into {self.sandbox}")
 
-    def kill_job(self):  # type: () -> None
+    def kill_job(self) -> None:
         killed = kill_all(lambda: job_processes(self.login, self.sandbox, self.whole_machine))
         if killed:
-            self.log("killed %d processes that the job left behind" % killed)
+            self.log(f"killed {killed} processes that the job left behind")
 
-    def fail(self, stage, message):  # type: (str, str) -> None
+    def fail(self, stage: str, message: str) -> None:
         message = " ".join(message.split())[:MESSAGE_CHARS_MAX]
-        self.log("FAILED in %s: %s" % (stage, message))
+        self.log(f"FAILED in {stage}: {message}")
         self.report["state"] = "failed"
         self.report["failure"] = {"stage": stage, "message": message}
 
-    def write_record(self):  # type: () -> None
+    def write_record(self) -> None:
         """Write the exit record last of all: whoever finds it finds all the rest."""
         os.sync()
-        new = os.path.join(self.data_dir, EXIT_RECORD_NEW)
         data = json.dumps(self.report).encode("ascii")
+        if len(data) > EXIT_RECORD_BYTES_MAX:
+            self.report["condor_ad"] = None
+            data = json.dumps(self.report).encode("ascii")
+        new = os.path.join(self.data_dir, EXIT_RECORD_NEW)
         with open(new, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -1501,13 +1554,27 @@ class Guest:
         os.close(folder)
         os.sync()
 
+    def finish(self) -> None:
+        """Write the exit record; on a full disk instead of the outputs."""
+        try:
+            self.write_record()
+        except OSError as error:
+            self.log(f"cannot write the exit record: {error}")
+            if error.errno not in FULL:
+                return
+            self.report["outputs"] = {"entries": 0, "packs": 0, "bytes": 0}
+            self.fail("save", f"the data disk is full: {error}")
+            remove_outputs(self.data_dir)
+            self.write_record()
+        self.log("wrote the exit record")
 
-def terminated(number, _frame):  # type: (int, object) -> None
+
+def terminated(number: int, _frame: object) -> None:
     signal.signal(number, signal.SIG_IGN)
-    raise Failure("terminated", "the guest was told to shut down (signal %d)" % number)
+    raise Failure("terminated", f"the guest was told to shut down (signal {number})")
 
 
-def power_off(data_dir):  # type: (str) -> None
+def power_off(data_dir: str) -> None:
     """Leave the data disk clean and switch the machine off, without asking init."""
     os.chdir("/")
     os.sync()
@@ -1531,7 +1598,7 @@ def power_off(data_dir):  # type: (str) -> None
         trigger.write("o")
 
 
-def options(argv):  # type: (List[str]) -> Tuple[str, str, bool]
+def options(argv: "List[str]") -> "Tuple[str, str, bool]":
     """``[--data DIR] [--work DIR] [--no-poweroff]``: data folder, work folder, power off."""
     data_dir = os.path.dirname(os.path.abspath(__file__))
     work, off = "/var/lib/vmcapsule", True
@@ -1549,7 +1616,7 @@ def options(argv):  # type: (List[str]) -> Tuple[str, str, bool]
     return os.path.abspath(data_dir), os.path.abspath(work), off
 
 
-def main(argv):  # type: (List[str]) -> int
+def main(argv: "List[str]") -> int:
     data_dir, work, off = options(argv)
     log = Log()
     signal.signal(signal.SIGTERM, terminated)
@@ -1558,7 +1625,7 @@ def main(argv):  # type: (List[str]) -> int
         with open("/proc/uptime") as stream:
             guest.phases["boot"] = float(stream.read().split()[0])
         log.open(os.path.join(data_dir, GUEST_LOG))
-        log("condor-init.py under Python %s, Linux %s" % (sys.version.split()[0], os.uname()[2]))
+        log(f"condor-init.py under Python {sys.version.split()[0]}, Linux {os.uname()[2]}")
         guest.run()
     except Failure as failure:
         guest.fail(failure.stage, failure.message)
@@ -1566,13 +1633,12 @@ def main(argv):  # type: (List[str]) -> int
         import traceback
 
         log(traceback.format_exc())
-        guest.fail("internal", "%s: %s" % (type(error).__name__, error))
+        guest.fail("internal", f"{type(error).__name__}: {error}")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        guest.write_record()
-        log("wrote the exit record")
+        guest.finish()
     except OSError as error:
-        log("cannot write the exit record: %s" % error)
+        log(f"cannot write the exit record: {error}")
     log.close()
     if off:
         power_off(data_dir)

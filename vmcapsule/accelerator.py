@@ -64,7 +64,14 @@ def _key(kernel: Path) -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     qemu = Path(process.find(QEMU)).stat()
     about = kernel.stat()
-    parts = [boot_id, qemu.st_mtime_ns, qemu.st_size, str(kernel), about.st_mtime_ns, about.st_size]
+    parts = [
+        boot_id,
+        qemu.st_mtime_ns,
+        qemu.st_size,
+        str(kernel),
+        about.st_mtime_ns,
+        about.st_size,
+    ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 

@@ -13,11 +13,10 @@ from typing import Callable, Iterator, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.accelerator import KVM, QEMU
+from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import GuestError, GuestTimeout, ToolError
 
-#: What the guest's script first prints on the console; till then the machine is booting.
-ALIVE = b"vmcapsule: "
-#: A guest that has not got that far by then never will.
+#: A guest that has not mounted its data disk by then never will.
 BOOT_TIMEOUT_S = 600.0
 CONSOLE_TAIL_BYTES = 1 << 16
 #: A guest that writes more than this on its console is after the host's disk.
@@ -56,16 +55,18 @@ def boot(
 
     The system disk is never written: changes go to a throw-away layer under ``scratch``.
     The console's output goes to the file ``console``.  ``alive`` is called once, when
-    the guest's script has started.  The machine dies with this process.
+    the guest has mounted its data disk.  The machine dies with this process.
 
-    Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or its
-    script does not start within `BOOT_TIMEOUT_S`), `GuestError` when its kernel panics
+    Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
+    not mount its data disk within `BOOT_TIMEOUT_S`), `GuestError` when its kernel panics
     and `ToolError` when QEMU cannot run it.
     """
     started = time.monotonic()
     console.write_bytes(b"")
+    watch = _Watch(console, read_vmdk(machine.data_disk).files, started, timeout_s)
     with _running(qemu_command(machine, console), scratch) as qemu:
-        _wait(qemu, console, started, timeout_s, alive)
+        while not _ended(qemu):
+            watch.look(alive)
         _check_end(qemu, console)
     return time.monotonic() - started
 
@@ -123,36 +124,54 @@ def _running(argv: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[by
         qemu.communicate()
 
 
-def _wait(
-    qemu: subprocess.Popen[bytes],
-    console: Path,
-    started: float,
-    timeout_s: Optional[float],
-    alive: Callable[[], None],
-) -> None:
-    is_alive = False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            qemu.wait(timeout=POLL_S)
-            return
-        spent_s = time.monotonic() - started
-        if not is_alive and ALIVE in console_tail(console):
-            is_alive = True
+def _ended(qemu: subprocess.Popen[bytes]) -> bool:
+    """Wait a moment for QEMU to end; say whether it has."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        qemu.wait(timeout=POLL_S)
+    return qemu.returncode is not None
+
+
+class _Watch:
+    """Looks at a running guest from outside: is it alive, and within its limits?
+
+    A guest counts as alive when its data disk was written: mounting a vfat file system
+    marks it so.  That needs no console, which a template made by hand may not have.
+    """
+
+    def __init__(
+        self, console: Path, disk: Sequence[Path], started: float, timeout_s: Optional[float]
+    ) -> None:
+        self._console = console
+        self._disk = disk
+        self._started = started
+        self._timeout_s = timeout_s
+        self._before = self._written()
+        self._is_alive = False
+
+    def _written(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self._disk]
+
+    def look(self, alive: Callable[[], None]) -> None:
+        """Raise when a limit is passed; call ``alive`` when the guest first shows life."""
+        spent_s = time.monotonic() - self._started
+        if not self._is_alive and self._written() != self._before:
+            self._is_alive = True
             alive()
-        if console.stat().st_size > CONSOLE_BYTES_MAX:
+        if self._console.stat().st_size > CONSOLE_BYTES_MAX:
             raise GuestError(
                 f"the guest wrote more than {CONSOLE_BYTES_MAX} bytes on its console",
                 "let the job write to its standard output instead",
             )
-        if timeout_s is not None and spent_s > timeout_s:
+        if self._timeout_s is not None and spent_s > self._timeout_s:
             raise GuestTimeout(
-                f"the guest did not power off within {timeout_s:g} s{_last_line(console)}",
+                f"the guest did not power off within {self._timeout_s:g} s"
+                + _last_line(self._console),
                 "give the job more time with --timeout or VM_CAPSULE_TIMEOUT",
             )
-        if not is_alive and spent_s > BOOT_TIMEOUT_S:
+        if not self._is_alive and spent_s > BOOT_TIMEOUT_S:
             raise GuestTimeout(
-                f"the guest did not start the job's script within {BOOT_TIMEOUT_S:g} s"
-                + _last_line(console),
+                f"the guest did not mount its data disk within {BOOT_TIMEOUT_S:g} s"
+                + _last_line(self._console),
                 "check the template with 'vmcapsule template check'",
             )
 

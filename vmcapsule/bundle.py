@@ -18,6 +18,7 @@ from vmcapsule.errors import ConfigError, InputError, SpaceError
 from vmcapsule.guest_ad import guest_ad
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import PackPlan, plan_packs, slice_extents, unreadable
+from vmcapsule.tarball import HTCondorTarball
 
 CONDOR, DIRECT = "condor", "direct"
 RUNNERS = (CONDOR, DIRECT)
@@ -40,14 +41,6 @@ class Payload:
             + len(self.packs.index)
             + sum(self.packs.pack_sizes_bytes)
         )
-
-
-@dataclass(frozen=True)
-class HTCondorTarball:
-    """The HTCondor that runs the job in the guest."""
-
-    path: Path
-    version: str
 
 
 def payload(

@@ -178,7 +178,9 @@ def _mebibytes(text: str) -> int:
 
 def _add_hooks(commands: Any) -> None:
     _add(commands, "translate", "translate", TRANSLATE, "job ad in, capsule and routed ad out")
-    _add(commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule")
+    _add(
+        commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule"
+    )
 
 
 def _add_capsule(commands: Any) -> None:
@@ -200,13 +202,17 @@ def _add_capsule(commands: Any) -> None:
     inspect = _add(commands, "inspect", "inspect", INSPECT, "list what is on a data disk")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
     for parser in (boot, extract, inspect):
-        parser.add_argument("capsule", type=Path, metavar="CAPSULE", help="the capsule's folder")
+        parser.add_argument(
+            "capsule", type=Path, metavar="CAPSULE", help="the capsule's folder"
+        )
 
 
 def _add_images(commands: Any) -> None:
     template = commands.add_parser("template", help="build or check the template VM")
     actions = template.add_subparsers(metavar="ACTION", required=True)
-    build = _add(actions, "build", "template_build", TEMPLATE_BUILD, "make it from Debian packages")
+    build = _add(
+        actions, "build", "template_build", TEMPLATE_BUILD, "make it from Debian packages"
+    )
     _add_suite(build)
     build.add_argument(
         "--include",
@@ -236,7 +242,9 @@ def _add_images(commands: Any) -> None:
     )
     tarball = commands.add_parser("tarball", help="build the HTCondor for the guest")
     actions = tarball.add_subparsers(metavar="ACTION", required=True)
-    _add_suite(_add(actions, "build", "tarball_build", TARBALL_BUILD, "repack Debian's HTCondor"))
+    _add_suite(
+        _add(actions, "build", "tarball_build", TARBALL_BUILD, "repack Debian's HTCondor")
+    )
 
 
 def _add_suite(parser: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Callable, Optional
 
 from vmcapsule import report
 from vmcapsule.config import Config, load_config
-from vmcapsule.errors import ConfigError, InputError, UsageError, VmCapsuleError
+from vmcapsule.errors import InputError, UsageError, VmCapsuleError
 
 #: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
 STDIN_BYTES_MAX = 64 << 20
@@ -218,7 +218,9 @@ def tarball_build(arguments: argparse.Namespace) -> int:
 
     config = _config()
     if config.condor_tarball and config.condor_tarball.exists() and not arguments.force:
-        print(f"the tarball is there already: {config.condor_tarball} (--force builds it again)")
+        print(
+            f"the tarball is there already: {config.condor_tarball} (--force builds it again)"
+        )
         return 0
     with report.progress("tarball") as progress:
         built = build_tarball(

@@ -65,9 +65,7 @@ class PackedFiles:
 
 
 @contextlib.contextmanager
-def opened(
-    data_disk: Path, offset_bytes: Optional[int], scratch: Path
-) -> Iterator[DataDisk]:
+def opened(data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> Iterator[DataDisk]:
     """Open a data disk of any vmdk form for reading."""
     with raw_view(data_disk, scratch) as raw:
         offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)

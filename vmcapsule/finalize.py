@@ -24,7 +24,8 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
     folder = routed.string("VmCapsuleDir")
     if folder is None:
         raise AdError(
-            "the routed ad has no VmCapsuleDir", "give the ad that 'vmcapsule translate' printed"
+            "the routed ad has no VmCapsuleDir",
+            "give the ad that 'vmcapsule translate' printed",
         )
     made = capsule.load(Path(folder))
     if made.job_id != job.job_id:

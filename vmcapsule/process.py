@@ -69,10 +69,11 @@ def run(
             cwd=cwd,
             env=env,
             timeout=timeout_s,
+            # Without input the program reads an empty one, never the caller's.
+            input=data or b"",
             stdout=stdout if stdout is not None else subprocess.PIPE,
             stderr=subprocess.PIPE,
             check=False,
-            **({"input": data} if data is not None else {"stdin": subprocess.DEVNULL}),
         )
     except subprocess.TimeoutExpired as error:
         raise ToolError(

@@ -68,7 +68,11 @@ def failure_record(job_id: str, error: VmCapsuleError) -> dict[str, Any]:
         "job_id": job_id,
         "exit_code": None,
         "exit_signal": None,
-        "error": {"kind": type(error).__name__, "status": error.exit_status, "message": str(error)},
+        "error": {
+            "kind": type(error).__name__,
+            "status": error.exit_status,
+            "message": str(error),
+        },
     }
 
 

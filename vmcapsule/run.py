@@ -13,6 +13,7 @@ from vmcapsule import accelerator, boot, bundle, capsule, extract
 from vmcapsule.config import Config
 from vmcapsule.errors import DeliveryError, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob
+from vmcapsule.tarball import HTCondorTarball
 from vmcapsule.template import Template
 
 Progress = Callable[[str], None]
@@ -48,9 +49,8 @@ def run_job(
     template: Template,
     config: Config,
     *,
-    tarball: Optional[bundle.HTCondorTarball],
+    tarball: Optional[HTCondorTarball],
     timeout_s: Optional[float],
-    cache: Path,
     keep: bool = False,
     progress: Progress = lambda phase: None,
 ) -> RunResult:
@@ -67,7 +67,7 @@ def run_job(
         progress("booting")
         with clock.phase("boot"):
             kind = boot_capsule(
-                made, cache=cache, timeout_s=timeout_s, alive=lambda: progress("running")
+                made, cache=config.cache, timeout_s=timeout_s, alive=lambda: progress("running")
             )
         progress("delivering")
         with clock.phase("deliver"):
@@ -101,7 +101,7 @@ def pack_for_here(
     job: SourceJob,
     template: Template,
     config: Config,
-    tarball: Optional[bundle.HTCondorTarball],
+    tarball: Optional[HTCondorTarball],
 ) -> capsule.Capsule:
     """Make a capsule that is booted on this machine: its system disk stays in the template."""
     load = bundle.payload(job, init_script=config.init_script, tarball=tarball)

@@ -13,11 +13,12 @@ from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.routed_ad import CapsuleFacts, routed_ad
+from vmcapsule.tarball import HTCondorTarball
 from vmcapsule.template import Template, load
 
 
 def translate(
-    text: str, config: Config, tarball: Optional[bundle.HTCondorTarball]
+    text: str, config: Config, tarball: Optional[HTCondorTarball]
 ) -> tuple[Ad, capsule.Capsule]:
     """Make the capsule for the job ad in ``text`` and return the routed ad with it.
 
@@ -38,7 +39,9 @@ def _ad_template(path: Path) -> Ad:
         return parse_ad(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{knob}: cannot read '{path}': {reason}", f"correct {knob}") from error
+        raise ConfigError(
+            f"{knob}: cannot read '{path}': {reason}", f"correct {knob}"
+        ) from error
     except AdError as error:
         raise ConfigError(
             f"{knob}: '{path}': {error.message}", "make it with 'condor_submit -dump'"
@@ -49,7 +52,7 @@ def pack_to_send(
     job: SourceJob,
     template: Template,
     config: Config,
-    tarball: Optional[bundle.HTCondorTarball],
+    tarball: Optional[HTCondorTarball],
 ) -> capsule.Capsule:
     """Make a capsule that goes elsewhere: it holds the whole VM, copied from the template."""
     payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)

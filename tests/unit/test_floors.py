@@ -21,6 +21,7 @@ FLOORS = [
     {"report"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

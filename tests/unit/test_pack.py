@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -173,18 +174,14 @@ json_values = st.recursive(
 def test_no_line_of_json_does_anything_but_parse_or_be_refused(
     change: dict[str, object],
 ) -> None:
-    try:
+    with contextlib.suppress(VmCapsuleError):
         parse_index(json.dumps({**GOOD, **change}).encode(), [10])
-    except VmCapsuleError:
-        pass
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_do_anything_but_parse_or_be_refused(data: bytes) -> None:
-    try:
+    with contextlib.suppress(VmCapsuleError):
         parse_index(data, [10])
-    except VmCapsuleError:
-        pass
 
 
 def test_links_and_folders_keep_their_place() -> None:

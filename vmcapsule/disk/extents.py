@@ -8,7 +8,7 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 
@@ -56,7 +56,7 @@ def read_at(fd: int, offset_bytes: int, length_bytes: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def write_at(fd: int, offset_bytes: int, data: bytes) -> None:
+def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryview]) -> None:
     """Write all of ``data`` at ``offset_bytes``; raise `SpaceError` or `DiskError`."""
     view = memoryview(data)
     at = offset_bytes

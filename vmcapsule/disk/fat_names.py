@@ -18,14 +18,19 @@ _CHARS_IN_SLOT = 13
 _LAST = 0x40
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
 _FORBIDDEN = frozenset('"*/:<>?\\|') | frozenset(map(chr, range(32))) | {"\x7f"}
+_ASCII_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _SHORT_CHARS = frozenset(string.ascii_uppercase + string.digits + "!#$%&'()-@^_`{}~")
 
 
 def fold(name: str) -> str:
     """Return ``name`` as vfat compares it: without regard to case, letter by letter."""
-    if name.isascii():
-        return name.upper()
-    return "".join(upper if len(upper := char.upper()) == 1 else char for char in name)
+    return name.upper() if name.isascii() else "".join(map(_fold_char, name))
+
+
+def _fold_char(char: str) -> str:
+    upper = char.upper()
+    # Neither "SS" for a sharp s, nor an ASCII letter for one that is not.
+    return upper if len(upper) == 1 and upper.isascii() == char.isascii() else char
 
 
 def check_name(name: str) -> None:
@@ -183,11 +188,12 @@ def is_short(name: str) -> bool:
 
 def _basis(name: str) -> tuple[bytes, bytes, bool]:
     """Return base and extension for a short name, and whether they say all of it."""
-    plain = name.upper().replace(" ", "").lstrip(".")
+    upper = name.translate(_ASCII_UPPER)
+    plain = upper.replace(" ", "").lstrip(".")
     stem, dot, extension = plain.rpartition(".")
     if not dot:
         stem, extension = plain, ""
-    exact = plain == name.upper() and "." not in stem
+    exact = plain == upper and "." not in stem
     stem = stem.replace(".", "")
     exact = exact and 0 < len(stem) <= 8 and len(extension) <= 3
     exact = exact and set(stem + extension) <= _SHORT_CHARS

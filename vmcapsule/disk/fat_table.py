@@ -108,7 +108,7 @@ class FatTable:
         The caller has made sure that there are as many (`free_count`).
         """
         self._load_used()
-        runs = self._find(count)
+        runs = self._find(count) if count else []
         for index, (first, length) in enumerate(runs):
             follower = runs[index + 1][0] if index + 1 < len(runs) else self._mask
             self._link(first, length, follower)
@@ -177,9 +177,7 @@ class FatTable:
         if self._bits == 32:
             old = entries[first : first + count]
             if old.tobytes() != bytes(len(old) * self._width):
-                values = array(
-                    entries.typecode, [v | o & high for v, o in zip(values, old)]
-                )
+                values = array(entries.typecode, [v | o & high for v, o in zip(values, old)])
         entries[first : first + count] = values
         sector_bits = self._geometry.sector_bytes * 8
         begin = first * self._bits // sector_bits

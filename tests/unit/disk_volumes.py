@@ -1,0 +1,82 @@
+"""Blank FAT volumes, made by mkfs.vfat, and other programs' opinion of what we wrote."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict
+
+from vmcapsule import process
+from vmcapsule.disk.extents import copy_range
+
+#: mtools takes the encoding of long names from the locale, and that of short ones from
+#: here: its default is 850, Linux's and ours 437.
+ENV = {**os.environ, "LC_ALL": "C.UTF-8", "DEFAULT_CODEPAGE": "437", "MTOOLSRC": "/dev/null"}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of volume: FAT bits, size, sectors in a cluster, offset in the image."""
+
+    bits: int
+    size_bytes: int
+    cluster_sectors: int
+    offset_bytes: int
+
+
+KINDS = (
+    Kind(12, 1 << 20, 1, 0),
+    Kind(12, 4 << 20, 4, 32256),
+    Kind(16, 9 << 20, 4, 0),
+    Kind(16, 40 << 20, 16, 1 << 20),
+    Kind(32, 34 << 20, 1, 32256),
+    Kind(32, 140 << 20, 4, 1 << 20),
+    Kind(32, 34 << 20, 1, 0),
+)
+
+
+def make_volume(path: Path, kind: Kind, *options: str) -> Path:
+    """Make a sparse image with one blank volume at the kind's offset."""
+    with path.open("wb") as file:
+        file.truncate(kind.offset_bytes + kind.size_bytes)
+    arguments = ["-F", kind.bits, "-s", kind.cluster_sectors, "--mbr=n", *options]
+    if kind.offset_bytes:
+        arguments += ["--offset", kind.offset_bytes // 512]
+    size_kib = kind.size_bytes // 1024
+    process.run(["mkfs.vfat", *map(str, arguments), path, str(size_kib)], timeout_s=60)
+    return path
+
+
+def complaints(image: Path, kind: Kind, scratch: Path) -> str:
+    """Return what fsck.vfat has to complain about, or ""."""
+    volume = image
+    if kind.offset_bytes:
+        volume = scratch / "volume.img"
+        with image.open("rb") as src, volume.open("wb") as dst:
+            copy_range(src.fileno(), kind.offset_bytes, dst.fileno(), 0, kind.size_bytes)
+    result = process.run(["fsck.vfat", "-n", volume], timeout_s=60, check=False)
+    lines = result.stdout.decode().splitlines()
+    # A clean volume gets two lines: the program's version and the counts.
+    return "" if result.returncode == 0 and len(lines) == 2 else "\n".join(lines)
+
+
+def mtools_tree(image: Path, kind: Kind, folder: Path) -> Dict[str, bytes]:
+    """Copy everything out with mcopy; return the files' contents by path."""
+    folder.mkdir()
+    drive = f"{image}@@{kind.offset_bytes}"
+    process.run(["mcopy", "-s", "-n", "-i", drive, "::", folder], timeout_s=60, env=ENV)
+    return read_tree(folder)
+
+
+def mtools_put(image: Path, kind: Kind, folder: Path) -> None:
+    """Copy everything in a folder onto a volume with mcopy."""
+    drive = f"{image}@@{kind.offset_bytes}"
+    names = sorted(folder.iterdir())
+    process.run(["mcopy", "-s", "-i", drive, *names, "::"], timeout_s=60, env=ENV)
+
+
+def read_tree(folder: Path) -> Dict[str, bytes]:
+    """Return the contents of all files below a folder, by relative path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,0 +1,116 @@
+"""The same job over every form of data disk, with the partition old and new."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from vmcapsule import process
+from vmcapsule.disk.vmdk import create_vmdk, raw_view, read_vmdk
+from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.template import Template
+
+from .conftest import Outcome
+
+pytestmark = pytest.mark.vm
+Run = Callable[..., Outcome]
+
+FORMS = [
+    "monolithicFlat",
+    "monolithicSparse",
+    "streamOptimized",
+    "twoGbMaxExtentSparse",
+    "twoGbMaxExtentFlat",
+]
+
+
+def with_data_disk(template: Template, root: Path, form: str, offset_bytes: int) -> Path:
+    """A template like ``template`` with another data disk; return its VM_CAPSULE_TEMPLATE."""
+    folder = root / "condor_vm_capsule"
+    folder.mkdir(parents=True)
+    for path in template.folder.iterdir():
+        if not path.name.startswith("data"):
+            os.link(path, folder / path.name)
+    raw = root / "data.raw"
+    # Over 2 GiB, so that the split forms are split.
+    build_data_disk(raw, size_bytes=3 << 30, offset_bytes=offset_bytes)
+    create_vmdk(raw, folder / "data.vmdk", form)
+    raw.unlink()
+    return root
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in folder.iterdir()}
+
+
+@pytest.mark.parametrize("offset_bytes", [32256, 1048576])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_job_runs_from_any_data_disk(
+    run_job: Run, template: Template, tmp_path: Path, form: str, offset_bytes: int
+) -> None:
+    root = with_data_disk(template, tmp_path / "templates", form, offset_bytes)
+    before = snapshot(root / "condor_vm_capsule")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "in.txt").write_text("fed\n")
+    done = run_job(
+        "cat; echo 'ü' >'made:here'; dd if=/dev/urandom bs=1M count=3 of=blob 2>/dev/null\n"
+        "sha256sum blob; exit 7",
+        "input = in.txt",
+        "--runner",
+        "direct",
+        "--keep",
+        TEMPLATE=root,
+        DISK_PART_OFFSET=offset_bytes,
+    )
+    assert done.status == 7, done.stderr
+    assert done.read("made:here") == "ü\n"
+    digest = process.run(["sha256sum", "blob"], timeout_s=60, cwd=done.folder).stdout.decode()
+    assert done.read("out") == "fed\n" + digest
+    # The template is as it was, and the returned disk is clean.
+    assert snapshot(root / "condor_vm_capsule") == before
+    capsule = Path(done.record["capsule"])
+    returned = read_vmdk(capsule / "data.vmdk")
+    assert returned.form == ("monolithicSparse" if form == "streamOptimized" else form)
+    assert_clean(capsule / "data.vmdk", offset_bytes, tmp_path)
+
+
+def assert_clean(disk: Path, offset_bytes: int, scratch: Path) -> None:
+    """``fsck.vfat`` finds nothing to mend in the partition (it cannot be told an offset)."""
+    with raw_view(disk, scratch) as raw:
+        volume = scratch / "volume.raw"
+        process.run(
+            ["dd", f"if={raw.path}", f"of={volume}", "bs=512", "conv=sparse"]
+            + [f"skip={offset_bytes // 512}"],
+            timeout_s=300,
+        )
+    process.run(["fsck.vfat", "-n", volume], timeout_s=300)
+
+
+def test_a_wrong_offset_is_explained(run_job: Run, template: Template, tmp_path: Path) -> None:
+    done = run_job("exit 0", "", "--runner", "direct", DISK_PART_OFFSET=32256)
+    assert done.status == 67
+    assert "32256" in done.stderr and "1048576" in done.stderr
+    assert "VM_CAPSULE_DISK_PART_OFFSET" in done.stderr
+
+
+def test_a_data_disk_that_is_too_small_says_how_much_is_needed(
+    run_job: Run, template: Template, tmp_path: Path
+) -> None:
+    root = tmp_path / "templates"
+    folder = root / "condor_vm_capsule"
+    folder.mkdir(parents=True)
+    for path in template.folder.iterdir():
+        if not path.name.startswith("data"):
+            os.link(path, folder / path.name)
+    raw = root / "data.raw"
+    build_data_disk(raw, size_bytes=32 << 20, offset_bytes=1 << 20)
+    create_vmdk(raw, folder / "data.vmdk", "monolithicFlat")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "big").write_bytes(os.urandom(40 << 20))
+    done = run_job("exit 0", "transfer_input_files = big", "--runner", "direct", TEMPLATE=root)
+    assert done.status == 73
+    assert "need 4" in done.stderr and "too small" in done.stderr
+    assert not (done.folder / "out").exists()

@@ -1,0 +1,7 @@
+"""``python -m vmcapsule``."""
+
+import sys
+
+from vmcapsule.cli import main
+
+sys.exit(main())

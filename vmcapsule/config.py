@@ -1,0 +1,328 @@
+"""The ``VM_CAPSULE_*`` knobs, read through HTCondor's configuration into one `Config`.
+
+``condor_config`` files, their macros and ``_CONDOR_VM_CAPSULE_...`` variables in the
+environment all work, since HTCondor itself reads them.  With nothing configured the
+defaults suit one user on one machine: everything below ``~/.cache/vmcapsule``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, Optional
+
+from vmcapsule.errors import ConfigError, ToolError
+from vmcapsule.resources import resource
+
+PREFIX = "VM_CAPSULE_"
+SECTOR_BYTES = 512
+
+#: Where HTCondor looks for its configuration when CONDOR_CONFIG does not say.
+CONFIG_FILES = (
+    Path("/etc/condor/condor_config"),
+    Path("/usr/local/etc/condor_config"),
+    Path("~condor/condor_config"),
+    Path("~/.condor/condor_config"),
+    Path("~/.condor/user_config"),
+)
+DEFAULT_MEMORY_OVERHEAD_MIB = 256
+_TARBALL_NAME = re.compile(r"condor-(\d[\w.+~-]*?)\.(?:tar|tgz|txz)(?:\.\w+)?\Z")
+_MEMORY_OVERHEAD_MIB_MAX = 1 << 20
+_TIMEOUT_S_MAX = 366 * 86400
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every knob, checked.  What a path names need not exist yet unless said so."""
+
+    #: VM_CAPSULE_TEMPLATE: the folder that holds ``condor_vm_capsule/``.
+    template: Path
+    #: VM_CAPSULE_SCRATCH_DIR_PREFIX: capsules are made below it.
+    scratch_dir_prefix: Path
+    #: VM_CAPSULE_TRANSLATE_LOG, VM_CAPSULE_EXIT_LOG: no log where None.
+    translate_log: Optional[Path]
+    exit_log: Optional[Path]
+    #: VM_CAPSULE_DISK_PART_OFFSET: of the vfat partition; None: ask the partition table.
+    disk_part_offset_bytes: Optional[int]
+    #: VM_CAPSULE_CONDOR_TARBALL: by default the newest in the cache; None: there is none.
+    condor_tarball: Optional[Path]
+    #: VM_CAPSULE_CONDOR_TARBALL_VERSION: by default what the tarball's file name says.
+    condor_tarball_version: Optional[str]
+    #: VM_CAPSULE_INIT_SCRIPT_PATH: an existing file.
+    init_script: Path
+    #: VM_CAPSULE_DATA_DISK_MOUNT_POINT: absolute, in the guest.
+    data_disk_mount_point: str
+    #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE: an existing file, or the name of one of ours.
+    classad_template: Path
+    #: VM_CAPSULE_MEMORY_OVERHEAD_MIB: what the guest needs beside the job.
+    memory_overhead_mib: int
+    #: VM_CAPSULE_TIMEOUT: how long a guest may run, seconds; None: for ever.
+    timeout_s: Optional[float]
+    #: VM_CAPSULE_NETWORK: does the guest get a network?
+    network: bool
+    #: VM_CAPSULE_CACHE_DIR: templates, tarballs and programs that were unpacked.
+    cache: Path
+    #: Knobs that do not exist, each with the nearest that does, in words.
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should hear of though it stops nothing."""
+        return self.unknown
+
+
+def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
+    """Read and check the configuration; `ConfigError` names knob, value and remedy.
+
+    ``param`` stands for HTCondor's configuration (name to expanded value, names in any
+    case); by default HTCondor is asked.
+    """
+    read = _Reader(condor_params() if param is None else param)
+    cache = read.path("CACHE_DIR") or default_cache()
+    tarball = read.path("CONDOR_TARBALL") or newest_tarball(cache)
+    return Config(
+        template=read.path("TEMPLATE") or cache / "templates",
+        scratch_dir_prefix=read.path("SCRATCH_DIR_PREFIX") or cache / "scratch",
+        translate_log=read.path("TRANSLATE_LOG"),
+        exit_log=read.path("EXIT_LOG"),
+        disk_part_offset_bytes=read.offset("DISK_PART_OFFSET"),
+        condor_tarball=tarball,
+        condor_tarball_version=read.version("CONDOR_TARBALL_VERSION")
+        or tarball_version(tarball),
+        init_script=read.existing_file("INIT_SCRIPT_PATH") or resource("guest/condor-init.py"),
+        data_disk_mount_point=read.mount_point("DATA_DISK_MOUNT_POINT") or "/condor-data",
+        classad_template=read.ad_template("CONDOR_CLASSAD_TEMPLATE"),
+        memory_overhead_mib=read.integer(
+            "MEMORY_OVERHEAD_MIB", DEFAULT_MEMORY_OVERHEAD_MIB, _MEMORY_OVERHEAD_MIB_MAX
+        ),
+        timeout_s=read.seconds("TIMEOUT"),
+        network=read.boolean("NETWORK", False),
+        cache=cache,
+        unknown=read.unknown(),
+    )
+
+
+def default_cache() -> Path:
+    """``vmcapsule`` in the user's cache folder (XDG Base Directory Specification)."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification says to ignore a relative path.
+    return (named if named.is_absolute() else Path.home() / ".cache") / "vmcapsule"
+
+
+def newest_tarball(cache: Path) -> Optional[Path]:
+    """Return the last modified ``condor-<version>.tar*`` in a folder, or None."""
+    found = [
+        path for path in cache.glob("condor-*") if tarball_version(path) and path.is_file()
+    ]
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name), default=None)
+
+
+def tarball_version(tarball: Optional[Path]) -> Optional[str]:
+    """Return the version in a file name such as ``condor-23.9.6.tar.gz``, or None."""
+    match = _TARBALL_NAME.match(tarball.name) if tarball else None
+    return match.group(1) if match else None
+
+
+class _Reader:
+    """Looks knobs up, keeps count of which were asked for, and checks their values."""
+
+    def __init__(self, param: Mapping[str, str]) -> None:
+        self._values = {
+            name.upper(): value.strip()
+            for name, value in param.items()
+            if name.upper().startswith(PREFIX)
+        }
+        self._known: list[str] = []
+
+    def _get(self, knob: str) -> Optional[str]:
+        self._known.append(PREFIX + knob)
+        return self._values.get(PREFIX + knob) or None
+
+    def unknown(self) -> tuple[str, ...]:
+        found = []
+        for name in sorted(set(self._values) - set(self._known)):
+            near = difflib.get_close_matches(name, self._known, 1, 0.6)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self._known)}"
+            found.append(f"{name} is no knob of vmcapsule; {hint}")
+        return tuple(found)
+
+    def path(self, knob: str) -> Optional[Path]:
+        value = self._get(knob)
+        if value is None:
+            return None
+        path = _expand_home(Path(value))
+        if not path.is_absolute():
+            raise _wrong(knob, value, "is not an absolute path", "begin it with '/'")
+        return path
+
+    def existing_file(self, knob: str) -> Optional[Path]:
+        path = self.path(knob)
+        if path is not None and not path.is_file():
+            raise _wrong(knob, str(path), "is not a file", "create it, or correct")
+        return path
+
+    def ad_template(self, knob: str) -> Path:
+        value = self._get(knob) or "vmware.classad"
+        if "/" in value or value.startswith("~"):
+            path = self.existing_file(knob)
+            assert path is not None  # the knob is set
+            return path
+        name = value if value.endswith(".classad") else value + ".classad"
+        try:
+            return resource("templates/" + name)
+        except ToolError as error:
+            raise _wrong(
+                knob, value, "is not an ad template of vmcapsule", "give a full path in"
+            ) from error
+
+    def mount_point(self, knob: str) -> Optional[str]:
+        value = self._get(knob)
+        if value is None:
+            return None
+        if not re.fullmatch(r"(/(?!\.{1,2}(/|\Z))[\w.+-]+)+/?", value, re.ASCII):
+            raise _wrong(
+                knob, value, "is not an absolute path of plain names", "use '/condor-data' in"
+            )
+        return value.rstrip("/")
+
+    def version(self, knob: str) -> Optional[str]:
+        value = self._get(knob)
+        if value is not None and not re.fullmatch(r"\w[\w.+~-]*", value, re.ASCII):
+            raise _wrong(
+                knob,
+                value,
+                "is no version; the tarball unpacks to /condor-<version>",
+                "correct",
+            )
+        return value
+
+    def integer(self, knob: str, default: int, maximum: int) -> int:
+        value = self._get(knob)
+        if value is None:
+            return default
+        return _integer(knob, value, maximum)
+
+    def offset(self, knob: str) -> Optional[int]:
+        value = self._get(knob)
+        if value is None:
+            return None
+        number = _integer(knob, value, 1 << 62)
+        if number % SECTOR_BYTES:
+            raise _wrong(
+                knob,
+                value,
+                f"is not a multiple of {SECTOR_BYTES}",
+                "multiply the partition's first sector by 512 and set",
+            )
+        return number
+
+    def seconds(self, knob: str) -> Optional[float]:
+        value = self._get(knob)
+        if value is None:
+            return None
+        number = _integer(knob, value, _TIMEOUT_S_MAX)
+        if number == 0:
+            raise _wrong(knob, value, "leaves a guest no time", "give more, or unset")
+        return float(number)
+
+    def boolean(self, knob: str, default: bool) -> bool:
+        value = self._get(knob)
+        if value is None:
+            return default
+        words = {"true": True, "t": True, "yes": True, "1": True}
+        words.update({"false": False, "f": False, "no": False, "0": False})
+        if value.lower() not in words:
+            raise _wrong(knob, value, "is neither true nor false", "use true or false in")
+        return words[value.lower()]
+
+
+def _integer(knob: str, value: str, maximum: int) -> int:
+    if not re.fullmatch(r"[+-]?[0-9]{1,20}", value):
+        raise _wrong(knob, value, "is not a whole number", "correct")
+    number = int(value)
+    if number < 0:
+        raise _wrong(knob, value, "is negative", "correct")
+    if number > maximum:
+        raise _wrong(knob, value, f"is more than {maximum}", "correct")
+    return number
+
+
+def _wrong(knob: str, value: str, what: str, remedy: str) -> ConfigError:
+    return ConfigError(f"{PREFIX}{knob} = {value}: {what}", f"{remedy} {PREFIX}{knob}")
+
+
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def machine_has_condor_config() -> bool:
+    """Is there a configuration of HTCondor's on this machine, or does the caller name one?"""
+    if os.environ.get("CONDOR_CONFIG"):
+        return True
+    return any(_expand_home(path).exists() for path in CONFIG_FILES)
+
+
+def condor_params() -> dict[str, str]:
+    """Return HTCondor's ``VM_CAPSULE_*`` parameters, macros expanded.
+
+    Raises `ConfigError` when ``CONDOR_CONFIG`` names a file that is not there or that
+    HTCondor cannot read, `ToolError` when HTCondor's Python modules are not installed.
+    """
+    named = os.environ.get("CONDOR_CONFIG", "")
+    if named and named != "ONLY_ENV" and not Path(named).exists():
+        # HTCondor would print a page on stderr and go on with nothing.
+        raise ConfigError(
+            f"CONDOR_CONFIG = {named}: there is no such file", "correct or unset CONDOR_CONFIG"
+        )
+    with _environment_alone_if_unconfigured():
+        htcondor, error_class = _htcondor()
+        try:
+            htcondor.reload_config()
+            param = htcondor.param
+            return {name: str(param[name]) for name in param if name.upper().startswith(PREFIX)}
+        except error_class as error:
+            raise ConfigError(
+                f"HTCondor cannot read its configuration: {error}",
+                "see what 'condor_config_val -summary' says",
+            ) from error
+
+
+@contextmanager
+def _environment_alone_if_unconfigured() -> Iterator[None]:
+    """Keep HTCondor from complaining where no configuration is, and from saying so for good.
+
+    Its Python module sets CONDOR_CONFIG in our environment as it is imported, which would
+    reach every program that we start.
+    """
+    before = os.environ.get("CONDOR_CONFIG")
+    if not machine_has_condor_config():
+        os.environ["CONDOR_CONFIG"] = "ONLY_ENV"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("CONDOR_CONFIG", None)
+        else:
+            os.environ["CONDOR_CONFIG"] = before
+
+
+def _htcondor() -> tuple[Any, type[Exception]]:
+    """HTCondor's Python module, version 2 or else 1, and the error that it raises."""
+    try:
+        import htcondor2 as module
+    except ImportError:
+        try:
+            import htcondor as module
+        except ImportError as error:
+            raise ToolError(
+                "HTCondor's Python module 'htcondor2' is not installed",
+                "install the Python package 'htcondor' (on Debian: python3-htcondor)",
+            ) from error
+    return module, module.HTCondorException

@@ -1,0 +1,125 @@
+"""The little languages inside a job ad's strings: arguments, environment, remaps, lists.
+
+Read as HTCondor's shadow and starter read them (``condor_utils``: ``condor_arglist``,
+``env``, ``filename_tools``).  *V2* is the quoted form of ``Arguments`` and
+``Environment``: blanks separate, single quotes group, a doubled quote within quotes is
+one.  *V1* is the older form of ``Args`` and ``Env``.  Each function raises `ValueError`
+with the reason for text that HTCondor would not take either.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterable, Mapping
+
+_BLANKS = " \t\n\r"
+_V1_DELIMITERS = "!#$%&*+,-/:;<>?@^`|~\x1f"
+_WORD = re.compile(r"[^ \t\n\r']+|'(?:[^']|'')*'|(?P<open>')|(?P<blank>[ \t\n\r]+)")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def split_v2(text: str) -> tuple[str, ...]:
+    """Split V2 text into its words."""
+    words: list[str] = []
+    word: list[str] = []
+    for match in _WORD.finditer(text):
+        if match.group("open"):
+            raise ValueError(f"unbalanced quote: {text[match.start() :]}")
+        if match.group("blank"):
+            if word:
+                words.append("".join(word))
+            word = []
+        elif match.group().startswith("'"):
+            word.append(match.group()[1:-1].replace("''", "'"))
+        else:
+            word.append(match.group())
+    return (*words, "".join(word)) if word else tuple(words)
+
+
+def join_v2(words: Iterable[str]) -> str:
+    """Write words as V2 text, the inverse of `split_v2`."""
+    return " ".join(_quote_v2(word) for word in words)
+
+
+def _quote_v2(word: str) -> str:
+    if word and not re.search(r"[\s']", word):
+        return word
+    return "'" + word.replace("'", "''") + "'"
+
+
+def split_v1(text: str) -> tuple[str, ...]:
+    """Split V1 arguments: blanks separate, nothing quotes."""
+    return tuple(word for word in re.split(f"[{_BLANKS}]+", text) if word)
+
+
+def environment_v2(text: str) -> dict[str, str]:
+    """Read V2 text of ``name=value`` words; the last of two with the same name wins."""
+    return _environment(split_v2(text))
+
+
+def environment_v1(text: str, delimiter: str = "") -> dict[str, str]:
+    """Read ``name=value`` entries that ``delimiter`` (by default ``;``) or newlines separate.
+
+    Text that begins with another permitted delimiter names that one instead.
+    """
+    mark = delimiter[:1] or ";"
+    if text[:1] and text[0] in _V1_DELIMITERS:
+        mark, text = text[0], text[1:]
+    elif text.startswith(mark):
+        text = text[1:]
+    entries = (entry.lstrip(_BLANKS) for entry in re.split(f"[{re.escape(mark)}\n]", text))
+    return _environment(entry for entry in entries if entry)
+
+
+def _environment(entries: Iterable[str]) -> dict[str, str]:
+    variables = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals:
+            raise ValueError(f"no '=' after the environment variable '{entry}'")
+        if not name:
+            raise ValueError(f"no name before '=' in '{entry}'")
+        variables[name] = value
+    return variables
+
+
+def join_environment_v2(variables: Mapping[str, str]) -> str:
+    """Write variables as V2 text, the inverse of `environment_v2`."""
+    return join_v2(f"{name}={value}" for name, value in variables.items())
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Split a list of files at its commas; blanks around a name do not count."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def remaps(text: str) -> tuple[tuple[str, str], ...]:
+    r"""Read ``name = path; name = path``: (name in the sandbox, path) in order.
+
+    ``\=`` in a name and ``\;`` in a path stand for the character; blanks around both are
+    cut off.  A field without ``=`` is passed over, as HTCondor does.
+    """
+    pairs = []
+    rest = re.sub(r"[\t\n]", "", text)
+    while rest:
+        name, found, after = _upto(rest, "=")
+        if not found:
+            break
+        if ";" in name:
+            rest = rest.partition(";")[2]
+            continue
+        path, _, rest = _upto(after, ";")
+        pairs.append((name, path))
+    return tuple(pairs)
+
+
+def _upto(text: str, delimiter: str) -> tuple[str, bool, str]:
+    """Cut at the first delimiter that no backslash precedes: before, was there one, after."""
+    parts = re.split(rf"(?<!\\){re.escape(delimiter)}", text, maxsplit=1)
+    before = parts[0].replace("\\" + delimiter, delimiter).strip()
+    return before, len(parts) == 2, parts[-1] if len(parts) == 2 else ""
+
+
+def is_url(name: str) -> bool:
+    """Is this an URL to HTCondor's file transfer, not a path?"""
+    return _URL.match(name) is not None

@@ -1,0 +1,202 @@
+"""Job, capsule and ad template to the routed job's ad.  Pure: nothing is read or written.
+
+The ad template says what kind of job is made (its ``JobUniverse`` and ``JobVMType``) and
+is kept verbatim but for what the job and its capsule decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Mapping, Sequence
+
+from vmcapsule import contract
+from vmcapsule.ads import Ad, Value, quote
+from vmcapsule.errors import AdError, ConfigError
+from vmcapsule.job import SourceJob
+from vmcapsule.job_attributes import belongs_to_source
+
+_KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
+_VM_UNIVERSE = 13
+
+#: Names that identify the job that the template's dump described, which never was; the
+#: JobRouter and the schedd give the routed job its own.
+_OF_THE_DUMP = (
+    "ClusterId",
+    "ProcId",
+    "GlobalJobId",
+    "Owner",
+    "User",
+    "JobStatus",
+    "QDate",
+    "EnteredCurrentStatus",
+    "JobSubmitFile",
+    "JobSubmitMethod",
+    "CondorVersion",
+    "CondorPlatform",
+    # The router writes the source's log and mails its owner; the routed job does neither.
+    "UserLog",
+    "DAGManNodesLog",
+    "NotifyUser",
+)
+#: Matchmaking and accounting are the source's, where it says anything.
+_COPIED = (
+    "Owner",
+    "JobPrio",
+    "JobLeaseDuration",
+    "NiceUser",
+    "Rank",
+    "ConcurrencyLimits",
+    "AcctGroup",
+    "AcctGroupUser",
+    "AccountingGroup",
+    "MaxJobRetirementTime",
+)
+#: Where the template has no Requirements of its own: what condor_submit would have added.
+_VM_REQUIREMENTS = (
+    '(TARGET.Arch == "X86_64") && (TARGET.HasVM =?= true)'
+    " && (TARGET.VM_Type == MY.JobVMType) && (TARGET.VM_AvailNum > 0)"
+    " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
+    " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
+)
+
+
+@dataclass(frozen=True)
+class CapsuleFacts:
+    """What a routed ad says of a capsule: files by base name, all in ``folder``.
+
+    ``vmdk_files`` are all files of all disks, extents among them; ``size_kib`` is what
+    they take up together; ``memory_mib`` includes what the guest needs for itself.
+    """
+
+    folder: Path
+    vmx: str
+    vmdk_files: tuple[str, ...]
+    other_files: tuple[str, ...]
+    memory_mib: int
+    cpus: int
+    size_kib: int
+    network: bool = False
+
+
+def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
+    """Make the routed job's ad.
+
+    Raises `ConfigError` for a template of a kind that is not known and `AdError` for
+    file names that an ad cannot carry.
+    """
+    make = _maker(template)
+    kept = template.without(_OF_THE_DUMP)
+    changes: dict[str, Value] = dict(_from_source(job, kept))
+    changes.update(_common(job, capsule))
+    changes.update(make(kept, capsule))
+    return kept.with_(changes)
+
+
+def _maker(template: Ad) -> Callable[[Ad, CapsuleFacts], Mapping[str, Value]]:
+    """Choose by the template's own universe and JobVMType."""
+    try:
+        universe, kind = template.integer("JobUniverse"), template.string("JobVMType")
+    except AdError as error:
+        raise ConfigError(
+            f"{_KNOB}: {error.message}", f"correct the ad that {_KNOB} names"
+        ) from error
+    if universe is None:
+        raise ConfigError(
+            f"{_KNOB}: the ad has no JobUniverse", "make it with 'condor_submit -dump'"
+        )
+    make = _MAKERS.get((universe, (kind or "").lower()))
+    if make is None:
+        what = f"JobUniverse = {universe}" + (f", JobVMType = {kind}" if kind else "")
+        known = " or ".join(f"JobUniverse = {u}, JobVMType = {k}" for u, k in _MAKERS)
+        raise ConfigError(
+            f"{_KNOB}: no capsule can be made for an ad with {what}", f"use one with {known}"
+        )
+    return make
+
+
+def _from_source(job: SourceJob, template: Ad) -> dict[str, Value]:
+    """The user's own attributes, and what the routed job has in common with the source.
+
+    OnExitHold, OnExitRemove and JobMaxRetries stay behind: a job of the VM universe
+    always ends with ExitCode 0, so they would judge the wrong status.  The periodic
+    expressions stay too: the router evaluates the source's.
+    """
+    copied = {name.lower() for name in _COPIED}
+    if job.ad.value("Rank") in (None, 0):
+        copied.remove("rank")  # condor_submit's default, which says nothing
+    return {
+        name: text
+        for name, text in job.ad.attributes
+        if name.lower() in copied or not (belongs_to_source(name) or name in template)
+    }
+
+
+def _common(job: SourceJob, capsule: CapsuleFacts) -> dict[str, Value]:
+    memory_kib = capsule.memory_mib * 1024
+    return {
+        "Iwd": quote(str(capsule.folder)),
+        # In the VM universe only a label; condor_q shows it.
+        "Cmd": quote(_label(job)),
+        "TransferExecutable": False,
+        "In": quote("/dev/null"),
+        "Out": quote("/dev/null"),
+        "Err": quote("/dev/null"),
+        "JobNotification": 0,
+        "RequestCpus": capsule.cpus,
+        "RequestMemory": capsule.memory_mib,
+        # A suspended VM's memory is saved beside its disks.
+        "RequestDisk": capsule.size_kib + memory_kib,
+        "DiskUsage": capsule.size_kib + memory_kib,
+        "ExecutableSize": memory_kib,
+        "ImageSize": memory_kib,
+        "TransferInputSizeMB": -(-capsule.size_kib // 1024),
+        "VmCapsuleDir": quote(str(capsule.folder)),
+        "VmCapsuleFormat": contract.FORMAT,
+        "VmCapsuleSourceJobId": quote(job.job_id),
+    }
+
+
+def _vmware(template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
+    """A VMware job of the VM universe (HTCondor up to 9.11)."""
+    files = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
+    paths = [str(capsule.folder / name) for name in files]
+    changes: dict[str, Value] = {
+        "JobVMType": quote("vmware"),
+        "JobVMMemory": capsule.memory_mib,
+        "JobVM_VCPUS": capsule.cpus,
+        "JobVMNetworking": capsule.network,
+        "JobVMCheckpoint": False,
+        "VMPARAM_VMware_Dir": quote(str(capsule.folder)),
+        "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
+        "VMPARAM_VMware_VMDK_Files": _list(capsule.vmdk_files),
+        "VMPARAM_VMware_Transfer": True,
+        # With a snapshot the guest's writes would come back as a redo log that only
+        # VMware can read; without one the data disk itself comes back with the outputs.
+        "VMPARAM_VMware_SnapshotDisk": False,
+        "TransferInput": _list(paths),
+        "ShouldTransferFiles": quote("YES"),
+        "WhenToTransferOutput": quote("ON_EXIT"),
+    }
+    if "Requirements" not in template:
+        changes["Requirements"] = _VM_REQUIREMENTS
+    return changes
+
+
+_MAKERS: Mapping[tuple[int, str], Callable[[Ad, CapsuleFacts], Mapping[str, Value]]] = {
+    (_VM_UNIVERSE, "vmware"): _vmware,
+}
+
+
+def _label(job: SourceJob) -> str:
+    return "vmcapsule " + job.executable.rsplit("/", 1)[-1]
+
+
+def _list(names: Sequence[str]) -> str:
+    for name in names:
+        if "," in name:
+            raise AdError(
+                f"the capsule's file '{name}' has a comma in its path, which separates in ads",
+                "use no commas in VM_CAPSULE_SCRATCH_DIR_PREFIX and in the template's names",
+            )
+    return quote(",".join(names))
