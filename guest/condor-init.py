@@ -1285,7 +1285,7 @@ class Condor:
             while b"\n" in self.buffer:
                 line, _, self.buffer = self.buffer.partition(b"\n")
                 if line.startswith(to_bytes(wanted)):
-                    self.log("HTCondor: " + to_text(line))
+                    self.log("HTCondor: " + to_text(line)[:60])
                     return to_text(line).split(" ", 2)
                 self.lines.append(to_text(line))
             if poller.poll(int(pause_s * 1000)):

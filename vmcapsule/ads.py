@@ -99,6 +99,10 @@ class Ad:
         value = self._typed(name, "true or false", bool, int, float)
         return None if value is None else bool(value)
 
+    def shown(self, name: str) -> str:
+        """Return ``name = expression`` for a message: one line, not too long, printable."""
+        return f"{name} = {_shorten(self.expr(name) or 'undefined')}"
+
     def _typed(self, name: str, kind: str, *types: type) -> Any:
         value = self.value(name)
         if value is not None and not isinstance(value, types):
@@ -106,10 +110,8 @@ class Ad:
         return value
 
     def _wrong(self, name: str, kind: str, value: object) -> AdError:
-        return AdError(
-            f"{name} = {_shorten(self.expr(name) or '')}: {_shorten(str(value))} is not {kind}",
-            f"give {name} as {kind}",
-        )
+        message = f"{self.shown(name)}: {_shorten(str(value))} is not {kind}"
+        return AdError(message, f"give {name} as {kind}")
 
     def with_(self, changes: Mapping[str, Value]) -> Ad:
         """Return an ad in which ``changes`` replace or follow the attributes.
@@ -310,14 +312,12 @@ def _record(text: str, start: int, number: int) -> tuple[list[_Item], int]:
 
 
 def _bad_line(number: int, line: str, reason: str) -> AdError:
-    return AdError(
-        f"line {number} of the ad cannot be parsed: '{_shorten(line)}': {reason}",
-        "give one 'Attr = expr' a line",
-    )
+    message = f"line {number} of the ad cannot be parsed: '{_shorten(line)}': {reason}"
+    return AdError(message, "give one 'Attr = expr' a line")
 
 
 def _shorten(text: str) -> str:
-    flat = " ".join(text.split())
+    flat = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
     return flat if len(flat) <= _QUOTED_CHARS else flat[:_QUOTED_CHARS] + "..."
 
 
@@ -373,7 +373,7 @@ def _evaluate(library_ad: Any, name: str, text: str) -> Any:
         raise AdError(f"{name} = {_shorten(text)}: cannot be evaluated ({error})") from error
     if not isinstance(value, library.Value):
         return value
-    if value == library.Value.Error:
+    if value is library.Value.Error:
         raise AdError(f"{name} = {_shorten(text)}: evaluates to ERROR", f"correct {name}")
     return None
 
@@ -394,8 +394,6 @@ def _library() -> Any:
                 "install the Python package 'htcondor' (on Debian: python3-htcondor)",
             ) from error
         if not hasattr(library, "ExprTree"):
-            raise ToolError(
-                "the Python package 'classad' is not HTCondor's",
-                "remove it and install the Python package 'htcondor'",
-            ) from None
+            remedy = "remove it and install the Python package 'htcondor'"
+            raise ToolError("the Python package 'classad' is not HTCondor's", remedy) from None
     return library

@@ -7,10 +7,10 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, Optional, Sequence
+from typing import Any, NoReturn, Optional, Sequence
 
 from vmcapsule import __version__
-from vmcapsule.errors import VmCapsuleError
+from vmcapsule.errors import UsageError, VmCapsuleError
 
 MIB = 1 << 20
 #: As a shell reports a program that a signal ended.
@@ -109,8 +109,16 @@ def _interrupt(number: int, frame: Optional[FrameType]) -> None:
     raise KeyboardInterrupt(number)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with our own exit status for a malformed command line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(UsageError.exit_status, f"{self.prog}: {message}; see '{self.prog} --help'\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vmcapsule",
         description=DESCRIPTION,
         epilog=EPILOG,

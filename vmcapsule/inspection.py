@@ -80,7 +80,8 @@ def lines(found: dict[str, Any]) -> list[str]:
     record = found["exit_record"]
     said.append("exit record: none" if record is None else "exit record:")
     for key, value in (record or {}).items():
-        said += _shown(f"  {key} = {value}").split("\\n")
+        first, *rest = str(value).splitlines() or [""]
+        said += [_shown(f"  {key} = {first}"), *(_shown(f"    {line}") for line in rest)]
     for name in ("guest_log", "condor_log"):
         if found[name]:
             said += [f"{name.replace('_', ' ')}:"]

@@ -120,7 +120,7 @@ def _parse(ad: Ad, name: str, parse: Callable[[str], _Parsed]) -> Optional[_Pars
     try:
         return parse(text)
     except ValueError as error:
-        raise AdError(f"{name} = {ad.expr(name)}: {error}", f"correct {name}") from error
+        raise AdError(f"{ad.shown(name)}: {error}", f"correct {name}") from error
 
 
 def _arguments(ad: Ad) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def _amount(ad: Ad, name: str, default: int, maximum: int) -> int:
         return default
     if not 0 <= value <= maximum:
         raise AdError(
-            f"{name} = {ad.expr(name)}: {value} is not between 0 and {maximum}",
+            f"{ad.shown(name)}: {value} is not between 0 and {maximum}",
             f"correct {name}",
         )
     return math.ceil(value) or default

@@ -38,7 +38,7 @@ _NAMES_TEXT = """
     publicinputfiles qdate rank releasereason removereason requeuereason requiregpus
     requirements residentsetsize residentsetsize_raw routedby routedfromjobid
     routedtojobid routename scheddinterval scratchdirfilecount serverime servertime
-    shadowbday shouldtransferfiles spooledoutputfiles stackize startdipaddr
+    shadowbday shouldtransferfiles spooledoutputfiles stacksize startdipaddr
     startdprincipal startdsendsalives statslifetimestarter successpostcode
     successprecode targettype terminationpending toe totalsubmitprocs totalsuspensions
     user userlog userlogusexml vacatereason wantcheckpoint wantgracefulremoval

@@ -14,7 +14,7 @@ from vmcapsule import job_text
 from vmcapsule.ads import Ad
 from vmcapsule.errors import JobRefused
 
-#: Given the ad and an attribute that it has: is this what the row refuses?
+#: Given the ad and an attribute's name: is this what the row refuses?
 Predicate = Callable[[Ad, str], bool]
 
 VANILLA = 5
@@ -23,7 +23,7 @@ _NULL_FILES = ("", "/dev/null")
 
 @dataclass(frozen=True)
 class Refusal:
-    """Refuse a job when ``applies`` holds for one of ``attributes`` that its ad has."""
+    """Refuse a job when ``applies`` holds for one of ``attributes``."""
 
     attributes: tuple[str, ...]
     applies: Predicate
@@ -35,8 +35,8 @@ def refuse(ad: Ad) -> None:
     """Raise `JobRefused`, naming the attribute, for the first row that applies."""
     for row in (*TABLE, *_custom_resources(ad)):
         for name in row.attributes:
-            if name in ad and row.applies(ad, name):
-                raise JobRefused(f"{name} = {ad.expr(name)}: {row.why}", row.remedy)
+            if row.applies(ad, name):
+                raise JobRefused(f"{ad.shown(name)}: {row.why}", row.remedy)
 
 
 def _is_set(ad: Ad, name: str) -> bool:
@@ -81,6 +81,11 @@ def _has_match_macro(ad: Ad, name: str) -> bool:
 
 def _is_other_universe(ad: Ad, name: str) -> bool:
     return ad.integer(name) not in (None, VANILLA)
+
+
+def _is_other_signal(ad: Ad, name: str) -> bool:
+    """Other than what older versions of condor_submit write where nothing is asked for."""
+    return ad.value(name) not in (None, "", "SIGTERM", 15)
 
 
 def _asks_for_many(ad: Ad, name: str) -> bool:
@@ -262,7 +267,7 @@ TABLE: tuple[Refusal, ...] = (
     ),
     Refusal(
         ("KillSig", "RemoveKillSig", "HoldKillSig"),
-        _is_set,
+        _is_other_signal,
         "a guest that is stopped does not signal its job",
         _NOT_ROUTED,
     ),

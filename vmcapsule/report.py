@@ -27,8 +27,8 @@ def result_lines(result: RunResult) -> list[str]:
     """A finished job for people: how it ended, what came back, where the time went."""
     lines = [f"job {result.job_id}: {describe_exit(result.exit)}"]
     lines += [f"  {path}" for path in result.outputs]
-    guest = " ".join(result.exit.guest.get("condor_version", "").split()[1:2])
-    runner = f"HTCondor {guest}" if result.exit.runner == "condor" else "the direct runner"
+    version = result.exit.guest.get("condor_version", "")
+    runner = f"HTCondor {version}" if result.exit.runner == "condor" else "the direct runner"
     lines.append(
         f"  ran under {runner} in a VM ({result.accelerator}), "
         f"CPU {result.exit.user_cpu_s + result.exit.system_cpu_s:.1f} s, "

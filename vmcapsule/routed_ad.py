@@ -123,7 +123,7 @@ def _from_source(job: SourceJob, template: Ad) -> dict[str, Value]:
     expressions stay too: the router evaluates the source's.
     """
     copied = {name.lower() for name in _COPIED}
-    if job.ad.value("Rank") in (None, 0):
+    if job.ad.expr("Rank") in ("0", "0.0"):
         copied.remove("rank")  # condor_submit's default, which says nothing
     return {
         name: text

@@ -23,8 +23,11 @@ from vmcapsule.process import Arg, run
 
 SUBMIT_TIMEOUT_S = 120.0
 _LOADER = "ld-linux-x86-64.so.2"
-#: 'queue' alone or with a count, names and items; no attribute of an ad is called that.
-_QUEUE = re.compile(r"^[ \t]*queue\b(?![ \t]*=)", re.IGNORECASE | re.MULTILINE)
+#: A queue statement, or a command that is no attribute of any job ad.
+_SUBMIT_LINE = re.compile(
+    r"^[ \t]*(?:queue\b(?![ \t]*=)|(?:executable|universe)[ \t]*=)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _UNUSED = re.compile(r"the line '(.*?)' was unused by condor_submit", re.DOTALL)
 _ERROR = re.compile(r"^\s*ERROR\b", re.MULTILINE)
 _COMMANDS_TEXT = """
@@ -56,8 +59,8 @@ COMMANDS = tuple(_COMMANDS_TEXT.split())
 
 
 def is_submit_file(text: str) -> bool:
-    """Does this text look like a submit description (it queues), not like a job ad?"""
-    return not text.lstrip().startswith("[") and _QUEUE.search(text) is not None
+    """Does this text look like a submit description, not like a job ad?"""
+    return not text.lstrip().startswith("[") and _SUBMIT_LINE.search(text) is not None
 
 
 def ads_from_submit(file: Path, *, tarball: Optional[Path], cache: Path) -> tuple[Ad, ...]:

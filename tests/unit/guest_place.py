@@ -50,7 +50,9 @@ class Place:
         self.work = folder / "work"
         (self.data / contract.RECORD_DIR).mkdir(parents=True)
 
-    def give(self, files: Mapping[str, bytes], modes: Optional[Mapping[str, int]] = None) -> None:
+    def give(
+        self, files: Mapping[str, bytes], modes: Optional[Mapping[str, int]] = None
+    ) -> None:
         """Pack ``files`` as the host would, with the host's own code."""
         source = self.data.parent / "source"
         members = []

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Dict, Iterator, Tuple
 
 import pytest
-from .disk_volumes import KINDS, Kind, complaints, make_volume, mtools_put, mtools_tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,8 @@ from vmcapsule import process
 from vmcapsule.disk.extents import Extent, read_at, write_at
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.errors import DiskError, SpaceError
+
+from .disk_volumes import KINDS, Kind, complaints, make_volume, mtools_put, mtools_tree
 
 SMALL = KINDS[0]
 KIND_IDS = [f"fat{k.bits}-{k.cluster_sectors}-{k.offset_bytes}" for k in KINDS]
@@ -53,7 +54,7 @@ WORD = st.text(
 
 
 def holdable(name: str) -> bool:
-    return not (
+    return name != "-" and not (  # to mcopy that is its standard input
         set(name) & set('"*/:<>?\\|~\x7f')
         or any(char < " " or not char.isprintable() for char in name)
         or name[-1] in " ."
@@ -71,7 +72,9 @@ MTOOLS_LONG = st.integers(14, 150).map(lambda n: "long name " + "x" * (n - 10))
 LONG = st.integers(14, 250).map(lambda n: "long name " + "x" * (n - 10))
 # mtools has no surrogate pairs, and takes a name like "\xb3" to be the short name "3".
 BMP_NAME = NAME.filter(lambda name: max(name) < "\ud800")
-DATA = st.integers(0, 9000).flatmap(lambda n: st.just(os.urandom(8) * (n // 8) + b"." * (n % 8)))
+DATA = st.integers(0, 9000).flatmap(
+    lambda n: st.just(os.urandom(8) * (n // 8) + b"." * (n % 8))
+)
 
 
 def trees(names: st.SearchStrategy[str]) -> st.SearchStrategy[Dict[str, bytes]]:
@@ -229,7 +232,7 @@ def test_extents_are_where_the_bytes_lie_in_the_image(tmp_path):
 def test_a_file_in_pieces(tmp_path):
     """With every other cluster taken, a file is put together from what is free."""
     image = make_volume(tmp_path / "v.img", SMALL)
-    data = os.urandom(50 * 512 + 7)
+    data = os.urandom(40 * 512 + 7)
     with opened(image, SMALL) as volume:
         volume.make_folder("f")
         count = 0
@@ -237,13 +240,13 @@ def test_a_file_in_pieces(tmp_path):
             volume.write(f"f/{count}", b"x" * 512)
             count += 1
         rest = volume.free_bytes
-        for n in range(0, 200, 2):
+        for n in range(0, 60, 2):
             volume.remove(f"f/{n}")
-        assert volume.free_bytes == rest + 100 * 512
+        assert volume.free_bytes == rest + 30 * 512
         volume.write("big", data)
         extents = volume.lookup("big").extents
         # The longest free run is used whole, then single clusters.
-        assert len(extents) == 1 + (51 * 512 - rest) // 512
+        assert len(extents) == 1 + (41 * 512 - rest) // 512
         assert sum(e.length_bytes for e in extents) == len(data)
         assert volume.read("big", 1 << 20) == data
         volume.flush()
@@ -302,7 +305,20 @@ def test_a_full_root_folder_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "a/../b", "a//b", "x:y", "tab\t", "dot.", "space ", "n\0", "\udcff", "x" * 256]
+    [
+        "",
+        ".",
+        "..",
+        "a/../b",
+        "a//b",
+        "x:y",
+        "tab\t",
+        "dot.",
+        "space ",
+        "n\0",
+        "\udcff",
+        "x" * 256,
+    ]
     + ["\U0001f600" * 128],
 )
 def test_names_that_vfat_cannot_hold_are_refused(tmp_path, name):

@@ -6,14 +6,13 @@ syslinux's installer, which all work on files.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import List, Sequence
 
 from vmcapsule.errors import ToolError
-from vmcapsule.process import run
+from vmcapsule.process import Arg, run
 
 SECTOR_BYTES = 512
 MIB = 1 << 20
@@ -119,14 +118,11 @@ def _make_root(raw: Path, part: Partition, root: Path, uuid: str) -> None:
     # No journal, no checksums, tables written now: a capsule's disk lives for one job, and
     # the guest should neither initialize nor check anything.
     features = "^has_journal,^metadata_csum,^64bit,^resize_inode"
-    run(
-        ["mkfs.ext4", "-q", "-F", "-d", root, "-U", uuid, "-L", "CAPSULE-ROOT", "-m", "0"]
-        + ["-O", features, "-E"]
-        + [f"offset={part.offset_bytes},lazy_itable_init=0,nodiscard"]
-        + [raw, f"{part.size_bytes // 1024}k"],
-        timeout_s=_TOOL_TIMEOUT_S,
-        env={**os.environ, "MKE2FS_SKIP_PROGRESS": "1"},
-    )
+    extended = f"offset={part.offset_bytes},lazy_itable_init=0,nodiscard"
+    command: List[Arg] = ["mkfs.ext4", "-q", "-F", "-d", root, "-U", uuid, "-m", "0"]
+    command += ["-L", "CAPSULE-ROOT", "-O", features, "-E", extended]
+    command += [raw, f"{part.size_bytes // 1024}k"]
+    run(command, timeout_s=_TOOL_TIMEOUT_S)
 
 
 def _mbr_code() -> bytes:

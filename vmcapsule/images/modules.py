@@ -17,8 +17,10 @@ from vmcapsule.errors import TemplateError
 from vmcapsule.process import run
 
 _ALIAS = re.compile(r"[A-Za-z0-9_:*?,.\[\]-]+\Z")
+_SIGNATURE_MAGIC = b"~Module signature appended~\n"
+_SIGNATURE_INFO_BYTES = 12
 #: Only devices on these buses are looked at in the initrd.
-_ALIAS_BUSES = ("pci:", "virtio:")
+_ALIAS_BUSES = ("pci:", "virtio:", "acpi")
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,30 @@ def wanted(index: ModuleIndex, wishes: Sequence[ModuleWish]) -> Tuple[str, ...]:
 
 
 def module_bytes(path: Path) -> bytes:
-    """Return a module's ELF file, decompressed: that is slow inside an emulated guest."""
+    """Return a module's ELF file as a guest loads it fastest: plain and without signature.
+
+    Decompressing and checking a signature are slow under emulation, and the kernel takes
+    a module without one (marking itself as tainted) unless it was told to refuse.
+    """
     data = path.read_bytes()
     if path.suffix == ".xz":
-        return lzma.decompress(data)
-    if path.suffix == ".gz":
-        return gzip.decompress(data)
-    if path.suffix == ".zst":
-        return run(["zstd", "-dc"], stdin=data, timeout_s=60).stdout
-    return data
+        data = lzma.decompress(data)
+    elif path.suffix == ".gz":
+        data = gzip.decompress(data)
+    elif path.suffix == ".zst":
+        data = run(["zstd", "-dc"], stdin=data, timeout_s=60).stdout
+    return without_signature(data)
+
+
+def without_signature(module: bytes) -> bytes:
+    """Cut off what the kernel's ``scripts/sign-file`` appended to a module, if anything.
+
+    The end is: the signature, ``struct module_signature`` (12 bytes, the last four its
+    length, big-endian), a magic line.
+    """
+    if not module.endswith(_SIGNATURE_MAGIC):
+        return module
+    end = len(module) - len(_SIGNATURE_MAGIC)
+    size = int.from_bytes(module[end - 4 : end], "big")
+    start = end - _SIGNATURE_INFO_BYTES - size
+    return module[:start] if start > 0 else module

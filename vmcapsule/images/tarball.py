@@ -68,8 +68,9 @@ def build_tarball(
     """Build the tarball at ``target``, replacing one that is there.
 
     A ``target`` that is a folder gets ``condor-<version>.tar.gz``.  Else its name decides:
-    ``.tar`` is not compressed, all else is gzip.  The same packages give the same bytes.  Raises `ToolError` where a program is missing, fails,
-    or does not run from the finished tree.
+    ``.tar`` is not compressed, all else is gzip.  The same packages give the same bytes.
+    Raises `ToolError` where a program is missing, fails, or does not run from the
+    finished tree.
     """
     folder = target if target.is_dir() else target.parent
     folder.mkdir(parents=True, exist_ok=True)

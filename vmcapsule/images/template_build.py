@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
+from vmcapsule.disk.vmdk import create_vmdk
 from vmcapsule.errors import UsageError
 from vmcapsule.images.bootdisk import MIB, BootFiles, build_system_disk
-from vmcapsule.images.datadisk import build_data_disk, fat_layout
+from vmcapsule.images.datadisk import LABEL, build_data_disk, fat_layout
 from vmcapsule.images.guest_root import GuestRoot, build_guest_root
 from vmcapsule.images.initrd import build_initrd
+from vmcapsule.images.kernel import vmlinux
 from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
-from vmcapsule.process import run
 from vmcapsule.template import (
     DATA_DISK,
     FOLDER,
     INITRD,
     KERNEL,
+    PLAIN_KERNEL,
     RECORD,
     RECORD_FORMAT,
     Template,
@@ -33,10 +35,20 @@ from vmcapsule.template import (
 GIB = 1 << 30
 VMX_NAME = "capsule.vmx"
 SYSTEM_DISK = "system.vmdk"
-#: Both kernels are told the same but for where they write and what follows a panic.
-CMDLINE = "root=UUID=${uuid} rootfstype=ext4 rw quiet loglevel=3 8250.nr_uarts=1"
-DISK_CMDLINE = CMDLINE + " console=tty0 console=ttyS0"
-DIRECT_CMDLINE = CMDLINE + " console=ttyS0 panic=-1"
+#: Measures against one program spying on another have nothing to protect in a guest that
+#: runs one job and is thrown away; watchdogs and timer checks misfire under emulation.
+_CMDLINE = (
+    "root=UUID=${uuid} rootfstype=ext4 rw vmcapsule.data=LABEL=${label} quiet loglevel=3"
+    " 8250.nr_uarts=1 mitigations=off nowatchdog no_timer_check audit=0"
+)
+#: From its own disk: the console is a screen and the first serial line, a panic stays.
+DISK_CMDLINE = _CMDLINE + " edd=off console=tty0 console=ttyS0"
+#: Direct boot: a panic ends QEMU (with -no-reboot).  The calls left out prepare tracing,
+#: an entropy source's self-test, module signatures: a third of a second under emulation.
+DIRECT_CMDLINE = _CMDLINE + (
+    " console=ttyS0 panic=-1 initcall_blacklist=jent_mod_init,load_system_certificate_list,"
+    "trace_eval_init,bpf_tcp_ca_kfunc_init"
+)
 _VMX_MEMORY_MIB = 1024
 _MOUNT_POINT = re.compile(r"/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z")
 
@@ -115,15 +127,19 @@ def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
     initrd = build_initrd(guest.modules, busybox, recipe.initrd_init, recipe.modules)
     (folder / INITRD).write_bytes(initrd)
     shutil.copyfile(guest.kernel_image, folder / KERNEL)
+    plain = vmlinux(guest.kernel_image.read_bytes())
+    if plain is not None:
+        (folder / PLAIN_KERNEL).write_bytes(plain)
     root_uuid = str(uuid.uuid4())
     progress("making the system disk")
     _system_disk(scratch, recipe, guest, root_uuid, wish.root_size_bytes)
     progress("making the data disk")
     raw = scratch / "data.raw"
     build_data_disk(raw, size_bytes=wish.data_size_bytes, offset_bytes=wish.data_offset_bytes)
-    _to_vmdk(raw, folder / DATA_DISK, "monolithicFlat")
+    create_vmdk(raw, folder / DATA_DISK, "monolithicFlat")
+    raw.unlink()
     (folder / VMX_NAME).write_text(_vmx(recipe))
-    record = _record(wish, guest, filled(DIRECT_CMDLINE, {"uuid": root_uuid}))
+    record = _record(wish, guest, _cmdline(DIRECT_CMDLINE, root_uuid))
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -131,7 +147,7 @@ def _system_disk(
     scratch: Path, recipe: Recipe, guest: GuestRoot, root_uuid: str, root_size_bytes: int
 ) -> None:
     folder = scratch / FOLDER
-    cmdline = filled(DISK_CMDLINE, {"uuid": root_uuid})
+    cmdline = _cmdline(DISK_CMDLINE, root_uuid)
     files = BootFiles(
         kernel=(folder / KERNEL).read_bytes(),
         initrd=(folder / INITRD).read_bytes(),
@@ -146,16 +162,12 @@ def _system_disk(
         uuid=root_uuid,
         scratch=scratch,
     )
-    _to_vmdk(raw, folder / SYSTEM_DISK, "monolithicSparse")
-
-
-def _to_vmdk(raw: Path, target: Path, form: str) -> None:
-    run(
-        ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={form}"]
-        + [raw, target],
-        timeout_s=600,
-    )
+    create_vmdk(raw, folder / SYSTEM_DISK, "monolithicSparse")
     raw.unlink()
+
+
+def _cmdline(text: str, root_uuid: str) -> str:
+    return filled(text, {"uuid": root_uuid, "label": LABEL})
 
 
 def _vmx(recipe: Recipe) -> str:

@@ -1,0 +1,225 @@
+"""Outputs leave a returned disk whole or not at all, and a hostile one gets nowhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Iterator, Optional
+
+import pytest
+
+from vmcapsule import contract, extract
+from vmcapsule.ads import parse_ad
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.vmdk import create_vmdk, raw_edit
+from vmcapsule.errors import DeliveryError, DiskError, GuestError
+from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.job import SourceJob, read_job
+from vmcapsule.pack import Entry, Stretch, dump_index
+
+OFFSET_BYTES = 1 << 20
+EXITED: dict[str, Any] = {
+    "format": contract.FORMAT,
+    "runner": "direct",
+    "state": "exited",
+    "exit_code": 0,
+    "exit_signal": None,
+    "core_dumped": False,
+    "started_at_s": 1.0,
+    "ended_at_s": 2.0,
+    "user_cpu_s": 0.5,
+    "system_cpu_s": 0.25,
+    "max_rss_kib": 1024,
+    "failure": None,
+    "missing_outputs": [],
+    "phases": {"job": 1.0},
+    "condor_ad": None,
+    "guest": {"python": "3"},
+}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    raw = tmp_path / "raw"
+    build_data_disk(raw, size_bytes=20 << 20, offset_bytes=OFFSET_BYTES)
+    path = tmp_path / "data.vmdk"
+    create_vmdk(raw, path, "monolithicFlat")
+    return path
+
+
+def guest_writes(
+    disk: Path,
+    record: Optional[dict[str, Any]],
+    entries: tuple[Entry, ...] = (),
+    pack: bytes = b"",
+    index: Optional[bytes] = None,
+) -> None:
+    """What a guest leaves: an index, a pack, and (last) the exit record."""
+    with raw_edit(disk, disk.parent) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
+        volume.make_folder(contract.RECORD_DIR)
+        volume.write(contract.OUTPUT_INDEX, dump_index(entries) if index is None else index)
+        if pack:
+            volume.write(contract.OUTPUT_PACK % 0, pack)
+        if record is not None:
+            volume.write(contract.EXIT_RECORD, json.dumps(record).encode())
+        volume.flush()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    home.mkdir()
+    yield home
+    assert not list(home.rglob(".vmcapsule-*")), "a temporary file was left"
+
+
+def make_job(home: Path, **attributes: str) -> SourceJob:
+    lines = {"Iwd": f'"{home}"', "Cmd": '"/bin/true"', "JobUniverse": "5", **attributes}
+    return read_job(parse_ad("\n".join(f"{name} = {text}" for name, text in lines.items())))
+
+
+def deliver(disk: Path, job: SourceJob) -> list[str]:
+    with extract.opened(disk, None, disk.parent) as opened:
+        placed = extract.deliver(opened, extract.read_outputs(opened), job)
+    return [os.path.relpath(path, job.iwd) for path in placed]
+
+
+def exit_of(disk: Path) -> extract.JobExit:
+    with extract.opened(disk, None, disk.parent) as opened:
+        return extract.read_exit(opened)
+
+
+def file(path: str, at: int, length: int, mode: int = 0o644) -> Entry:
+    stretches = (Stretch(0, length, 0, at),) if length else ()
+    return Entry(path, "file", mode, 0, length, stretches)
+
+
+def test_outputs_are_placed_with_their_content_and_mode(disk: Path, home: Path) -> None:
+    entries = (
+        file("_condor_stdout", 0, 5),
+        Entry("d", "dir", 0o700),
+        file("d/a\udcff:b", 5, 3, 0o640),
+        file("empty", 0, 0),
+        Entry("sparse", "file", 0o600, 0, 1 << 33, (Stretch(1 << 32, 3, 0, 8),)),
+    )
+    guest_writes(disk, EXITED, entries, b"hellodatend")
+    placed = deliver(disk, make_job(home, Out='"logs/out"'))
+    assert placed == ["logs/out", "d/a\udcff:b", "empty", "sparse"]
+    assert (home / "logs/out").read_text() == "hello"
+    assert (home / "d/a\udcff:b").read_bytes() == b"dat"
+    assert (home / "d/a\udcff:b").stat().st_mode & 0o7777 == 0o640
+    sparse = (home / "sparse").stat()
+    assert sparse.st_size == 1 << 33 and sparse.st_blocks * 512 < 1 << 20
+
+
+def test_an_existing_file_is_replaced_and_a_link_written_through(
+    disk: Path, home: Path
+) -> None:
+    guest_writes(disk, EXITED, (file("a", 0, 3), file("l", 3, 3)), b"newtwo")
+    (home / "a").write_text("old and longer")
+    (home / "elsewhere").mkdir()
+    (home / "l").symlink_to("elsewhere/target")
+    deliver(disk, make_job(home))
+    assert (home / "a").read_text() == "new"
+    assert (home / "l").is_symlink() and (home / "elsewhere/target").read_text() == "two"
+
+
+def test_set_id_bits_are_not_taken_over(disk: Path, home: Path) -> None:
+    guest_writes(disk, EXITED, (file("tool", 0, 2, 0o6755),), b"hi")
+    deliver(disk, make_job(home))
+    assert (home / "tool").stat().st_mode & 0o7777 == 0o755
+
+
+def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
+    folder = Entry("n", "dir", 0o755)
+    guest_writes(disk, EXITED, (file("a", 0, 2), folder, file("n/b", 2, 2)), b"hiyo")
+    (home / "n").mkdir()
+    (home / "n/b").mkdir()
+    with pytest.raises(DeliveryError, match="'n/b' belongs at .* no regular file"):
+        deliver(disk, make_job(home))
+    assert sorted(p.name for p in home.rglob("*")) == ["b", "n"]
+
+
+def test_a_link_that_a_guest_sends_is_refused(disk: Path, home: Path) -> None:
+    guest_writes(disk, EXITED, (Entry("l", "link", 0o777, target="/etc"),))
+    with pytest.raises(DeliveryError, match="link to a folder"):
+        deliver(disk, make_job(home))
+    assert list(home.iterdir()) == []
+
+
+def test_a_hostile_index_delivers_nothing(disk: Path, home: Path) -> None:
+    line = {"path": "../../evil", "type": "file", "mode": 420, "size": 0, "extents": []}
+    guest_writes(disk, EXITED, index=json.dumps(line).encode())
+    with pytest.raises(DiskError, match="line 1 of the index"):
+        deliver(disk, make_job(home))
+    assert list(home.iterdir()) == []
+
+
+def test_a_missing_index_is_an_error(disk: Path, home: Path) -> None:
+    with pytest.raises(DiskError, match="has no 'vmcapsule/output.idx'"):
+        deliver(disk, make_job(home))
+
+
+def test_exit_records_are_read(disk: Path) -> None:
+    guest_writes(disk, {**EXITED, "exit_code": 7})
+    found = exit_of(disk)
+    assert (found.exit_code, found.exit_signal, found.status) == (7, None, 7)
+    assert found.user_cpu_s == 0.5 and found.phases_s == {"job": 1.0}
+
+
+def test_a_signal_is_told_as_a_shell_tells_it(disk: Path) -> None:
+    guest_writes(disk, {**EXITED, "exit_code": None, "exit_signal": 9})
+    assert exit_of(disk).status == 137
+
+
+def test_silence_is_not_success(disk: Path) -> None:
+    guest_writes(disk, None)
+    with pytest.raises(GuestError, match="no exit record"):
+        exit_of(disk)
+
+
+def test_a_guest_that_failed_says_why_in_one_line(disk: Path) -> None:
+    failure = {"stage": "exec", "message": "no\nsuch\x1b[31m file"}
+    guest_writes(disk, {**EXITED, "state": "failed", "failure": failure})
+    with pytest.raises(GuestError) as caught:
+        exit_of(disk)
+    assert "(exec): no such?[31m file" in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 99},
+        {"state": "fine"},
+        {"exit_code": None},
+        {"exit_signal": 9},
+        {"exit_code": 256},
+        {"exit_code": True},
+        {"exit_code": -1},
+        {"exit_code": None, "exit_signal": 0},
+        {"exit_code": None, "exit_signal": 65},
+        {"exit_code": "0"},
+        {"started_at_s": "now"},
+        {"user_cpu_s": -1},
+        {"max_rss_kib": float("inf")},
+        {"phases": {"x": None}},
+        {"phases": 3},
+        {"missing_outputs": 3},
+    ],
+)
+def test_a_record_that_makes_no_sense_is_no_success(disk: Path, change: dict[str, Any]) -> None:
+    guest_writes(disk, {**EXITED, **change})
+    with pytest.raises(GuestError):
+        exit_of(disk)
+
+
+def test_a_record_that_is_not_json_is_no_success(disk: Path) -> None:
+    with raw_edit(disk, disk.parent) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
+        volume.make_folder(contract.RECORD_DIR)
+        volume.write(contract.EXIT_RECORD, b"[" * 100_000)
+        volume.flush()
+    with pytest.raises(GuestError):
+        exit_of(disk)

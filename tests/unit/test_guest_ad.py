@@ -1,0 +1,73 @@
+"""The ad for the personal HTCondor in the guest: the source's, without what acts there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmcapsule.ads import Ad, parse_ad, split_translate
+from vmcapsule.guest_ad import guest_ad
+from vmcapsule.job import SourceJob, read_job
+
+pytest.importorskip("classad2")
+
+RECORDED = (
+    Path(__file__).resolve().parents[1] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"
+)
+
+
+def recorded() -> SourceJob:
+    return read_job(split_translate(RECORDED.read_text())[1])
+
+
+def made(job: SourceJob) -> Ad:
+    text = guest_ad(
+        job, executable="analyse.sh", stdin="numbers.txt", stdout="_condor_stdout", stderr=None
+    )
+    return parse_ad(text)
+
+
+def test_program_and_streams_are_the_sandboxs() -> None:
+    ad = made(recorded())
+    assert ad.string("Cmd") == "analyse.sh"
+    assert (ad.string("In"), ad.string("Out")) == ("numbers.txt", "_condor_stdout")
+    assert ad.string("Err") == "/dev/null"
+    assert "Iwd" not in ad
+
+
+def test_requests_are_integers_that_fit_and_nothing_is_required() -> None:
+    ad = made(recorded())
+    requests = [ad.expr(f"Request{what}") for what in ("Cpus", "Memory", "Disk")]
+    assert requests == ["1", "64", "1"]
+    assert (ad.expr("Requirements"), ad.integer("JobUniverse")) == ("true", 5)
+
+
+def test_the_rest_is_verbatim() -> None:
+    source, ad = recorded().ad, made(recorded())
+    for name in ("Arguments", "Environment", "ClusterId", "ProcId", "ProjectName"):
+        assert ad.expr(name) == source.expr(name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'UserLog = "/home/alice/run.log"',
+        'DAGManNodesLog = "/x"',
+        'HookKeyword = "EVIL"',
+        "PeriodicRemove = true",
+        "OnExitHold = ExitCode =!= 0",
+        "LeaveJobInQueue = true",
+        "JobNotification = 3",
+        "Rank = KFlops",
+        'TransferOutputRemaps = "a=b"',
+        "TransferExecutable = false",
+        "AllowedJobDuration = 5",
+        "WantJobRouter = true",
+        'Owner = "root"',
+        "StreamOut = false",
+    ],
+)
+def test_what_a_starter_would_act_upon_is_dropped(line: str) -> None:
+    job = read_job(parse_ad(f'Cmd = "/x"\nIwd = "/"\n{line}\n'))
+    assert line.split(" = ")[0] not in made(job)

@@ -1,0 +1,454 @@
+"""The guest's script from its start to the exit record, without a machine around it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Iterator
+
+import pytest
+
+from tests.unit.guest_place import SCRIPT, Place, is_root, load_guest
+from vmcapsule import contract
+
+guest = load_guest()
+OUT, ERR = contract.STDOUT, contract.STDERR
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    # Not pytest's own folder: as root the job runs as nobody, who cannot enter that.
+    with tempfile.TemporaryDirectory(prefix="guest-") as name:
+        Path(name).chmod(0o755)
+        yield Place(Path(name))
+
+
+def test_exit_code_streams_and_new_files_come_back(place: Place) -> None:
+    record = place.job("echo out; echo err >&2; echo made > new.txt; exit 7")
+    assert (record["state"], record["failure"]) == ("exited", None)
+    assert (record["exit_code"], record["exit_signal"]) == (7, None)
+    assert sorted(place.entries()) == [ERR, OUT, "new.txt"]
+    assert place.content(OUT) == b"out\n"
+    assert place.content(ERR) == b"err\n"
+    assert place.content("new.txt") == b"made\n"
+    assert record["outputs"] == {"entries": 3, "packs": 1, "bytes": 13}
+
+
+def test_record_has_every_key_of_the_contract(place: Place) -> None:
+    record = place.job("exit 0")
+    told = [line for line in (contract.__doc__ or "").splitlines() if line.startswith("    ")]
+    block = told[next(i for i, line in enumerate(told) if "exit_code" in line) - 4 :]
+    keys = {line.split()[0].rstrip(",") for line in block if line[4] != " "}
+    assert keys <= set(record)
+    assert record["format"] == contract.FORMAT
+    assert record["runner"] == "direct"
+    assert set(record["guest"]) == {"kernel", "python", "condor_version"}
+    assert {"boot", "unpack_input", "job", "save_outputs"} <= set(record["phases"])
+
+
+def test_killed_by_a_signal(place: Place) -> None:
+    record = place.job("kill -9 $$")
+    assert (record["state"], record["exit_code"], record["exit_signal"]) == ("exited", None, 9)
+
+
+def test_standard_input_and_merged_streams(place: Place) -> None:
+    place.job("cat; echo e >&2; echo o", stdin="in.txt", stderr=OUT)
+    assert sorted(place.entries()) == [OUT]
+    assert place.content(OUT) == b"hello\ne\no\n"
+
+
+def test_no_streams_are_dev_null(place: Place) -> None:
+    record = place.job("cat && echo x && echo y >&2", stdout=None, stderr=None)
+    assert record["exit_code"] == 0
+    assert place.entries() == {}
+
+
+def test_arguments_and_environment_arrive_byte_for_byte(place: Place) -> None:
+    odd = "\udcff'\"\\ \n$x ü"
+    place.job(
+        'printf "%s|" "$@" "$ODD" "$HERE"',
+        arguments=["two words", "", odd],
+        environment={"ODD": odd, "HERE": "#CoNdOrScRaTcHdIr#/x"},
+    )
+    expected = os.fsencode("|".join(["two words", "", odd, odd]))
+    assert place.content(OUT).startswith(expected + b"|/")
+    assert place.content(OUT).endswith(b"/x|")
+
+
+def test_job_finds_what_a_starter_provides(place: Place) -> None:
+    ad = place.data / contract.JOB_AD
+    ad.write_text('MyType = "Job"\nClusterId = 11\nCustom = "a=b"\n')
+    place.job(
+        'env; pwd; cat .job.ad .machine.ad; ls -ld . ; echo "$0"; id -un',
+        environment={"MKL_NUM_THREADS": "9", "TMPDIR": "/elsewhere"},
+    )
+    lines = place.content(OUT).decode().splitlines()
+    scratch = next(x for x in lines if x.startswith("_CONDOR_SCRATCH_DIR="))[20:]
+    assert f"{scratch}/job.sh" in lines
+    assert Path(scratch).parent == place.work / "execute"
+    assert Path(scratch).name.startswith("dir_")
+    for expected in (
+        "_CONDOR_SLOT=slot1_1",
+        "BATCH_SYSTEM=HTCondor",
+        f"_CONDOR_JOB_AD={scratch}/.job.ad",
+        f"_CONDOR_MACHINE_AD={scratch}/.machine.ad",
+        f"_CONDOR_JOB_IWD={scratch}",
+        f"TMPDIR={scratch}",
+        "OMP_NUM_THREADS=3",
+        "MKL_NUM_THREADS=9",
+        "ClusterId = 11",
+        'Custom = "a=b"',
+        f'Iwd = "{scratch}"',
+        "Cpus = 3",
+        "Memory = 256",
+        scratch,
+    ):
+        assert expected in lines
+    assert not [line for line in lines if line.startswith("PATH=")]
+    assert any(line.startswith('Name = "slot1_1@') for line in lines)
+    assert any(line.startswith("drwx------") for line in lines)
+    assert "root" not in lines
+
+
+def test_default_outputs_are_new_or_changed_files_at_the_top(place: Place) -> None:
+    place.give(
+        {
+            "job.sh": SORTS_OF_OUTPUT,
+            "same": b"1",
+            "grown": b"1",
+            "moded": b"1",
+            "rewritten": b"1",
+        }
+    )
+    place.record()
+    record = place.run()
+    assert record["state"] == "exited"
+    expected = [".dot", OUT, ERR, "grown", "linked", "nowhere", "rewritten", "spa ce"]
+    assert sorted(place.entries()) == sorted(expected)
+    assert place.entries()["linked"].kind == "file"
+    assert place.content("linked") == b"deep\n"
+    assert place.entries()["nowhere"].kind == "link"
+    assert "'pipe' is a socket, FIFO or device" in place.log()
+
+
+SORTS_OF_OUTPUT = b"""#!/bin/sh
+touch .dot 'spa ce' .job.ad .machine.ad .chirp.config .update.ad
+rm -f .job.ad; touch .job.ad
+echo more >> grown
+printf 2 > rewritten
+chmod 700 moded
+cat same > /dev/null
+echo '#' >> job.sh
+mkdir folder; echo deep > folder/deep
+ln -s folder/deep linked; ln -s folder to_folder; ln -s nothing nowhere
+mkfifo pipe
+"""
+
+
+def test_listed_outputs_come_with_their_folders(place: Place) -> None:
+    record = place.job(
+        "mkdir -p a/b c d/e; echo 1 > a/b/1; echo 2 > a/2; echo 3 > c/3; ln -s ../a c/up;"
+        " ln -s c byname; echo 4 > d/e/4; echo 5 > d/5; echo x > other",
+        outputs=["a", "./c/", "byname/", "d//e/4", "gone", "a/gone/"],
+    )
+    assert record["missing_outputs"] == ["gone", "a/gone/"]
+    entries = place.entries()
+    assert sorted(entries) == sorted(
+        [OUT, ERR, "a", "a/b", "a/b/1", "a/2", "c", "c/3", "c/up", "d", "d/e", "d/e/4"]
+        + ["byname", "byname/3", "byname/up"]
+    )
+    assert entries["c/up"].kind == "link"
+    assert entries["byname"].kind == "dir"
+    assert place.content("byname/3") == b"3\n"
+
+
+def test_no_listed_outputs_means_the_streams_alone(place: Place) -> None:
+    record = place.job("echo x > new", outputs=[])
+    assert sorted(place.entries()) == [ERR, OUT]
+    assert record["missing_outputs"] == []
+
+
+def test_processes_left_behind_are_killed(place: Place) -> None:
+    place.job("sleep 1000 & (setsid sleep 1000 &) ; echo $!; exit 0")
+    assert "killed" in place.log()
+    pid = int(place.content(OUT))
+    assert not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_cpu_time_and_memory_are_told(place: Place) -> None:
+    record = place.job("i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done")
+    assert record["user_cpu_s"] > 0
+    assert record["max_rss_kib"] > 0
+    assert record["started_at_s"] <= record["ended_at_s"]
+
+
+def failure(record: Any) -> tuple[str, str]:
+    assert record["state"] == "failed"
+    return record["failure"]["stage"], record["failure"]["message"]
+
+
+def test_program_that_cannot_start(place: Place) -> None:
+    stage, message = failure(place.job("", executable="nope"))
+    assert stage == "exec"
+    assert message.startswith("cannot start '") and "No such file or directory" in message
+
+
+def test_program_without_the_right_to_execute(place: Place) -> None:
+    stage, message = failure(place.job("", executable="in.txt"))
+    assert (stage, "Permission denied" in message) == ("exec", True)
+
+
+def test_missing_interpreter_and_missing_shebang(place: Place) -> None:
+    place.give({"job.sh": b"#!/nonexistent\n"})
+    place.record()
+    assert failure(place.run())[0] == "exec"
+    place.give({"job.sh": b"echo no shebang\n"})
+    stage, message = failure(place.run())
+    assert (stage, "Exec format error" in message) == ("exec", True)
+
+
+def test_missing_standard_input(place: Place) -> None:
+    stage, message = failure(place.job("", stdin="gone.txt"))
+    assert (stage, "'gone.txt'" in message) == ("exec", True)
+
+
+def test_absolute_program_of_the_machine(place: Place) -> None:
+    record = place.job("", executable="/bin/echo", arguments=["hi"])
+    assert record["exit_code"] == 0
+    assert place.content(OUT) == b"hi\n"
+
+
+def test_no_record(place: Place) -> None:
+    stage, message = failure(place.run())
+    assert (stage, "job.json" in message) == ("record", True)
+    assert place.done.returncode == 1
+    assert "FAILED in record" in place.log()
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "not valid"),
+        ("[]", "not an object"),
+        ("[" * 100_000, "not valid"),
+        ("\xff", "not valid"),
+        ('{"format": 2}', "its format is 2"),
+    ],
+)
+def test_bad_record(place: Place, text: str, complaint: str) -> None:
+    (place.data / contract.JOB_RECORD).write_text(text, encoding="latin-1")
+    stage, message = failure(place.run())
+    assert (stage, complaint in message) == ("record", True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"runner": "slurm"}, "no runner 'slurm'"),
+        ({"executable": None}, "'executable' is None"),
+        ({"executable": ""}, "no executable"),
+        ({"arguments": "x"}, "'arguments' is 'x'"),
+        ({"arguments": [1]}, "'arguments' holds 1"),
+        ({"arguments": ["a\0b"]}, "NUL"),
+        ({"environment": {"A=B": "x"}}, "'A=B'"),
+        ({"environment": {"A": 1}}, "'A' = 1"),
+        ({"stdout": "../out"}, "not plain"),
+        ({"stderr": "/out"}, "not plain"),
+        ({"outputs": ["/etc/passwd"]}, "'/etc/passwd' lies outside"),
+        ({"outputs": ["a/../../b"]}, "lies outside"),
+        ({"cpus": "1"}, "'cpus' is '1'"),
+        ({"cpus": True}, "'cpus' is True"),
+        ({"runner": "condor"}, "condor_version is None"),
+        ({"runner": "condor", "condor_version": "../x"}, "condor_version is '../x'"),
+    ],
+)
+def test_record_with_a_wrong_value(place: Place, changes: Any, complaint: str) -> None:
+    stage, message = failure(place.job("", **changes))
+    assert stage == "record"
+    assert complaint in message
+
+
+def test_condor_without_a_tarball(place: Place) -> None:
+    record = place.job("", runner="condor", condor_version="0.0.0")
+    stage, message = failure(record)
+    assert (stage, "condor.tar" in message) == ("unpack_condor", True)
+
+
+def limited(place: Place, limit: int) -> Any:
+    """Run with a largest file size: what a full disk answers, without filling one."""
+
+    def lower() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, str(SCRIPT), "--data", str(place.data), "--no-poweroff"]
+    command += ["--work", str(place.work)]
+    subprocess.run(
+        command, preexec_fn=lower, stdin=subprocess.DEVNULL, capture_output=True, timeout=60
+    )
+    return place.exit_record()
+
+
+MANY = b"#!/bin/sh\necho kept\n"
+MANY += b"for i in 1 2 3; do head -c 60000 /dev/zero | tr '\\0' x > $i; done\nexit 5"
+
+
+def test_outputs_that_do_not_fit(place: Place) -> None:
+    place.give({"job.sh": MANY})
+    place.record()
+    record = limited(place, 100_000)
+    stage, message = failure(record)
+    assert stage == "save"
+    assert "the outputs hold 180" in message and "has room for" in message
+    assert record["exit_code"] == 5
+    assert sorted(place.entries()) == [ERR, OUT]
+    assert place.content(OUT) == b"kept\n"
+    assert record["outputs"]["entries"] == 2
+
+
+def test_not_even_the_streams_fit(place: Place) -> None:
+    script = b"#!/bin/sh\nfor i in 1 2; do head -c 60000 /dev/zero | tr '\\0' x; done"
+    place.give({"job.sh": MANY, "fill.sh": script + b" > 4; cat 4 4 >&2; cat 4 4"})
+    place.record(executable="fill.sh")
+    record = limited(place, 250_000)
+    assert failure(record)[0] == "save"
+    assert record["outputs"] == {"entries": 0, "packs": 0, "bytes": 0}
+    assert not list((place.data / contract.RECORD_DIR).glob("output.*"))
+
+
+def test_earlier_results_are_removed_first(place: Place) -> None:
+    stale = place.data / (contract.OUTPUT_PACK % 7)
+    stale.write_bytes(b"old")
+    place.job("exit 0")
+    assert not stale.exists()
+
+
+def test_terminated_while_the_job_runs(place: Place) -> None:
+    place.give({"job.sh": b"#!/bin/sh\necho $$ > /dev/stderr; exec sleep 1000"})
+    place.record()
+    command = [sys.executable, str(SCRIPT), "--data", str(place.data), "--no-poweroff"]
+    command += ["--work", str(place.work)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while b"the job runs" not in process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+    assert failure(place.exit_record())[0] == "terminated"
+    assert "killed 1 processes" in place.log()
+
+
+def test_unexpected_error_leaves_record_and_traceback(place: Place) -> None:
+    place.give({"job.sh": b"#!/bin/sh\n"})
+    place.record()
+    place.work.write_bytes(b"in the way")
+    record = place.run()
+    stage, message = failure(record)
+    assert (stage, "FileExistsError" in message) == ("internal", True)
+    assert "Traceback" in place.log()
+
+
+def test_log_is_bounded(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guest, "LOG_BYTES_MAX", 100)
+    log = guest.Log()
+    log.console = False
+    log.open(str(place.data / "log"))
+    for _ in range(50):
+        log("0123456789")
+    assert 80 < (place.data / "log").stat().st_size <= 100
+
+
+def test_log_goes_on_without_a_disk(place: Place) -> None:
+    log = guest.Log()
+    log.open(str(place.data / "no" / "log"))
+    log("still here")
+    assert log.fd == -1
+
+
+@pytest.mark.skipif(not is_root(), reason="needs root to make a file system")
+def test_really_full_disk(place: Place) -> None:
+    place.give({"job.sh": MANY})
+    place.record()
+    full, folder = place.data / "mnt", place.data / contract.RECORD_DIR
+    script = f"""
+mount -t tmpfs -o size=160k none {full} && cp -a {folder} {full} &&
+{sys.executable} {SCRIPT} --data {full} --work {place.work} --no-poweroff
+cp {full}/{contract.RECORD_DIR}/* {folder}
+"""
+    (place.data / "mnt").mkdir()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=60
+    )
+    if "permission" in done.stderr.lower() or not (place.data / contract.EXIT_RECORD).exists():
+        pytest.skip(f"cannot make a file system here: {done.stderr[-200:]}")
+    record = place.exit_record()
+    assert failure(record)[0] == "save"
+    assert "No space left on device" in record["failure"]["message"]
+    assert place.content(OUT) == b"kept\n"
+
+
+def test_condor_pieces_are_plain_shell() -> None:
+    for text in (guest.FETCH_HOOK, guest.PREPARE_HOOK, guest.EXIT_HOOK):
+        script = text.format(base="/x")
+        done = subprocess.run(
+            ["sh", "-n"], input=script.encode(), capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert "{base}" not in script
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["plain"], "plain"),
+        (["two words"], "'two words'"),
+        (["it's"], "'it''s'"),
+        ([""], "''"),
+        (["a", "b\tc"], "a 'b\tc'"),
+        (['dou"ble'], 'dou"ble'),
+    ],
+)
+def test_words_in_the_second_syntax(values: Any, expected: str) -> None:
+    assert guest.words(values) == expected
+
+
+def test_strings_of_an_ad() -> None:
+    assert guest.quoted('a"b\\c\nd') == '"a\\"b\\\\c\\nd"'
+
+
+def test_ads_keep_odd_line_separators(place: Place) -> None:
+    path = place.data / "ad"
+    path.write_bytes('A = "x\u2028y\x85z"\n# note\n\nB = 1 == 2\n'.encode())
+    assert guest.read_ad(str(path)) == {"A": '"x\u2028y\x85z"', "B": "1 == 2"}
+
+
+def test_job_facts_from_an_exit_ad(place: Place) -> None:
+    condor = guest.Condor.__new__(guest.Condor)
+    condor.lines = ["ExitBySignal = true", "ExitSignal = 9", "ResidentSetSize = 120"]
+    condor.lines += ["RemoteUserCpu = 0.0", "RemoteSysCpu = 3.5", "JobCoreDumped = true"]
+    times = "7 (a) b) S " + " ".join(str(n) for n in range(4, 50))
+    before = ["S"] + ["0"] * 20
+    report: dict[str, Any] = {"exit_code": None}
+    condor.read_exit(report, "exit", times, before)
+    assert (report["exit_code"], report["exit_signal"], report["core_dumped"]) == (
+        None,
+        9,
+        True,
+    )
+    assert report["max_rss_kib"] == 120
+    assert report["user_cpu_s"] == 16 / os.sysconf("SC_CLK_TCK")  # cutime is field 16
+    assert report["system_cpu_s"] == 3.5
+
+
+def test_exit_record_is_the_last_thing_written(place: Place) -> None:
+    place.job("exit 0")
+    folder = place.data / contract.RECORD_DIR
+    assert not list(folder.glob("exit.new"))
+    record_ns = (folder / "exit.json").stat().st_mtime_ns
+    assert all(p.stat().st_mtime_ns <= record_ns for p in folder.glob("output.*"))
+    assert json.loads((folder / "exit.json").read_text())["state"] == "exited"

@@ -1,0 +1,192 @@
+"""Which files go in and come out: HTCondor's rules for file transfer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from vmcapsule.ads import parse_ad
+from vmcapsule.errors import DeliveryError, InputError
+from vmcapsule.job import SourceJob, read_job
+from vmcapsule.sandbox import deliveries, input_members, stderr_name, stdout_name
+
+
+def job(iwd: Path, **attributes: str) -> SourceJob:
+    lines = {"Iwd": f'"{iwd}"', "Cmd": '"prog"', "JobUniverse": "5", **attributes}
+    return read_job(parse_ad("\n".join(f"{name} = {text}" for name, text in lines.items())))
+
+
+@pytest.fixture
+def iwd(tmp_path: Path) -> Path:
+    for name in ("prog", "a.txt", "data/readings.csv", "tables/x.csv", "tables/deep/y.csv"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "tables/deep").chmod(0o750)
+    return tmp_path
+
+
+def packed(job: SourceJob) -> dict[str, str]:
+    """path in the sandbox -> where it came from, relative to Iwd ('/' for folders)."""
+    return {
+        m.path: os.path.relpath(m.source, job.iwd) + ("/" if m.kind == "dir" else "")
+        for m in input_members(job)
+    }
+
+
+def test_files_arrive_under_their_base_names(iwd: Path) -> None:
+    made = job(iwd, In='"data/readings.csv"', TransferInput='"a.txt"')
+    assert packed(made) == {
+        "prog": "prog",
+        "readings.csv": "data/readings.csv",
+        "a.txt": "a.txt",
+    }
+
+
+def test_a_folder_comes_whole_and_with_a_slash_only_its_contents(iwd: Path) -> None:
+    whole = {"prog": "prog", "tables": "tables/", "tables/deep": "tables/deep/"}
+    whole |= {"tables/x.csv": "tables/x.csv", "tables/deep/y.csv": "tables/deep/y.csv"}
+    assert packed(job(iwd, TransferInput='"tables"')) == whole
+    assert packed(job(iwd, TransferInput='"tables/"')) == {
+        "prog": "prog",
+        "x.csv": "tables/x.csv",
+        "deep": "tables/deep/",
+        "deep/y.csv": "tables/deep/y.csv",
+    }
+
+
+def test_relative_paths_are_preserved_on_request(iwd: Path) -> None:
+    made = job(iwd, PreserveRelativePaths="true", TransferInput='"data/readings.csv"')
+    assert packed(made) == {
+        "prog": "prog",
+        "data": "data/",
+        "data/readings.csv": "data/readings.csv",
+    }
+    outside = job(iwd / "data", PreserveRelativePaths="true", Cmd='"../prog"')
+    assert packed(outside) == {"prog": "../prog"}
+    with pytest.raises(InputError, match="outside"):
+        input_members(job(iwd / "data", PreserveRelativePaths="true", TransferInput='"../a.txt"',
+                          Cmd='"../prog"'))  # fmt: skip
+
+
+def test_the_executable_gets_its_execute_bits_and_others_keep_their_modes(iwd: Path) -> None:
+    (iwd / "prog").chmod(0o640)
+    modes = {m.path: m.mode for m in input_members(job(iwd, TransferInput='"tables"'))}
+    assert modes["prog"] == 0o751
+    assert modes["tables/deep"] == 0o750
+
+
+def test_links_to_files_are_followed_and_links_to_folders_refused(iwd: Path) -> None:
+    (iwd / "link.txt").symlink_to("a.txt")
+    (iwd / "tables/dirlink").symlink_to("deep")
+    members = {m.path: m for m in input_members(job(iwd, TransferInput='"link.txt"'))}
+    assert (members["link.txt"].kind, members["link.txt"].size_bytes) == ("file", 5)
+    with pytest.raises(InputError, match="dirlink.*link to a folder"):
+        input_members(job(iwd, TransferInput='"tables"'))
+
+
+def test_what_is_behind_a_folder_link_comes_with_a_trailing_slash(iwd: Path) -> None:
+    (iwd / "t").symlink_to("tables/deep")
+    assert packed(job(iwd, TransferInput='"t/"')) == {"prog": "prog", "y.csv": "t/y.csv"}
+
+
+def test_sockets_and_fifos_stay_behind(iwd: Path) -> None:
+    os.mkfifo(iwd / "tables/fifo")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(iwd / "tables/socket"))
+        assert not {"tables/fifo", "tables/socket"} & set(
+            packed(job(iwd, TransferInput='"tables"'))
+        )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name"),
+    [
+        ({"TransferInput": '"gone"'}, "gone"),
+        ({"In": '"gone"'}, "gone"),
+        ({"Cmd": '"gone"'}, "gone"),
+        ({"TransferInput": '"dangling"'}, "dangling"),
+    ],
+)
+def test_what_is_missing_is_named(iwd: Path, attributes: dict[str, str], name: str) -> None:
+    (iwd / "dangling").symlink_to("nowhere")
+    with pytest.raises(InputError, match=f"'{iwd}/{name}'.*No such file"):
+        input_members(job(iwd, **attributes))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
+def test_an_unreadable_file_is_named(iwd: Path) -> None:
+    (iwd / "prog").chmod(0)
+    with pytest.raises(InputError, match="Permission denied"):
+        input_members(job(iwd))
+
+
+def test_the_executable_may_be_the_guests_own(iwd: Path) -> None:
+    assert packed(job(iwd, Cmd='"/bin/sh"', TransferExecutable="false")) == {}
+
+
+def test_streams_with_one_name_are_merged(iwd: Path) -> None:
+    apart = job(iwd, Out='"o"', Err='"e"')
+    merged = job(iwd, Out='"o"', Err='"o"')
+    none = job(iwd, Out='"/dev/null"')
+    assert (stdout_name(apart), stderr_name(apart)) == ("_condor_stdout", "_condor_stderr")
+    assert (stdout_name(merged), stderr_name(merged)) == ("_condor_stdout", "_condor_stdout")
+    assert (stdout_name(none), stderr_name(none)) == (None, None)
+
+
+def places(made: SourceJob, *paths: str) -> dict[str, str]:
+    found = deliveries(made, paths)
+    return {path: os.path.relpath(place, made.iwd) for path, place in found.items()}
+
+
+def test_everything_lands_in_iwd_when_nothing_is_listed(iwd: Path) -> None:
+    made = job(iwd, Out='"logs/o"', Err='"e"')
+    assert places(made, "_condor_stdout", "_condor_stderr", "new") == {
+        "_condor_stdout": "logs/o",
+        "_condor_stderr": "e",
+        "new": "new",
+    }
+
+
+def test_listed_outputs_land_under_their_base_names(iwd: Path) -> None:
+    made = job(iwd, TransferOutput='"a/b.txt, plots, flat/"')
+    assert places(made, "a", "a/b.txt", "plots", "plots/p", "flat", "flat/f", "other") == {
+        "a/b.txt": "b.txt",
+        "plots": "plots",
+        "plots/p": "plots/p",
+        "flat/f": "f",
+    }
+
+
+def test_preserved_outputs_keep_their_folders(iwd: Path) -> None:
+    made = job(iwd, TransferOutput='"a/b.txt"', PreserveRelativePaths="true")
+    assert places(made, "a/b.txt") == {"a/b.txt": "a/b.txt"}
+
+
+def test_an_empty_list_brings_only_the_streams(iwd: Path) -> None:
+    made = job(iwd, TransferOutput='""', Out='"o"')
+    assert places(made, "_condor_stdout", "new") == {"_condor_stdout": "o"}
+
+
+def test_remaps_apply_to_files_and_the_folders_they_are_in(iwd: Path) -> None:
+    made = job(
+        iwd,
+        TransferOutput='"summary.txt,plots,x"',
+        TransferOutputRemaps='"summary.txt = results/s-1.txt; plots=figures; x=y; y=/abs/z"',
+    )
+    found = places(made, "summary.txt", "plots", "plots/a/b.svg")
+    assert found == {
+        "summary.txt": "results/s-1.txt",
+        "plots": "figures",
+        "plots/a/b.svg": "figures/a/b.svg",
+    }
+    assert deliveries(made, ["x"]) == {"x": Path("/abs/z")}
+
+
+def test_remaps_in_a_cycle_are_refused(iwd: Path) -> None:
+    made = job(iwd, TransferOutputRemaps='"a=b;b=a"')
+    with pytest.raises(DeliveryError, match="cycle"):
+        deliveries(made, ["a"])
