@@ -1053,6 +1053,8 @@ CAPSULE_HOOK_JOB_EXIT_TIMEOUT = 2000000000
 FetchWorkDelay = 1000000
 # What only takes time in a machine that lives for one job.
 MASTER_UPDATE_INTERVAL = 1000000
+# From 25 on the startd asks for work first at its first update, earlier at once.
+UPDATE_OFFSET = 1
 UPDATE_INTERVAL = 1000000
 RunBenchmarks = False
 BENCHMARKS_JOBLIST =

@@ -60,7 +60,7 @@ def payload(
     texts = [
         (contract.INIT_SCRIPT, init_script.read_bytes()),
         (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
-        (contract.JOB_AD, _guest_ad(job).encode()),
+        (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
     ]
     copies = [(contract.TARBALL, tarball.path)] if tarball else []
     return Payload(tuple(texts), tuple(copies), plan_packs(sandbox.input_members(job)))

@@ -113,6 +113,23 @@ def save(capsule: Capsule, folder: Path) -> None:
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
+def save_source_ad(text: str, folder: Path) -> None:
+    """Keep the source ad in ``folder``; it may hold bytes that are not UTF-8."""
+    (folder / SOURCE_AD).write_bytes(text.encode(errors="surrogateescape"))
+
+
+def source_ad(capsule: Capsule) -> str:
+    """The source ad that the capsule was made from, as text."""
+    try:
+        data = (capsule.folder / SOURCE_AD).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the capsule '{capsule.folder}' has no {SOURCE_AD}: {error.strerror}",
+            "only capsules made for a job can be delivered",
+        ) from error
+    return data.decode(errors="surrogateescape")
+
+
 def load(folder: Path) -> Capsule:
     """Read a capsule's record; raise `UsageError` where ``folder`` holds none."""
     path = folder.absolute() / RECORD

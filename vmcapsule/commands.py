@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from vmcapsule import report
+from vmcapsule.ads import Ad, parse_ad, split_many
 from vmcapsule.config import Config, load_config
 from vmcapsule.errors import InputError, UsageError, VmCapsuleError
 
@@ -70,8 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
-def _job_ads(file: Path, config: Config):  # type: ignore[no-untyped-def]
-    from vmcapsule.ads import split_many
+def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
     from vmcapsule.submit import ads_from_submit, is_submit_file
 
     try:
@@ -121,7 +121,8 @@ def _hook(log: Optional[Path], work: Callable[[str], tuple[str, str, str]]) -> i
         report.log_event(log, "?", f"failed: {error}")
         raise
     report.log_event(log, job_id, event)
-    sys.stdout.write(output)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(output.encode(errors="surrogateescape"))
     return 0
 
 
@@ -147,12 +148,11 @@ def boot(arguments: argparse.Namespace) -> int:
 def extract(arguments: argparse.Namespace) -> int:
     """``vmcapsule extract``."""
     from vmcapsule import capsule
-    from vmcapsule.ads import parse_ad
     from vmcapsule.job import read_job
     from vmcapsule.run import deliver_from
 
     made = capsule.load(arguments.capsule)
-    job = read_job(parse_ad((made.folder / capsule.SOURCE_AD).read_text()))
+    job = read_job(parse_ad(capsule.source_ad(made)))
     job_exit, outputs = deliver_from(made, job)
     print(f"job {job.job_id}: {report.describe_exit(job_exit)}")
     for path in outputs:

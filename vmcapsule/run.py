@@ -122,7 +122,7 @@ def pack_for_here(
     with capsule.draft(folder) as aside:
         disk = capsule.copy_data_disk(template, aside)
         bundle.stage(load, disk, config.disk_part_offset_bytes, aside)
-        (aside / capsule.SOURCE_AD).write_text(job.ad.long_form())
+        capsule.save_source_ad(job.ad.long_form(), aside)
         capsule.save(made, aside)
     return made
 

@@ -36,7 +36,7 @@ def translate(
 def _ad_template(path: Path) -> Ad:
     knob = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
     try:
-        return parse_ad(path.read_text())
+        return parse_ad(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
@@ -76,7 +76,7 @@ def pack_to_send(
         capsule.copy_whole(template, aside)
         disk = aside / made.data_disk.name
         bundle.stage(payload, disk, config.disk_part_offset_bytes, aside)
-        (aside / capsule.SOURCE_AD).write_text(job.ad.long_form())
+        capsule.save_source_ad(job.ad.long_form(), aside)
         capsule.save(made, aside)
     return made
 
@@ -94,5 +94,6 @@ def facts(made: capsule.Capsule, template: Template, job: SourceJob) -> CapsuleF
         other_files=(),
         memory_mib=made.memory_mib,
         cpus=made.cpus,
+        network=made.network,
         size_kib=sum(file.stat().st_size for file in files) // 1024,
     )

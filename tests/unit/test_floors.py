@@ -9,10 +9,12 @@ from typing import Iterator
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcapsule"
 
 FLOORS = [
-    {"__init__", "errors", "contract", "resources", "classad_text"},
+    {"__init__", "errors", "contract", "resources"}
+    | {"classad_text", "job_text", "job_attributes"},
     {"process"},
     {"ads", "config", "disk", "accelerator"},
-    {"job", "submit", "pack"},
+    {"refusals", "submit", "pack"},
+    {"job"},
     {"sandbox", "template", "guest_ad"},
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot"},
@@ -62,6 +64,6 @@ def test_nothing_below_the_command_line_exits() -> None:
     exits = [
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if room_of(path) not in ("cli", "commands") and "sys.exit" in path.read_text()
+        if room_of(path) not in ("cli", "commands", "__main__") and "sys.exit" in path.read_text()
     ]
     assert exits == []
