@@ -1053,9 +1053,7 @@ CAPSULE_HOOK_JOB_EXIT_TIMEOUT = 2000000000
 FetchWorkDelay = 1000000
 # What only takes time in a machine that lives for one job.
 MASTER_UPDATE_INTERVAL = 1000000
-# From 25 on the startd asks for work first at its first update, earlier at once.
-UPDATE_OFFSET = 1
-UPDATE_INTERVAL = 1000000
+UPDATE_INTERVAL = {update_interval_s}
 RunBenchmarks = False
 BENCHMARKS_JOBLIST =
 STARTD_CRON_JOBLIST =
@@ -1182,6 +1180,9 @@ class Condor:
             if name != "hooks":
                 os.chown(os.path.join(self.base, name), condor.pw_uid, condor.pw_gid)
         os.chown(self.execute, condor.pw_uid, condor.pw_gid)
+        # Until 23.9 the startd asks for work as it comes up, in 25.14 at its first update.
+        old = re.match(r"(8|9|10|23)\.", self.job.condor_version or "")
+        update_interval_s = 1000000 if old else 1
         values = {
             "home": self.home,
             "sbin": os.path.dirname(self.program("condor_startd")),
@@ -1190,6 +1191,7 @@ class Condor:
             "cpus": self.job.cpus,
             "memory_mib": self.job.memory_mib,
             "slot": SLOT,
+            "update_interval_s": update_interval_s,
             "user": login.name,
             "environment": words(assignments(thread_variables(self.job))),
         }

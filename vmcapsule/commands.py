@@ -222,6 +222,7 @@ def tarball_build(arguments: argparse.Namespace) -> int:
             f"the tarball is there already: {config.condor_tarball} (--force builds it again)"
         )
         return 0
+    config.cache.mkdir(parents=True, exist_ok=True)
     with report.progress("tarball") as progress:
         built = build_tarball(
             config.condor_tarball or config.cache, suite=arguments.suite, progress=progress

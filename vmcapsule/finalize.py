@@ -20,7 +20,6 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
     delivered, so that the hook can be repeated.
     """
     source, routed = split_finalize(text)
-    job = read_job(source)
     folder = routed.string("VmCapsuleDir")
     if folder is None:
         raise AdError(
@@ -28,9 +27,13 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
             "give the ad that 'vmcapsule translate' printed",
         )
     made = capsule.load(Path(folder))
-    if made.job_id != job.job_id:
+    # As it was when the capsule was made: what the queue did to the ad since is not the
+    # job's description, and must not stand between a job and its outputs.
+    job = read_job(parse_ad(capsule.source_ad(made)))
+    job_id = f"{source.integer('ClusterId')}.{source.integer('ProcId')}"
+    if made.job_id != job_id:
         raise AdError(
-            f"the capsule '{folder}' is of job {made.job_id}, not of {job.job_id}",
+            f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",
             "give the source ad that belongs to the routed ad",
         )
     job_exit, _ = deliver_from(made, job)

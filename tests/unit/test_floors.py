@@ -64,6 +64,6 @@ def test_nothing_below_the_command_line_exits() -> None:
     exits = [
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
-        if room_of(path) not in ("cli", "commands", "__main__") and "sys.exit" in path.read_text()
+        if room_of(path) != "__main__" and "sys.exit" in path.read_text()
     ]
     assert exits == []
