@@ -282,7 +282,9 @@ def add_login(name: str, home: str, lowest: int, etc: str = "/etc") -> None:
     number = next(n for n in range(lowest, 60000) if n not in taken)
     if os.path.exists(os.path.join(etc, "shadow")):
         append_line(os.path.join(etc, "shadow"), f"{name}:*:19000::::::")
-    group = groups.get(name, number)
+    group = groups.get(name, 0)
+    if group < lowest:  # none, or one of the system's
+        group = number
     if name not in groups:
         append_line(os.path.join(etc, "group"), f"{name}:x:{group}:")
     line = f"{name}:x:{number}:{group}::{home}:/bin/sh"
@@ -394,7 +396,7 @@ class Unpacker:
 
     def dress(self, place: "Any", entry: "Dict[str, Any]", link: bool = False) -> None:
         """Give owner, mode and time; in that order, for chown clears set-uid bits."""
-        follow = {"follow_symlinks": False} if link else {}  # type: Any
+        follow: Any = {"follow_symlinks": False} if link else {}
         if self.login.switch:
             os.chown(place, self.login.uid, self.login.gid, **follow)
         if not link:
@@ -1062,6 +1064,8 @@ STARTER_HIDE_GPU_DEVICES = False
 # An empty value means the default, which is run to ask what the machine can do.
 HIBERNATION_PLUGIN = /nonexistent
 JAVA =
+# Without it the starter of 23.9 now and then dies as the job ends (in KillFamily).
+USE_PROCD = True
 HIBERNATE_CHECK_INTERVAL = 0
 HIBERNATION_OVERRIDE_WOL = True
 ENABLE_KERNEL_TUNING = False
@@ -1474,7 +1478,11 @@ class Guest:
             "outputs": {"entries": 0, "packs": 0, "bytes": 0},
             "phases": self.phases,
             "condor_ad": None,
-            "guest": {"kernel": os.uname()[2], "python": sys.version.split()[0]},
+            "guest": {
+                "kernel": os.uname()[2],
+                "python": sys.version.split()[0],
+                "condor_version": "",
+            },
         }  # type: Dict[str, Any]
 
     def phase(self, name: str) -> "Phase":

@@ -132,7 +132,7 @@ FLIPS = st.lists(
 @settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=list(HealthCheck),
 )
 @given(flips=FLIPS)
 def test_flipped_bytes_raise_only_our_errors(
@@ -150,7 +150,7 @@ def test_flipped_bytes_raise_only_our_errors(
 @settings(
     max_examples=100,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=list(HealthCheck),
 )
 @given(entries=st.dictionaries(st.integers(2, 60), st.integers(0, 70) | st.integers(0, 2**28)))
 def test_any_fat_raises_only_our_errors(image: Image, entries: Dict[int, int]):
@@ -194,6 +194,15 @@ def test_each_field_of_the_boot_sector_is_checked(tmp_path, at, value, length):
     if at == 32:
         write_at(image.fd, 19, b"\0\0")
     with pytest.raises(DiskError, match="FAT volume"):
+        image.open()
+    os.close(image.fd)
+
+
+def test_a_volume_without_room_for_data(tmp_path):
+    image = Image(tmp_path / "v.img", FAT16)
+    sectors = image.geometry.data_offset // 512
+    write_at(image.fd, 19, struct.pack("<H", sectors))
+    with pytest.raises(DiskError, match="no room for data"):
         image.open()
     os.close(image.fd)
 
@@ -291,6 +300,15 @@ def test_many_files_that_share_clusters(image: Image, monkeypatch):
     with pytest.raises(DiskError, match="shares clusters"):
         list(image.open().walk())
     assert image.open().lookup("link7").extents == image.open().lookup("shared.bin").extents
+
+
+def test_a_path_longer_than_any_can_be(image: Image):
+    volume = FatVolume.open(image.fd, 0, writable=True)
+    volume.make_folder("/".join(["x" * 250] * 16))
+    assert max(len(file.path) for file in volume.walk()) == 16 * 251 - 1
+    volume.make_folder("/".join(["x" * 250] * 17))
+    with pytest.raises(DiskError, match="too long"):
+        list(volume.walk())
 
 
 def test_a_file_in_too_many_pieces(image: Image, monkeypatch):

@@ -54,6 +54,8 @@ def test_slots_out_of_order_give_no_name():
     assert read_back(slots[:32] + slots[64:], short) is None
     assert read_back(slots[:32] + slots[:32] + slots[32:], short) is not None  # begun afresh
     assert read_back(slots, b"ANAMEO~2   ") is None
+    other = bytes([slots[32 + 13] ^ 1])
+    assert read_back(slots[: 32 + 13] + other + slots[32 + 14 :], short) is None
 
 
 @pytest.mark.parametrize(

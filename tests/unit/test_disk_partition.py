@@ -89,6 +89,14 @@ def test_a_gpt_with_damaged_entries(tmp_path, fd):
         read_partitions(fd, SIZE)
 
 
+def test_a_gpt_header_in_the_wrong_place(tmp_path, fd):
+    partition(tmp_path, GPT)
+    write_at(fd, 512, read_at(fd, SIZE - 512, 512))
+    write_at(fd, SIZE - 512, bytes(512))
+    with pytest.raises(DiskError, match="damaged"):
+        read_partitions(fd, SIZE)
+
+
 def test_no_table(tmp_path, fd):
     assert read_partitions(fd, SIZE) == ()
     assert read_partitions(fd, 0) == ()
@@ -179,10 +187,18 @@ def test_a_chain_of_logical_partitions_in_a_circle(tmp_path, fd):
         read_partitions(fd, SIZE)
 
 
+def test_a_chain_of_logical_partitions_that_leaves_the_extended_one(tmp_path, fd):
+    partition(tmp_path, DOS)
+    link = b"\0\0\0\0\x05\0\0\0" + struct.pack("<II", 100_000, 8)
+    write_at(fd, 28672 * 512 + 446 + 16, link)
+    with pytest.raises(DiskError, match="leaves"):
+        read_partitions(fd, SIZE)
+
+
 @settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=list(HealthCheck),
 )
 @given(
     script=st.sampled_from([DOS, GPT]),

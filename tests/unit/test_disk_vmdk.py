@@ -66,6 +66,7 @@ def test_what_is_read_of_each_form(disk: Vmdk):
 
 def test_an_edit_is_there_afterwards(disk: Vmdk, tmp_path: Path):
     before = listing(disk.path.parent)
+    disk.path.chmod(0o640)
     mode = disk.path.stat().st_mode
     with raw_edit(disk.path, tmp_path) as raw:
         assert raw.size_bytes == SIZE
@@ -218,7 +219,8 @@ def flat(tmp_path: Path) -> Path:
 
 
 def test_a_good_descriptor(flat: Path):
-    for text in (GOOD, GOOD.replace("\n", "\r\n"), GOOD + "\0\0\0"):
+    # The last is what QEMU leaves behind when its CID has leading zeros.
+    for text in (GOOD, GOOD.replace("\n", "\r\n"), GOOD + "\0\0\0", GOOD + '\0"\n\0\0'):
         flat.write_bytes(text.encode())
         disk = read_vmdk(flat)
         assert (disk.form, disk.capacity_bytes) == ("monolithicFlat", 8192)
@@ -235,7 +237,8 @@ def test_a_good_descriptor(flat: Path):
         ("a disk-flat.vmdk", "", "not a plain file name"),
         ("a disk-flat.vmdk", "nbd:localhost:10809", "not a plain file name"),
         ("a disk-flat.vmdk", "json:{}", "not a plain file name"),
-        ("a disk-flat.vmdk", "x\0", "control characters"),
+        ("a disk-flat.vmdk", "x\0", "goes on behind its end"),
+        ("a disk-flat.vmdk", "x\b", "control characters"),
         ("a disk-flat.vmdk", "missing", "No such file"),
         ("a disk-flat.vmdk", "link", "symbolic link"),
         ("a disk-flat.vmdk", "fifo", "not a regular file"),
@@ -251,7 +254,7 @@ def test_a_good_descriptor(flat: Path):
         ("FLAT", "VMFS", "VMFS extent"),
         ('RW 16 FLAT "a disk-flat.vmdk" 0', "RW 16 ZERO", "ZERO extent"),
         ('RW 16 FLAT "a disk-flat.vmdk" 0', "", "no extents"),
-        ("\n# The", '\nRW 16 FLAT "other" 0\n# The', "has 2 extents"),
+        ("\n\n# The", '\nRW 16 FLAT "other" 0\n# The', "has 2 extents"),
         ("parentCID=ffffffff", "parentCID=12345678", "parentCID is '12345678'"),
         ("CID=fffffffe", 'parentFileNameHint="/etc/passwd"', "has a parent"),
         ("# The", '# parentFileNameHint="x"', "has a parent"),
@@ -268,6 +271,8 @@ def test_a_good_descriptor(flat: Path):
         ("version=1", "RW\v16 FLAT", "control characters"),
         ("version=1", "x\r=1", "control characters"),
         ("version=1", "\udcff", "not text"),
+        ("RW 16", "\nRW 16", "empty line before an extent"),
+        ("RW 16", " \t\nRW 16", "empty line before an extent"),
         ("version=1", "#" * 70_000, "no vmdk disk"),
     ],
 )
@@ -322,6 +327,18 @@ def test_each_lie_of_a_sparse_header(tmp_path: Path, form: str, at: int, value: 
         read_vmdk(disk.path)
 
 
+def test_a_parent_named_behind_the_descriptor(tmp_path: Path):
+    """QEMU looks for one in 20 sectors, whatever the descriptor's size."""
+    disk = make(tmp_path, "monolithicSparse")
+    with disk.path.open("r+b") as file:
+        os.pwrite(file.fileno(), struct.pack("<Q", 2), 36)
+    assert read_vmdk(disk.path).capacity_bytes == SIZE
+    with disk.path.open("r+b") as file:
+        os.pwrite(file.fileno(), b'parentFileNameHint="/etc/passwd"', 512 + 2000)
+    with pytest.raises(DiskError, match="has a parent"):
+        read_vmdk(disk.path)
+
+
 def test_an_extent_with_a_descriptor_of_its_own_is_not_opened(tmp_path: Path):
     """With a capacity of 0, QEMU opens the files that the embedded descriptor names."""
     disk = make(tmp_path, "twoGbMaxExtentSparse")
@@ -372,7 +389,7 @@ def test_one_extent_of_a_split_disk_is_not_the_disk(tmp_path: Path):
 @settings(
     max_examples=150,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=list(HealthCheck),
 )
 @given(
     form=st.sampled_from(["monolithicSparse", "streamOptimized", "monolithicFlat"]),

@@ -38,6 +38,7 @@ def test_exit_code_streams_and_new_files_come_back(place: Place) -> None:
     assert place.content(ERR) == b"err\n"
     assert place.content("new.txt") == b"made\n"
     assert record["outputs"] == {"entries": 3, "packs": 1, "bytes": 13}
+    assert place.entries()["new.txt"].mode == 0o644
 
 
 def test_record_has_every_key_of_the_contract(place: Place) -> None:
@@ -302,6 +303,8 @@ def test_outputs_that_do_not_fit(place: Place) -> None:
     place.give({"job.sh": MANY})
     place.record()
     record = limited(place, 100_000)
+    (pack,) = (place.data / contract.RECORD_DIR).glob("output.0*")
+    assert pack.stat().st_size == len(b"kept\n")
     stage, message = failure(record)
     assert stage == "save"
     assert "the outputs hold 180" in message and "has room for" in message

@@ -236,7 +236,7 @@ def test_set_user_id_bits_survive_the_change_of_owner(place: Place) -> None:
 @pytest.fixture
 def etc(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "passwd").write_text("root:x:0:0::/root:/bin/sh\nbob:x:1000:1001::/:/bin/sh")
-    (tmp_path / "group").write_text("root:x:0:\nbob:x:1001:\nstaff:x:1003:\n")
+    (tmp_path / "group").write_text("root:x:0:\nbob:x:1001:\nstaff:x:1003:\ndisk:x:6:\n")
     yield tmp_path
 
 
@@ -248,12 +248,15 @@ def test_new_login_takes_a_free_number_for_user_and_group(etc: Path) -> None:
     assert not (etc / "shadow").exists()
 
 
-def test_new_login_joins_the_group_of_its_name_and_gets_a_locked_password(etc: Path) -> None:
+@pytest.mark.parametrize(("group", "gid"), [("staff", 1003), ("disk", 1002)])
+def test_new_login_joins_no_system_group_of_its_name_and_gets_a_locked_password(
+    etc: Path, group: str, gid: int
+) -> None:
     (etc / "shadow").write_text("root:*:1::::::\n")
-    guest.add_login("staff", "/h", 1000, str(etc))
-    assert (etc / "passwd").read_text().splitlines()[-1] == "staff:x:1002:1003::/h:/bin/sh"
-    assert (etc / "group").read_text().count("staff") == 1
-    assert (etc / "shadow").read_text().splitlines()[-1] == "staff:*:19000::::::"
+    guest.add_login(group, "/h", 1000, str(etc))
+    assert (etc / "passwd").read_text().splitlines()[-1] == f"{group}:x:1002:{gid}::/h:/bin/sh"
+    assert (etc / "group").read_text().count(group) == 1
+    assert (etc / "shadow").read_text().splitlines()[-1] == f"{group}:*:19000::::::"
 
 
 @pytest.mark.parametrize(

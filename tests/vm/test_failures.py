@@ -87,10 +87,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-def wait_for_machine(pid: int) -> int:
-    """The process id of the QEMU below ``pid``."""
+def wait_for_machine(command: subprocess.Popen[bytes]) -> int:
+    """The process id of the QEMU below ``command``."""
     for _ in range(600):
-        for child in children_of(pid):
+        assert command.poll() is None, "the command ended early"
+        for child in children_of(command.pid):
             if b"qemu-system" in Path(f"/proc/{child}/exe").readlink().name.encode():
                 return child
         time.sleep(0.1)
@@ -112,7 +113,7 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(waiting_job, number: signal.Signals) -> None:  # type: ignore[no-untyped-def]
     command, scratch = waiting_job()
-    machine = wait_for_machine(command.pid)
+    machine = wait_for_machine(command)
     command.send_signal(number)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 128 + number
@@ -123,14 +124,14 @@ def test_an_interrupted_run_leaves_nothing(waiting_job, number: signal.Signals) 
 
 def test_the_machine_dies_with_a_killed_parent(waiting_job) -> None:  # type: ignore[no-untyped-def]
     command, _ = waiting_job()
-    machine = wait_for_machine(command.pid)
+    machine = wait_for_machine(command)
     command.kill()
     assert gone(machine)
 
 
 def test_a_killed_machine_is_an_error(waiting_job) -> None:  # type: ignore[no-untyped-def]
     command, scratch = waiting_job()
-    os.kill(wait_for_machine(command.pid), signal.SIGKILL)
+    os.kill(wait_for_machine(command), signal.SIGKILL)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 69 and b"QEMU ended with status -9" in errors
     assert list(scratch.iterdir()) == []

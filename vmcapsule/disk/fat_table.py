@@ -21,7 +21,7 @@ Run = Tuple[int, int]
 RUNS_MAX = 1 << 20
 
 _SLICE = 1 << 16
-_STEP = 1024
+_STEP_MIN, _STEP_MAX = 4, 1024
 _CLEAN = {16: 0x8000, 32: 0x08000000}
 _LOW_NIBBLE = bytes(value & 0x0F for value in range(256))
 _TO_USED = bytes(1 if value else 0 for value in range(256))
@@ -90,12 +90,12 @@ class FatTable:
         """Return how many clusters from ``first`` on follow each other, at most ``limit``."""
         entries, mask = self._entries, self._mask
         last = min(first + limit, self._limit) - 1
-        at = first
-        while at + _STEP <= last:
-            ahead = array(entries.typecode, range(at + 1, at + _STEP + 1))
-            if entries[at : at + _STEP] != ahead:
+        at, step = first, _STEP_MIN
+        while at + step <= last:
+            if entries[at : at + step] != array(entries.typecode, range(at + 1, at + step + 1)):
                 break
-            at += _STEP
+            at += step
+            step = min(2 * step, _STEP_MAX)
         while at < last and entries[at] & mask == at + 1:
             at += 1
         return at - first + 1

@@ -163,8 +163,13 @@ def _parse(raw: bytes, path: Path) -> _Descriptor:
             f"'{path}' is a snapshot: it has a parent disk",
             "give a disk that stands alone (qemu-img convert makes one)",
         )
+    text_bytes, _, rest = raw.partition(b"\0")
+    # QEMU writes the CID without leading zeros over one that had them, and so leaves up to
+    # seven old bytes behind the text's new end.
+    if len(rest.replace(b"\0", b"")) > 8:
+        raise DiskError(f"'{path}' is no vmdk disk: its descriptor goes on behind its end")
     try:
-        text = raw.rstrip(b"\0").decode("utf-8")
+        text = text_bytes.decode("utf-8")
     except UnicodeDecodeError as error:
         raise DiskError(f"'{path}' is no vmdk disk: its descriptor is not text") from error
     text = text.replace("\r\n", "\n")
@@ -172,12 +177,18 @@ def _parse(raw: bytes, path: Path) -> _Descriptor:
         raise DiskError(f"'{path}' is no vmdk disk: control characters in its descriptor")
     settings: Dict[str, str] = {}
     extents: List[Tuple[str, int, str, Optional[str], int]] = []
-    for line in (line.strip(" \t") for line in text.split("\n")):
+    lines = [line.strip(" \t") for line in text.split("\n")]
+    for before, line in zip(["#", *lines], lines):
         if not line or line.startswith("#"):
             if "createType" in line or "parentCID" in line:
                 raise DiskError(f"'{path}' has a setting in a comment: {line[:80]!r}")
             continue
         extent, setting = _EXTENT.fullmatch(line), _SETTING.fullmatch(line)
+        if extent and not before:
+            raise DiskError(
+                f"'{path}' has an empty line before an extent: QEMU counts that one twice",
+                "take the line out",
+            )
         if extent:
             access, sectors, kind, name, offset = extent.groups()
             extents.append((access, int(sectors), kind, name, int(offset or 0)))

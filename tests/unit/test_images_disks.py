@@ -1,0 +1,138 @@
+"""The template's disks: partition tables, FAT layouts, the boot configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.partition import locate_fat, read_partitions
+from vmcapsule.errors import TemplateError, UsageError
+from vmcapsule.images.bootdisk import Partition, mbr
+from vmcapsule.images.datadisk import (
+    ALIGN_BYTES,
+    FAT32_CLUSTERS_MIN,
+    LABEL,
+    build_data_disk,
+    fat_layout,
+    fat_sectors,
+    heap_offset_bytes,
+)
+from vmcapsule.images.recipe import filled, load_recipe
+from vmcapsule.images.template_build import DIRECT_CMDLINE, DISK_CMDLINE, _vmx
+from vmcapsule.template import parse_vmx, vmx_disks
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("offset", [MIB, 32256])
+@pytest.mark.parametrize("size", [4 << 30, 300 * MIB, 24 * MIB])
+def test_data_disk_has_an_aligned_labeled_volume(
+    tmp_path: Path, offset: int, size: int
+) -> None:
+    raw = tmp_path / "data.raw"
+    build_data_disk(raw, size_bytes=size, offset_bytes=offset)
+    fd = os.open(raw, os.O_RDONLY)
+    try:
+        assert locate_fat(fd, size, None) == offset
+        volume = FatVolume.open(fd, offset)
+        assert volume.label == LABEL
+        assert not volume.dirty
+        assert volume.bits == (32 if size > 64 * MIB else 16)
+        assert volume.free_bytes > size * 0.97 - 2 * MIB
+        heap = heap_offset_bytes(os.pread(fd, 512, offset), offset)
+        assert heap % ALIGN_BYTES == 0
+    finally:
+        os.close(fd)
+    assert raw.stat().st_blocks * 512 < MIB
+
+
+def test_four_gib_has_clusters_of_32_kib() -> None:
+    assert fat_layout(MIB, (4 << 30) - MIB).cluster_sectors == 64
+
+
+@given(st.integers(1, 1 << 13), st.integers(1 << 14, 1 << 28))
+def test_layout_is_valid_and_aligned(start: int, sectors: int) -> None:
+    layout = fat_layout(start * 512, sectors * 512)
+    fat = fat_sectors(sectors, layout.bits, layout.cluster_sectors, layout.reserved_sectors)
+    heap = layout.reserved_sectors + 2 * fat + (32 if layout.bits == 16 else 0)
+    assert (start + heap) * 512 % ALIGN_BYTES == 0
+    clusters = (sectors - heap) // layout.cluster_sectors
+    assert (clusters + 2) * layout.bits // 8 <= fat * 512
+    if layout.bits == 32:
+        assert clusters >= FAT32_CLUSTERS_MIN
+    else:
+        assert 4085 <= clusters < FAT32_CLUSTERS_MIN
+
+
+@pytest.mark.parametrize("offset", [0, 100, -512])
+def test_offset_that_is_no_sector(offset: int) -> None:
+    with pytest.raises(UsageError, match=f"cannot begin at {offset}"):
+        fat_layout(offset, 64 * MIB)
+
+
+def test_disk_that_is_too_small() -> None:
+    with pytest.raises(UsageError, match="too small"):
+        fat_layout(MIB, 7 * MIB)
+
+
+def test_mbr_is_read_back(tmp_path: Path) -> None:
+    parts = [Partition(MIB, 2 * MIB, 0x0E, active=True), Partition(3 * MIB, MIB, 0x83)]
+    raw = tmp_path / "raw"
+    raw.write_bytes(mbr(parts, b"\xfa" * 1000).ljust(4 * MIB, b"\0"))
+    fd = os.open(raw, os.O_RDONLY)
+    try:
+        found = read_partitions(fd, 4 * MIB)
+    finally:
+        os.close(fd)
+    assert [(p.offset_bytes, p.length_bytes, p.kind) for p in found] == [
+        (MIB, 2 * MIB, "vfat"),
+        (3 * MIB, MIB, "linux"),
+    ]
+
+
+def test_mbr_keeps_the_boot_code_out_of_the_table() -> None:
+    sector = mbr([Partition(MIB, MIB, 0x0E, active=True)], b"\xfa" * 1000)
+    assert len(sector) == 512
+    assert sector[:440] == b"\xfa" * 440
+    assert sector[440:446] == bytes(6)
+    assert sector[446] == 0x80
+
+
+def test_syslinux_gets_the_command_line() -> None:
+    text = filled(load_recipe().syslinux, {"cmdline": "root=UUID=1 quiet"})
+    assert "append root=UUID=1 quiet\n" in text
+    assert "initrd initrd.img" in text
+
+
+def test_a_stray_name_in_the_recipe_is_told() -> None:
+    with pytest.raises(TemplateError, match="colour"):
+        filled("${colour}", {"cmdline": ""})
+
+
+def test_both_boots_find_the_same_root_and_data() -> None:
+    for text in (DISK_CMDLINE, DIRECT_CMDLINE):
+        line = filled(text, {"uuid": "u-1", "label": LABEL}).split()
+        assert "root=UUID=u-1" in line
+        assert f"vmcapsule.data=LABEL={LABEL}" in line
+        assert line.count("console=ttyS0") == 1
+
+
+def test_the_vmx_names_both_disks_and_no_network() -> None:
+    settings = parse_vmx(_vmx(load_recipe()))
+    assert vmx_disks(settings) == ("system.vmdk", "data.vmdk")
+    assert settings["ethernet0.present"] == "FALSE"
+    assert settings["serial0.filetype"] == "file"
+    assert int(settings["memsize"]) % 4 == 0
+
+
+@pytest.mark.parametrize("script", ["init", "initrd_init", "udhcpc"])
+def test_guest_scripts_are_shell(script: str) -> None:
+    text = getattr(load_recipe(), script)
+    assert subprocess.run(["sh", "-n"], input=text).returncode == 0
+    assert text.startswith(b"#!/bin/busybox sh\n")

@@ -1,0 +1,68 @@
+"""The tarball: its recipe, and that the same tree gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from vmcapsule.errors import ToolError
+from vmcapsule.images.tarball import pack, parse_list
+from vmcapsule.resources import resource
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    tree = tmp_path / "condor-1.2.3"
+    (tree / "bin").mkdir(parents=True)
+    (tree / "bin/condor_rm").write_bytes(b"x" * 1000)
+    (tree / "bin/condor_rm").chmod(0o755)
+    (tree / "bin/condor_hold").symlink_to("condor_rm")
+    return tree
+
+
+def test_shipped_list_has_what_the_guest_starts() -> None:
+    wish = parse_list(resource("templates/tarball.list").read_text())
+    assert {"condor_master", "condor_startd", "condor_starter", "condor_procd"} <= set(
+        wish.programs["sbin"]
+    )
+    assert {"condor_submit", "condor_version"} <= set(wish.programs["bin"])
+    # The startd gives up where this one is missing.
+    assert "condor_gpu_discovery" in wish.programs["libexec"]
+
+
+def test_unknown_folder_is_named() -> None:
+    with pytest.raises(ToolError, match="line 2 .*'etc'"):
+        parse_list("bin a b # c\netc d\n")
+
+
+@pytest.mark.parametrize("name", ["condor.tar", "condor.tar.gz"])
+def test_same_tree_same_bytes(tree: Path, tmp_path: Path, name: str) -> None:
+    first, second = tmp_path / f"1-{name}", tmp_path / f"2-{name}"
+    pack(tree, first)
+    for path in tree.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    pack(tree, second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_members(tree: Path, tmp_path: Path) -> None:
+    pack(tree, tmp_path / "condor.tar.gz")
+    with tarfile.open(tmp_path / "condor.tar.gz", "r:gz") as archive:
+        members = {member.name: member for member in archive}
+    assert list(members) == [
+        "condor-1.2.3",
+        "condor-1.2.3/bin",
+        "condor-1.2.3/bin/condor_hold",
+        "condor-1.2.3/bin/condor_rm",
+    ]
+    program = members["condor-1.2.3/bin/condor_rm"]
+    assert (program.size, program.mode, program.uid, program.mtime) == (1000, 0o755, 0, 0)
+    assert members["condor-1.2.3/bin/condor_hold"].linkname == "condor_rm"
+
+
+def test_plain_tar_is_not_compressed(tree: Path, tmp_path: Path) -> None:
+    pack(tree, tmp_path / "condor.tar")
+    assert (tmp_path / "condor.tar").read_bytes()[257:262] == b"ustar"
