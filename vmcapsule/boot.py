@@ -178,7 +178,8 @@ class _Watch:
 
 def _check_end(qemu: subprocess.Popen[bytes], console: Path) -> None:
     if qemu.returncode != 0:
-        _, errors = qemu.communicate()
+        assert qemu.stderr is not None
+        errors = qemu.stderr.read()
         text = " ".join(errors.decode(errors="replace").split())[-process.EVIDENCE_CHARS :]
         raise ToolError(
             f"QEMU ended with status {qemu.returncode}: {text or 'it said nothing'}",

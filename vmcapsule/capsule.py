@@ -36,6 +36,8 @@ class Capsule:
     folder: Path
     data_disk: Path
     system_disk: Path
+    #: How large the data disk is, as its guest sees it.
+    data_bytes: int
     cpus: int
     memory_mib: int
     vmx: Optional[Path] = None

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any, NoReturn, Optional, Sequence
 
 from vmcapsule import __version__
-from vmcapsule.errors import UsageError, VmCapsuleError
+from vmcapsule.errors import UsageError, VmCapsuleError, one_line
 
 MIB = 1 << 20
 #: As a shell reports a program that a signal ended.
@@ -85,6 +85,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line; return the exit status."""
     arguments = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    # Names may be any bytes; showing one must never be what fails.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # Imported late: '--help' and a mistyped command answer at once.
     from vmcapsule import commands
 
@@ -93,7 +95,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         sys.stdout.flush()
         return status
     except VmCapsuleError as error:
-        print(f"vmcapsule: {error}", file=sys.stderr)
+        print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as error:
         print("vmcapsule: interrupted", file=sys.stderr)

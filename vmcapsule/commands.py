@@ -11,7 +11,7 @@ from typing import Callable, Optional
 from vmcapsule import report
 from vmcapsule.ads import Ad, parse_ad, split_many
 from vmcapsule.config import Config, load_config
-from vmcapsule.errors import InputError, UsageError, VmCapsuleError
+from vmcapsule.errors import InputError, TemplateError, UsageError, VmCapsuleError, one_line
 
 #: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
 STDIN_BYTES_MAX = 64 << 20
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
                     progress=progress,
                 )
         except VmCapsuleError as error:
-            print(f"vmcapsule: job {job.job_id}: {error}", file=sys.stderr)
+            print(f"vmcapsule: job {job.job_id}: {one_line(str(error))}", file=sys.stderr)
             if arguments.json:
                 print(json.dumps(report.failure_record(job.job_id, error)), flush=True)
             status = status or error.exit_status
@@ -207,8 +207,6 @@ def template_check(arguments: argparse.Namespace) -> int:
         print(f"{finding.level:<8}{finding.text}{remedy}")
     errors = [finding for finding in findings if finding.level == "error"]
     print("this template will not work" if errors else "this template will work")
-    from vmcapsule.errors import TemplateError
-
     return TemplateError.exit_status if errors else 0
 
 

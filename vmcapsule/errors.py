@@ -31,6 +31,12 @@ class VmCapsuleError(Exception):
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
+def one_line(text: str) -> str:
+    """``text`` on one line, without what could move a terminal's cursor."""
+    flat = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
+
+
 class UsageError(VmCapsuleError):
     """The command line or a hook's standard input is malformed."""
 

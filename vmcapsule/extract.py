@@ -15,7 +15,7 @@ from vmcapsule import contract
 from vmcapsule.disk.extents import Extent, copy_range
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import raw_view
+from vmcapsule.disk.vmdk import raw_view, read_vmdk
 from vmcapsule.errors import DeliveryError, DiskError, GuestError, SpaceError
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import FOLDER, LINK, Entry, parse_index, slice_extents
@@ -65,8 +65,24 @@ class PackedFiles:
 
 
 @contextlib.contextmanager
-def opened(data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> Iterator[DataDisk]:
-    """Open a data disk of any vmdk form for reading."""
+def opened(
+    data_disk: Path,
+    offset_bytes: Optional[int],
+    scratch: Path,
+    capacity_bytes: Optional[int] = None,
+) -> Iterator[DataDisk]:
+    """Open a data disk of any vmdk form for reading.
+
+    One that claims another capacity than ``capacity_bytes``, with which it left, is not
+    the disk that left and is refused with `DiskError`: reading it could fill the host's.
+    """
+    claimed = read_vmdk(data_disk).capacity_bytes
+    if capacity_bytes is not None and claimed != capacity_bytes:
+        raise DiskError(
+            f"the returned disk '{data_disk}' claims {claimed} bytes, it left with "
+            f"{capacity_bytes}",
+            "something between here and the guest replaced it; run the job again",
+        )
     with raw_view(data_disk, scratch) as raw:
         offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
         yield DataDisk(raw.fd, FatVolume.open(raw.fd, offset))
@@ -208,9 +224,9 @@ def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path,
                 continue
             if entry.kind == LINK:
                 raise DeliveryError(
-                    f"the job left '{entry.path}', a link to a folder, which HTCondor "
-                    "does not transfer",
-                    "let the job write a folder",
+                    f"the job left '{entry.path}', a link to a folder or to nowhere, which "
+                    "HTCondor does not transfer",
+                    "let the job write a file or folder instead",
                 )
             if entry.kind == FOLDER:
                 _make_folder(place, folders, entry.mode)

@@ -66,6 +66,11 @@ def _has_url_target(ad: Ad, name: str) -> bool:
     return any(job_text.is_url(path) for _, path in job_text.remaps(ad.string(name) or ""))
 
 
+def _leaves_the_sandbox(ad: Ad, name: str) -> bool:
+    paths = job_text.split_list(ad.string(name) or "")
+    return any(path.startswith("/") or ".." in path.split("/") for path in paths)
+
+
 def _names_a_remote_file(stream: str) -> Predicate:
     """``transfer_input = false`` and its like: the file is the execute machine's own."""
 
@@ -194,6 +199,12 @@ TABLE: tuple[Refusal, ...] = (
         _has_url_target,
         "outputs are not sent to URLs from the guest",
         _NO_URLS,
+    ),
+    Refusal(
+        ("TransferOutput",),
+        _leaves_the_sandbox,
+        "outputs are taken from the job's own folder only",
+        "let the job write there and name a relative path",
     ),
     Refusal(
         ("OutputDestination",), _is_set, "outputs are not sent to URLs from the guest", _NO_URLS

@@ -11,6 +11,7 @@ from typing import Callable, Iterator, Mapping, Optional
 
 from vmcapsule import accelerator, boot, bundle, capsule, extract
 from vmcapsule.config import Config
+from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import DeliveryError, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob
 from vmcapsule.tarball import HTCondorTarball
@@ -110,6 +111,7 @@ def pack_for_here(
         folder=folder.absolute(),
         data_disk=folder.absolute() / template.data_disk.name,
         system_disk=template.system_disk,
+        data_bytes=read_vmdk(template.data_disk).capacity_bytes,
         cpus=job.request_cpus,
         memory_mib=job.request_memory_mib + config.memory_overhead_mib,
         kernel=template.kernel,
@@ -161,7 +163,9 @@ def deliver_from(
     Raises `OutputMissing`, after everything else was delivered, when the job did not
     leave an output that it was to leave.
     """
-    with extract.opened(made.data_disk, made.part_offset_bytes, made.folder) as disk:
+    with extract.opened(
+        made.data_disk, made.part_offset_bytes, made.folder, made.data_bytes
+    ) as disk:
         job_exit = extract.read_exit(disk)
         outputs = extract.deliver(disk, extract.read_outputs(disk), job)
     made.mark_delivered()

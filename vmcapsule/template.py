@@ -29,7 +29,7 @@ RECORD_FORMAT = 1
 TEXT_BYTES_MAX = 1 << 20
 
 _REMEDY = "build it with 'vmcapsule template build' or fix VM_CAPSULE_TEMPLATE"
-_VMX_LINE = re.compile(r'^\s*([^#=\s][^=]*?)\s*=\s*"?(.*?)"?\s*$')
+_VMX_LINE = re.compile(r'\s*([^#=\s][^=]*?)\s*=\s*(?:"([^"]*)"|(.*?))\s*\Z', re.DOTALL)
 _VMX_DISK = re.compile(r"^(ide|scsi|sata|nvme)(\d+):(\d+)\.filename$")
 #: The order in which a machine's firmware looks for a disk to boot from.
 _BUSES = ("ide", "scsi", "sata", "nvme")
@@ -93,13 +93,14 @@ def parse_vmx(text: str) -> Dict[str, str]:
     VMware writes a double quote (any byte: ``|`` and two hexadecimal digits).
     """
     settings: Dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         match = _VMX_LINE.match(line)
         if match:
-            value = re.sub(
-                r"\|([0-9A-Fa-f]{2})", lambda code: chr(int(code.group(1), 16)), match.group(2)
+            key, quoted, plain = match.groups()
+            value = quoted if quoted is not None else plain
+            settings[key.lower()] = re.sub(
+                r"\|([0-9A-Fa-f]{2})", lambda code: chr(int(code.group(1), 16)), value
             )
-            settings[match.group(1).lower()] = value
     return settings
 
 
@@ -161,7 +162,7 @@ def _record(name: str, folder: Path) -> Dict[str, Any]:
         return {}
     try:
         record = json.loads(_text(name, path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         _fail(name, f"{path} is not JSON ({error})", "build the template again")
     if not isinstance(record, dict) or not isinstance(record.get("cmdline", ""), str):
         _fail(name, f"{path} is not a template's record", "build the template again")

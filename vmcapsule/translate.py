@@ -62,6 +62,7 @@ def pack_to_send(
         folder=folder,
         data_disk=folder / template.data_disk.name,
         system_disk=folder / template.system_disk.name,
+        data_bytes=read_vmdk(template.data_disk).capacity_bytes,
         cpus=job.request_cpus,
         memory_mib=job.request_memory_mib + config.memory_overhead_mib,
         vmx=folder / template.vmx.name,

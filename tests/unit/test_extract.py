@@ -144,7 +144,7 @@ def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
 
 def test_a_link_that_a_guest_sends_is_refused(disk: Path, home: Path) -> None:
     guest_writes(disk, EXITED, (Entry("l", "link", 0o777, target="/etc"),))
-    with pytest.raises(DeliveryError, match="link to a folder"):
+    with pytest.raises(DeliveryError, match="a link to a folder or to nowhere"):
         deliver(disk, make_job(home))
     assert list(home.iterdir()) == []
 
@@ -223,3 +223,9 @@ def test_a_record_that_is_not_json_is_no_success(disk: Path) -> None:
         volume.flush()
     with pytest.raises(GuestError):
         exit_of(disk)
+
+
+def test_a_disk_of_another_size_is_not_read(disk: Path) -> None:
+    with pytest.raises(DiskError, match="claims 20971520 bytes, it left with 1048576"):
+        with extract.opened(disk, None, disk.parent, 1 << 20):
+            pass

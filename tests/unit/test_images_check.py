@@ -97,7 +97,7 @@ def test_label_that_our_guest_does_not_look_for(folder: Path) -> None:
     with (folder / "data-flat.vmdk").open("r+b") as file:
         os.pwrite(file.fileno(), b"OTHER      ", at)
         data = file.read(2 * MIB)
-        file.seek(data.index(b"CONDOR-DATA"))
+        file.seek(data.rindex(b"CONDOR-DATA"))
         file.write(b"OTHER      ")
     assert any("label is 'OTHER'" in f.text for f in check(folder) if f.level == "warning")
 
@@ -133,6 +133,11 @@ def test_probe_record_is_read() -> None:
 def test_probe_record_with_a_wrong_type(field: str) -> None:
     with pytest.raises(DiskError, match=f"'{field}'"):
         parse_probe(json.dumps({**GOOD, field: [1]}).encode())
+
+
+def test_probe_record_that_is_too_deep() -> None:
+    with pytest.raises(DiskError):
+        parse_probe(b"[" * 60_000)
 
 
 @given(st.binary(max_size=300))

@@ -282,6 +282,8 @@ REFUSED = [
     ('TransferInput = "a, https://x/y"', 'TransferInput = "a://b/../c:d"'.replace("://", ":/")),
     ('PublicInputFiles = "a"', 'PublicInputFiles = ""'),
     ('TransferOutputRemaps = "a = osdf://x/y"', 'TransferOutputRemaps = "a = b"'),
+    ('TransferOutput = "a, /etc/passwd"', 'TransferOutput = "a/b, plots/"'),
+    ('TransferOutput = "a/../../b"', 'TransferOutput = "a..b"'),
     ('OutputDestination = "s3://x"', 'OutputDestination = ""'),
     ('TransferPlugins = "x=y"', 'TransferPlugins = ""'),
     ('FailureFiles = "core"', "FailureFiles = undefined"),

@@ -15,7 +15,7 @@ import pytest
 from vmcapsule import process
 from vmcapsule.template import Template
 
-from .conftest import TIMEOUT_S, Outcome
+from .conftest import TIMEOUT_S, Outcome, vmcapsule
 
 pytestmark = pytest.mark.vm
 Run = Callable[..., Outcome]
@@ -49,10 +49,13 @@ def test_a_guest_that_panics_is_told_from_one_that_is_silent(
     assert not (done.folder / "out").exists()
 
 
-def test_a_damaged_tarball_is_reported_by_the_guest(run_job: Run, tmp_path: Path) -> None:
+def test_a_damaged_tarball_is_reported_by_the_guest(tmp_path: Path) -> None:
     tarball = tmp_path / "condor-23.9.6.tar.gz"
     tarball.write_bytes(b"this is no archive")
-    done = run_job("exit 0", "", CONDOR_TARBALL=tarball, CONDOR_TARBALL_VERSION="23.9.6")
+    (tmp_path / "job.ad").write_text(
+        f'Cmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
+    )
+    done = vmcapsule("run", "job.ad", folder=tmp_path, CONDOR_TARBALL=tarball)
     assert done.status == 76, done.stderr
     assert "unpack_condor" in done.stderr
 

@@ -193,7 +193,7 @@ def parse_probe(data: bytes) -> Mapping[str, Any]:
     """
     try:
         record = json.loads(data.decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DiskError(f"{PROBE_RECORD} on the data disk is not JSON") from error
     fields: Dict[str, type] = {
         "python": str,
