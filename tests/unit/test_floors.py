@@ -9,9 +9,8 @@ from typing import Iterator
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcapsule"
 
 FLOORS = [
-    {"__init__", "errors", "contract", "resources"}
-    | {"classad_text", "job_text", "job_attributes"},
-    {"process"},
+    {"__init__", "errors", "contract", "classad_text", "job_text", "job_attributes"},
+    {"process", "resources"},
     {"ads", "config", "disk", "accelerator"},
     {"refusals", "submit", "pack"},
     {"job"},
