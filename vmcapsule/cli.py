@@ -21,7 +21,7 @@ Run vanilla HTCondor jobs inside virtual machines, without a change to the job.
 
   vmcapsule template build    once: make the VM that capsules are copied from
   vmcapsule tarball build     once: make the HTCondor that runs inside it
-  vmcapsule run job.sub       run each job of a submit file in a VM on this machine
+  vmcapsule run job.sub       run each job of a submit file in a VM, here
 """
 
 EPILOG = """\
@@ -35,8 +35,8 @@ _CONDOR_VM_CAPSULE_... in the environment; see docs/configuration.md.
 """
 
 RUN = """\
-Run every job of a submit file (or one job ad) in a virtual machine of its own on
-this machine, one after the other, and put the outputs where HTCondor would.
+Run every job of a submit file (or one job ad) in a virtual machine of its own
+on this machine, one after the other, and put the outputs where HTCondor would.
 Neither HTCondor nor a pool is needed.  The exit status is the job's, or 128 +
 the signal that killed it; with several jobs, the first that is not 0.
 """
@@ -44,8 +44,9 @@ the signal that killed it; with several jobs, the first that is not 0.
 TRANSLATE = """\
 Read a job ad on standard input, make its capsule under
 VM_CAPSULE_SCRATCH_DIR_PREFIX and print the ad of the job that runs it, as the
-template VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE names has it.  Takes a plain ad, the
-output of 'condor_q -long JOB', or what a JobRouter sends its TRANSLATE_JOB hook.
+template VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE names has it.  Takes a plain ad,
+the output of 'condor_q -long JOB', or what a JobRouter sends its TRANSLATE_JOB
+hook.
 
   condor_q -long 11.0 | vmcapsule translate > routed.ad
 """
@@ -64,20 +65,21 @@ inputs and outputs packed in them, and the guest's exit record and log.
 """
 
 TEMPLATE_BUILD = """\
-Make the folder condor_vm_capsule/ under VM_CAPSULE_TEMPLATE from Debian packages:
-a .vmx, system.vmdk, data.vmdk (vfat), and kernel and initrd beside them.  Takes
-a few minutes and about 1 GB.  Nothing is mounted on this machine.
+Make the folder condor_vm_capsule/ under VM_CAPSULE_TEMPLATE from Debian
+packages: a .vmx, system.vmdk, data.vmdk (vfat), and kernel and initrd beside
+them.  Takes a minute or two and about 1 GB for a while.  Nothing is mounted on
+this machine.
 """
 
 TEMPLATE_CHECK = """\
-Say whether capsules can be made from the template under VM_CAPSULE_TEMPLATE, ours
-or one made by hand: looks at its files and disks, then boots a copy and asks the
-guest.  Exits with 67 when something would not work.
+Say whether capsules can be made from the template under VM_CAPSULE_TEMPLATE,
+ours or one made by hand: looks at its files and disks, then boots a copy and
+asks the guest.  Exits with 67 when something would not work.
 """
 
 TARBALL_BUILD = """\
-Repack Debian's HTCondor into one file that unpacks in / to /condor-<version> and
-runs in any x86-64 Linux guest: VM_CAPSULE_CONDOR_TARBALL.
+Repack Debian's HTCondor into one file that unpacks in / to /condor-<version>
+and runs in any x86-64 Linux guest: VM_CAPSULE_CONDOR_TARBALL.
 """
 
 

@@ -87,13 +87,12 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
 
 def translate(arguments: argparse.Namespace) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
-    from vmcapsule.tarball import tarball_of
     from vmcapsule.translate import translate as work
 
     config = _config()
 
     def one(text: str) -> tuple[str, str, str]:
-        ad, made = work(text, config, tarball_of(config))
+        ad, made = work(text, config)
         return ad.long_form(), made.job_id or "?", f"translated into {made.folder}"
 
     return _hook(config.translate_log, one)

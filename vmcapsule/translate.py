@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Optional
 
 from vmcapsule import bundle, capsule
 from vmcapsule.ads import Ad, parse_ad, split_translate
@@ -13,13 +12,11 @@ from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.routed_ad import CapsuleFacts, routed_ad
-from vmcapsule.tarball import HTCondorTarball
+from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
 
-def translate(
-    text: str, config: Config, tarball: Optional[HTCondorTarball]
-) -> tuple[Ad, capsule.Capsule]:
+def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     """Make the capsule for the job ad in ``text`` and return the routed ad with it.
 
     ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
@@ -29,7 +26,7 @@ def translate(
     job = read_job(source)
     ad_template = _ad_template(config.classad_template)
     template = load(config.template)
-    made = pack_to_send(job, template, config, tarball)
+    made = pack_to_send(job, template, config, tarball_of(config))
     return routed_ad(job, ad_template, facts(made, template, job)), made
 
 
@@ -52,7 +49,7 @@ def pack_to_send(
     job: SourceJob,
     template: Template,
     config: Config,
-    tarball: Optional[HTCondorTarball],
+    tarball: HTCondorTarball,
 ) -> capsule.Capsule:
     """Make a capsule that goes elsewhere: it holds the whole VM, copied from the template."""
     payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)

@@ -1,0 +1,141 @@
+"""What a person meets: help that fits a terminal, errors on one line with their status."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from vmcapsule import errors
+
+HOME = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    [],
+    ["run"],
+    ["translate"],
+    ["finalize"],
+    ["boot"],
+    ["extract"],
+    ["inspect"],
+    ["template"],
+    ["template", "build"],
+    ["template", "check"],
+    ["tarball"],
+    ["tarball", "build"],
+]
+
+
+def vmcapsule(
+    *arguments: object, cwd: Path, stdin: str = "", env: Optional[dict[str, str]] = None
+) -> subprocess.CompletedProcess[str]:
+    settings = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(cwd),
+        "PYTHONPATH": str(HOME),
+        "COLUMNS": "80",
+        **(env or {}),
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "vmcapsule", *(str(a) for a in arguments)],
+        cwd=cwd,
+        env=settings,
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_fits_80_columns(command: list[str], tmp_path: Path) -> None:
+    done = vmcapsule(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_help_names_every_exit_status(tmp_path: Path) -> None:
+    text = vmcapsule("--help", cwd=tmp_path).stdout
+    kinds = [k for k in vars(errors).values() if isinstance(k, type)]
+    statuses = {k.exit_status for k in kinds if issubclass(k, errors.VmCapsuleError)} - {70}
+    assert {int(n) for n in re.findall(r"\b(6\d|7\d) ", text)} == statuses
+
+
+AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status", "said"),
+    [
+        (["bogus"], "", 64, "invalid choice: 'bogus'"),
+        (["run"], "", 64, "FILE"),
+        (["run", "--timeout", "-3", "x"], "", 64, "'-3' is not a number of seconds"),
+        (["run", "gone.sub"], "", 66, "'gone.sub': No such file"),
+        (["translate"], "", 65, "no ads"),
+        (["translate"], "Cmd = \n", 65, "line 1"),
+        (["translate"], AD.format(cmd="gone", iwd="/nowhere"), 67, "template"),
+        (["finalize"], "a = 1\n", 65, "no line of dashes"),
+        (["inspect", "gone"], "", 64, "no capsule 'gone'"),
+        (["boot", "."], "", 64, "is no capsule"),
+        (["extract", "gone"], "", 64, "is no capsule"),
+        (["template", "build", "--data-size", "x"], "", 64, "'x' is no size"),
+        (["template", "check", "--no-boot"], "", 67, "this template will not work"),
+    ],
+)
+def test_bad_input_gets_one_line_and_a_status_of_its_own(
+    arguments: list[str], stdin: str, status: int, said: str, tmp_path: Path
+) -> None:
+    done = vmcapsule(*arguments, cwd=tmp_path, stdin=stdin)
+    assert done.returncode == status, done.stderr
+    assert said in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    if done.stderr.startswith("vmcapsule:"):
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / ".cache/vmcapsule/scratch").exists()
+
+
+def test_a_refused_job_names_the_attribute(tmp_path: Path) -> None:
+    ad = AD.format(cmd="/bin/true", iwd=tmp_path) + "RequestGPUs = 1\n"
+    done = vmcapsule("translate", cwd=tmp_path, stdin=ad)
+    assert done.returncode == 65
+    assert "RequestGPUs = 1" in done.stderr and "request_gpus" in done.stderr
+
+
+def test_a_wrong_knob_is_named(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_DISK_PART_OFFSET": "63"}
+    done = vmcapsule("translate", cwd=tmp_path, env=env)
+    assert done.returncode == 78
+    assert "VM_CAPSULE_DISK_PART_OFFSET = 63" in done.stderr
+
+
+def test_a_mistyped_knob_is_warned_of(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_TEMPLAT": "/x"}
+    done = vmcapsule("translate", cwd=tmp_path, env=env)
+    assert "warning: VM_CAPSULE_TEMPLAT is no knob" in done.stderr
+    assert "VM_CAPSULE_TEMPLATE" in done.stderr
+
+
+def test_a_log_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_TRANSLATE_LOG": str(tmp_path / "no/such/folder/log")}
+    done = vmcapsule("translate", cwd=tmp_path, stdin="a = 1\n", env=env)
+    assert done.returncode == 65
+    assert "warning: cannot write the log" in done.stderr
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    done = vmcapsule("run", "\x1b[31mred", cwd=tmp_path)
+    assert "\x1b" not in done.stderr
+
+
+def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
+    for name in ("translate", "finalize"):
+        hook = HOME / "hooks" / name
+        done = subprocess.run(
+            [sys.executable, hook], cwd=tmp_path, env={"HOME": str(tmp_path)},
+            input="", capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 65, done.stderr
+        assert os.access(hook, os.X_OK)
