@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vmcapsule.errors import ToolError
-from vmcapsule.images.tarball import pack, parse_list
+from vmcapsule.images.tarball import moved_string, pack, parse_list
 from vmcapsule.resources import resource
 
 
@@ -66,3 +66,16 @@ def test_members(tree: Path, tmp_path: Path) -> None:
 def test_plain_tar_is_not_compressed(tree: Path, tmp_path: Path) -> None:
     pack(tree, tmp_path / "condor.tar")
     assert (tmp_path / "condor.tar").read_bytes()[257:262] == b"ustar"
+
+
+def test_string_in_a_program_is_replaced_in_place() -> None:
+    data = b"code\0/usr/lib/modules\0/usr/lib/modules.old\0"
+    assert moved_string(data, "/usr/lib/modules", "/c/lib") == (
+        b"code\0/c/lib" + b"\0" * 11 + b"/usr/lib/modules.old\0"
+    )
+
+
+@pytest.mark.parametrize("new", ["/a/longer/path", "/c"])
+def test_string_that_cannot_be_replaced(new: str) -> None:
+    with pytest.raises(ToolError, match="cannot become"):
+        moved_string(b"code\0/usr/lib.old\0", "/usr/lib", new)

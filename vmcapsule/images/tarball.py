@@ -37,6 +37,8 @@ _SOURCES: Mapping[str, Tuple[str, ...]] = {
     "sbin": ("usr/sbin", "usr/bin"),
     "libexec": ("usr/libexec/condor", "usr/lib/condor/libexec"),
 }
+#: OpenSSL's loadable ciphers, which HTCondor encrypts datagrams with.
+_OPENSSL_MODULES = "usr/lib/x86_64-linux-gnu/ossl-modules"
 _UTILS = re.compile(r"libcondor_utils_(\d+)_(\d+)_(\d+)\.so\Z")
 _OPTIONS = ('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"')
 _GZIP_LEVEL = 6
@@ -87,6 +89,7 @@ def build_tarball(
         wish = parse_list(resource("templates/tarball.list").read_text())
         _programs(root, tree, wish)
         _libraries(root, tree, wish.dlopen)
+        _openssl_modules(root, tree)
         _patch(tree)
         glibc = _verify(tree, version)
         progress("packing")
@@ -179,6 +182,39 @@ def _libraries(root: Path, tree: Path, dlopen: Sequence[str]) -> None:
         shutil.copyfile(_find(root, _LIBRARY_FOLDERS, name).resolve(), target)
         target.chmod(0o755 if name == LOADER else 0o644)
         pending += _needed(target)
+
+
+def _openssl_modules(root: Path, tree: Path) -> None:
+    """Carry OpenSSL's modules too, where there are any, and have them found.
+
+    Their folder is compiled into libcrypto; the other way to name it, a variable in the
+    environment, would be inherited by jobs.  Without them HTCondor's tools crash.
+    """
+    source = root / _OPENSSL_MODULES
+    if not source.is_dir():
+        return
+    target = tree / "lib/ossl-modules"
+    target.mkdir()
+    for module in sorted(source.glob("*.so")):
+        shutil.copyfile(module, target / module.name)
+        (target / module.name).chmod(0o644)
+    for library in sorted((tree / "lib").glob("libcrypto.so.*")):
+        library.write_bytes(
+            moved_string(
+                library.read_bytes(), f"/{_OPENSSL_MODULES}", f"/{tree.name}/lib/ossl-modules"
+            )
+        )
+
+
+def moved_string(data: bytes, old: str, new: str) -> bytes:
+    """Replace a string constant of a program by one that is not longer.
+
+    Raises `ToolError` where it is longer, or the program has no such constant.
+    """
+    before = b"\0" + old.encode() + b"\0"
+    if len(new) > len(old) or before not in data:
+        raise ToolError(f"the path '{old}' in a library cannot become '{new}'")
+    return data.replace(before, b"\0" + new.encode().ljust(len(old) + 1, b"\0"))
 
 
 def _patch(tree: Path) -> None:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
 from vmcapsule.disk.vmdk import create_vmdk
-from vmcapsule.errors import UsageError
+from vmcapsule.errors import ToolError, UsageError
 from vmcapsule.images.bootdisk import MIB, BootFiles, build_system_disk
 from vmcapsule.images.datadisk import LABEL, build_data_disk, fat_layout
 from vmcapsule.images.guest_root import GuestRoot, build_guest_root
 from vmcapsule.images.initrd import build_initrd
 from vmcapsule.images.kernel import vmlinux
 from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
+from vmcapsule.process import find
 from vmcapsule.template import (
     DATA_DISK,
     FOLDER,
@@ -51,6 +52,8 @@ DIRECT_CMDLINE = _CMDLINE + (
 )
 _VMX_MEMORY_MIB = 1024
 _MOUNT_POINT = re.compile(r"/[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*\Z")
+
+_PROGRAMS = ("mmdebstrap", "mkfs.ext4", "mkfs.vfat", "mcopy", "syslinux", "qemu-img", "zstd")
 
 Progress = Callable[[str], None]
 
@@ -102,12 +105,24 @@ def build_template(
             "fix VM_CAPSULE_DATA_DISK_MOUNT_POINT, as in /condor-data",
         )
     fat_layout(data_offset_bytes, data_size_bytes - data_offset_bytes)
+    _check_machine()
     target_root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".template-", dir=target_root) as name:
         scratch = Path(name)
         _build(scratch, wish, progress)
         _publish(scratch / FOLDER, target_root / FOLDER, scratch / "old")
     return load(target_root)
+
+
+def _check_machine() -> None:
+    """Find what is missing before minutes are spent; raises `ToolError`."""
+    for program in _PROGRAMS:
+        find(program)
+    if not Path("/proc/self/fd").is_dir():
+        raise ToolError(
+            "/proc is not mounted here, and syslinux's installer needs it",
+            "mount it: mount -t proc proc /proc",
+        )
 
 
 def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
