@@ -141,7 +141,7 @@ def load(folder: Path) -> Capsule:
         if record.pop("format") != FORMAT:
             raise ValueError("of another version")
         known = {field.name: record[field.name] for field in fields(Capsule)[1:]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"
         raise UsageError(
             f"'{folder}' is no capsule: {RECORD}: {reason}",

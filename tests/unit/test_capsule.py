@@ -1,0 +1,93 @@
+"""A capsule is there whole or not at all, and its record says where everything is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from vmcapsule import capsule
+from vmcapsule.errors import InputError, SpaceError, UsageError
+
+
+def make(folder: Path) -> capsule.Capsule:
+    return capsule.Capsule(
+        folder=folder,
+        data_disk=folder / "data.vmdk",
+        system_disk=folder.parent / "template" / "system.vmdk",
+        data_bytes=4096,
+        cpus=2,
+        memory_mib=512,
+        kernel=folder.parent / "template" / "vmlinuz",
+        cmdline="root=UUID=1",
+        part_offset_bytes=32256,
+        job_id="11.0",
+    )
+
+
+def test_a_record_reads_back(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    assert capsule.load(tmp_path / "c") == made
+
+
+def test_a_capsule_that_was_moved_is_found_where_it_is(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    (tmp_path / "c").rename(tmp_path / "moved")
+    moved = capsule.load(tmp_path / "moved")
+    assert moved.data_disk == tmp_path / "moved" / "data.vmdk"
+    assert moved.system_disk == made.system_disk
+
+
+def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError), capsule.draft(tmp_path / "s" / "c") as aside:
+        (aside / "data.vmdk").write_text("half")
+        raise InputError("gone")
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="No space left.*VM_CAPSULE_SCRATCH_DIR_PREFIX"):
+        with capsule.draft(tmp_path / "s" / "c") as aside:
+            (aside / "data.vmdk").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_scratch_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpaceError, match="VM_CAPSULE_SCRATCH_DIR_PREFIX"):
+        with capsule.draft(tmp_path / "file" / "c"):
+            pass
+
+
+def test_a_draft_is_private(tmp_path: Path) -> None:
+    with capsule.draft(tmp_path / "c") as aside:
+        assert aside.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "[" * 70_000, "\0"])
+def test_a_record_that_is_none_is_explained(tmp_path: Path, text: str) -> None:
+    (tmp_path / capsule.RECORD).write_text(text)
+    with pytest.raises(UsageError, match="is no capsule"):
+        capsule.load(tmp_path)
+
+
+def test_a_source_ad_may_hold_any_bytes(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    capsule.save_source_ad('Cmd = "\udcff"\n', tmp_path)
+    assert capsule.source_ad(made) == 'Cmd = "\udcff"\n'
+
+
+def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    capsule.remove(made)
+    assert list(tmp_path.iterdir()) == []
