@@ -219,10 +219,11 @@ def tarball_build(arguments: argparse.Namespace) -> int:
             f"the tarball is there already: {config.condor_tarball} (--force builds it again)"
         )
         return 0
+    # In the cache its name says its version; where the knob says, the name is the user's.
     config.cache.mkdir(parents=True, exist_ok=True)
+    chosen = config.condor_tarball
+    target = chosen if chosen and chosen.parent != config.cache else config.cache
     with report.progress("tarball") as progress:
-        built = build_tarball(
-            config.condor_tarball or config.cache, suite=arguments.suite, progress=progress
-        )
+        built = build_tarball(target, suite=arguments.suite, progress=progress)
     print(f"the tarball is ready: {built.path} (HTCondor {built.version})")
     return 0

@@ -15,7 +15,7 @@ from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import copy_vmdk, raw_edit, raw_view, read_vmdk
-from vmcapsule.errors import DiskError, GuestError, TemplateError, VmCapsuleError
+from vmcapsule.errors import DiskError, GuestError, GuestTimeout, TemplateError, VmCapsuleError
 from vmcapsule.images.datadisk import LABEL
 from vmcapsule.resources import resource
 from vmcapsule.template import Template, load
@@ -162,7 +162,7 @@ def _check_boot(template: Template, config: Config, scratch: Path) -> List[Findi
     console = scratch / "console.log"
     try:
         spent_s = boot(machine, console=console, scratch=scratch, timeout_s=BOOT_TIMEOUT_S)
-    except GuestError as error:
+    except (GuestError, GuestTimeout) as error:
         return [_wrong(error)]
     with raw_view(copy, scratch) as raw:
         at = locate_fat(raw.fd, raw.size_bytes, config.disk_part_offset_bytes)

@@ -69,8 +69,9 @@ def build_tarball(
 ) -> TarballInfo:
     """Build the tarball at ``target``, replacing one that is there.
 
-    A ``target`` that is a folder gets ``condor-<version>.tar.gz``.  Else its name decides:
-    ``.tar`` is not compressed, all else is gzip.  The same packages give the same bytes.
+    A ``target`` that is a folder gets ``condor-<version>.tar``: not compressed, since an
+    emulated guest takes a second longer to unpack a compressed one.  Else its name
+    decides: ``.tar`` is not compressed, all else is gzip.  The same packages give the same bytes.
     Raises `ToolError` where a program is missing, fails, or does not run from the
     finished tree.
     """
@@ -93,7 +94,7 @@ def build_tarball(
         _patch(tree)
         glibc = _verify(tree, version)
         progress("packing")
-        path = folder / f"condor-{version}.tar.gz" if target.is_dir() else target
+        path = folder / f"condor-{version}.tar" if target.is_dir() else target
         pack(tree, scratch / path.name)
         (scratch / path.name).replace(path)
         return TarballInfo(path, version, glibc)
