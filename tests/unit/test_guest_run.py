@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import tempfile
 from pathlib import Path
 from typing import Any, Iterator
@@ -338,8 +339,11 @@ def test_terminated_while_the_job_runs(place: Place) -> None:
     command += ["--work", str(place.work)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        while b"the job runs" not in process.stdout.readline():
-            pass
+        said = place.work / "execute" / f"dir_{process.pid}" / "_condor_stderr"
+        for _ in range(3000):
+            if said.exists() and said.read_text():
+                break
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         process.stdout.read()
     assert failure(place.exit_record())[0] == "terminated"

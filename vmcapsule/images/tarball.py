@@ -71,7 +71,8 @@ def build_tarball(
 
     A ``target`` that is a folder gets ``condor-<version>.tar``: not compressed, since an
     emulated guest takes a second longer to unpack a compressed one.  Else its name
-    decides: ``.tar`` is not compressed, all else is gzip.  The same packages give the same bytes.
+    decides: ``.tar`` is not compressed, all else is gzip.  The same packages give the
+    same bytes.
     Raises `ToolError` where a program is missing, fails, or does not run from the
     finished tree.
     """
