@@ -8,8 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Iterator
 
