@@ -13,6 +13,8 @@ from vmcapsule import __version__
 from vmcapsule.errors import UsageError, VmCapsuleError, one_line
 
 MIB = 1 << 20
+#: The operating system said no, where nothing better is known (EX_OSERR).
+SYSTEM_ERROR = 71
 #: As a shell reports a program that a signal ended.
 SIGNALED = 128
 
@@ -27,8 +29,9 @@ Run vanilla HTCondor jobs inside virtual machines, without a change to the job.
 EPILOG = """\
 Exit status: 'run' exits with the job's own, or 128 + the signal that killed it.
 When vmcapsule itself fails: 64 usage, 65 job or ad refused, 66 input missing,
-67 template, 68 disk damaged, 69 program missing or failed, 73 no room,
-74 outputs not delivered, 75 guest timed out, 76 guest failed, 78 configuration.
+67 template, 68 disk damaged, 69 program missing or failed, 71 system error,
+73 no room, 74 outputs not delivered, 75 guest timed out, 76 guest failed,
+78 configuration.
 
 Configuration is HTCondor's: VM_CAPSULE_... in condor_config, or
 _CONDOR_VM_CAPSULE_... in the environment; see docs/configuration.md.
@@ -102,10 +105,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt as error:
         print("vmcapsule: interrupted", file=sys.stderr)
         return SIGNALED + (error.args[0] if error.args else signal.SIGINT)
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing is left to tell it.
-        sys.stderr.close()
-        return SIGNALED + signal.SIGPIPE
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has gone; nothing is left to tell it.
+            sys.stderr.close()
+            return SIGNALED + signal.SIGPIPE
+        where = f"'{error.filename}': " if error.filename else ""
+        reason = error.strerror or str(error)
+        print(f"vmcapsule: {one_line(where + reason)}; correct that", file=sys.stderr)
+        return SYSTEM_ERROR
 
 
 def _interrupt(number: int, frame: Optional[FrameType]) -> None:

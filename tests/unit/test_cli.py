@@ -61,7 +61,15 @@ def test_the_help_names_every_exit_status(tmp_path: Path) -> None:
     text = vmcapsule("--help", cwd=tmp_path).stdout
     kinds = [k for k in vars(errors).values() if isinstance(k, type)]
     statuses = {k.exit_status for k in kinds if issubclass(k, errors.VmCapsuleError)} - {70}
-    assert {int(n) for n in re.findall(r"\b(6\d|7\d) ", text)} == statuses
+    assert {int(n) for n in re.findall(r"\b(6\d|7\d) ", text)} == statuses | {71}
+
+
+def test_what_the_system_refuses_is_told_on_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    env = {"_CONDOR_VM_CAPSULE_CACHE_DIR": str(tmp_path / "file/cache")}
+    done = vmcapsule("tarball", "build", cwd=tmp_path, env=env)
+    assert done.returncode == 71
+    assert done.stderr == f"vmcapsule: '{tmp_path}/file/cache': Not a directory; correct that\n"
 
 
 AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n'

@@ -54,13 +54,18 @@ def debian_packages(
     Raises `ToolError` with the end of mmdebstrap's output, `UsageError` for a name that
     cannot be a suite or package.
     """
+    if os.geteuid() != 0:
+        raise UsageError(
+            "building from Debian packages needs root, who owns what they install",
+            "run it with sudo, XDG_CACHE_HOME (or VM_CAPSULE_CACHE_DIR) as yours",
+        )
     for word in (suite, *packages):
         if not _WORD.match(word):
             raise UsageError(f"'{word}' is not the name of a suite or package")
     run(
         [
             "mmdebstrap",
-            "--mode=auto",
+            "--mode=root",
             f"--variant={variant}",
             "--format=directory",
             *options,
