@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -95,8 +96,10 @@ def wait_for_machine(command: subprocess.Popen[bytes]) -> int:
     for _ in range(600):
         assert command.poll() is None, "the command ended early"
         for child in children_of(command.pid):
-            if b"qemu-system" in Path(f"/proc/{child}/exe").readlink().name.encode():
-                return child
+            # Other children come and go before it, such as condor_submit.
+            with contextlib.suppress(FileNotFoundError):
+                if "qemu-system" in Path(f"/proc/{child}/exe").readlink().name:
+                    return child
         time.sleep(0.1)
     raise AssertionError("QEMU did not start")
 
