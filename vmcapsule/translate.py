@@ -8,7 +8,7 @@ from pathlib import Path
 from vmcapsule import bundle, capsule
 from vmcapsule.ads import Ad, parse_ad, split_translate
 from vmcapsule.config import Config
-from vmcapsule.disk.vmdk import read_vmdk
+from vmcapsule.disk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.routed_ad import CapsuleFacts, routed_ad
@@ -74,6 +74,7 @@ def pack_to_send(
         capsule.copy_whole(template, aside)
         disk = aside / made.data_disk.name
         bundle.stage(payload, disk, config.disk_part_offset_bytes, aside)
+        make_transferable(disk, aside)
         capsule.save_source_ad(job.ad.long_form(), aside)
         capsule.save(made, aside)
     return made

@@ -18,6 +18,7 @@ from vmcapsule.disk.vmdk import (
     Vmdk,
     copy_vmdk,
     create_vmdk,
+    make_transferable,
     raw_edit,
     raw_view,
     read_vmdk,
@@ -426,3 +427,25 @@ def test_no_file_outside_is_ever_touched_by_a_link_to_the_disk(tmp_path: Path):
         read_vmdk(tmp_path / "link.vmdk")
     shutil.copy(disk.path, tmp_path / "copy.vmdk")
     assert read_vmdk(tmp_path / "copy.vmdk").capacity_bytes == SIZE
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_a_disk_made_transferable_keeps_its_content_and_loses_its_holes(
+    tmp_path: Path, form: str
+) -> None:
+    raw = tmp_path / "raw"
+    with raw.open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(5 << 20)
+        file.write(b"in the middle")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    create_vmdk(raw, folder / "data.vmdk", form, adapter="lsilogic")
+    made = make_transferable(folder / "data.vmdk", tmp_path)
+    flat = form in ("monolithicFlat", "twoGbMaxExtentFlat")
+    assert made.form == ("monolithicSparse" if flat else form)
+    assert (made.capacity_bytes, made.adapter) == (64 << 20, "lsilogic")
+    assert {path.name for path in folder.iterdir()} == {path.name for path in made.files}
+    assert sum(path.stat().st_size for path in made.files) < 1 << 20
+    with raw_view(folder / "data.vmdk", tmp_path) as image:
+        assert os.pread(image.fd, 13, 5 << 20) == b"in the middle"

@@ -22,6 +22,7 @@ __all__ = [
     "VmdkExtent",
     "copy_vmdk",
     "create_vmdk",
+    "make_transferable",
     "raw_edit",
     "raw_view",
     "read_vmdk",
@@ -111,6 +112,25 @@ def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> 
     options = f"subformat={form},adapter_type={adapter}"
     _qemu_img(["convert", "-f", "raw", "-O", "vmdk", "-o", options, raw, target], target)
     return read_vmdk(target)
+
+
+def make_transferable(path: Path, scratch: Path) -> Vmdk:
+    """Turn a flat disk, one file or split, into the monolithicSparse one of its name.
+
+    A flat disk's holes cost nothing here, but HTCondor transfers files with their holes
+    as zeros.  A disk that is not flat is left as it is.
+    """
+    disk = read_vmdk(path)
+    if FORMS[disk.form] != "FLAT":
+        return disk
+    with tempfile.TemporaryDirectory(prefix=".sparse-", dir=scratch) as aside:
+        made = Path(aside) / path.name
+        with raw_view(path, scratch) as raw:
+            create_vmdk(raw.path, made, "monolithicSparse", adapter=disk.adapter)
+        made.replace(path)
+    for extent in disk.files[1:]:
+        extent.unlink()
+    return read_vmdk(path)
 
 
 def _is_raw(disk: Vmdk) -> bool:
