@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from pathlib import Path
@@ -182,7 +183,7 @@ def _add_timeout(parser: Any) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value = float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
     return value

@@ -82,7 +82,10 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
         ) from error
     if is_submit_file(text):
         return ads_from_submit(file, tarball=config.condor_tarball, cache=config.cache)
-    return split_many(text)
+    ads = split_many(text)
+    if not ads:
+        raise InputError(f"'{file}' holds no job", "name a submit file or a job ad")
+    return ads
 
 
 def translate(arguments: argparse.Namespace) -> int:

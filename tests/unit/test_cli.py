@@ -81,6 +81,8 @@ AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n
         (["bogus"], "", 64, "invalid choice: 'bogus'"),
         (["run"], "", 64, "FILE"),
         (["run", "--timeout", "-3", "x"], "", 64, "'-3' is not a number of seconds"),
+        (["run", "--timeout", "soon", "x"], "", 64, "'soon' is not a number of seconds"),
+        (["run", "/dev/null"], "", 66, "'/dev/null' holds no job"),
         (["run", "gone.sub"], "", 66, "'gone.sub': No such file"),
         (["translate"], "", 65, "no ads"),
         (["translate"], "Cmd = \n", 65, "line 1"),
