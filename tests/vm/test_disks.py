@@ -55,18 +55,22 @@ def test_a_job_runs_from_any_data_disk(
     before = snapshot(root / "condor_vm_capsule")
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "in.txt").write_text("fed\n")
+    # Both runners, over all the forms and offsets.
+    runner = "condor" if offset_bytes == 32256 else "direct"
     done = run_job(
-        "cat; echo 'ü' >'made:here'; dd if=/dev/urandom bs=1M count=3 of=blob 2>/dev/null\n"
-        "sha256sum blob; exit 7",
-        "input = in.txt",
+        "cat; echo 'ü' >'made:here'; mkdir plots; echo \"$1\" >plots/p.svg\n"
+        "dd if=/dev/urandom bs=1M count=30 of=blob 2>/dev/null; sha256sum blob; exit 7",
+        "input = in.txt\narguments = \"'it''s two words'\"\n"
+        "transfer_output_files = made:here, plots, blob",
         "--runner",
-        "direct",
+        runner,
         "--keep",
         TEMPLATE=root,
         DISK_PART_OFFSET=offset_bytes,
     )
     assert done.status == 7, done.stderr
     assert done.read("made:here") == "ü\n"
+    assert done.read("plots/p.svg") == "it's two words\n"
     digest = process.run(["sha256sum", "blob"], timeout_s=60, cwd=done.folder).stdout.decode()
     assert done.read("out") == "fed\n" + digest
     # The template is as it was, and the returned disk is clean.
