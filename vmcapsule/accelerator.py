@@ -9,6 +9,7 @@ panic and reset, upon which QEMU ends.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,7 +39,9 @@ def choose(kernel: Optional[Path], cache: Path) -> str:
     known = _remembered(path)
     if known.get("key") != key:
         known = {"key": key, "works": probe_kvm(kernel)}
-        _remember(path, known)
+        # Where the cache is not ours to write, the next run asks again.
+        with contextlib.suppress(OSError):
+            _remember(path, known)
     return KVM if known.get("works") is True else TCG
 
 

@@ -6,10 +6,11 @@ import contextlib
 import os
 import re
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Optional, Sequence
+from typing import IO, Callable, Iterator, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.accelerator import KVM, QEMU
@@ -64,10 +65,12 @@ def boot(
     started = time.monotonic()
     console.write_bytes(b"")
     watch = _Watch(console, read_vmdk(machine.data_disk).files, started, timeout_s)
-    with _running(qemu_command(machine, console), scratch) as qemu:
-        while not _ended(qemu):
-            watch.look(alive)
-        _check_end(qemu, console)
+    # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
+    with tempfile.TemporaryFile(dir=scratch) as complaints:
+        with _running(qemu_command(machine, console), scratch, complaints) as qemu:
+            while not _ended(qemu):
+                watch.look(alive)
+        _check_end(qemu.returncode, console, complaints)
     return time.monotonic() - started
 
 
@@ -106,12 +109,14 @@ def _escape(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _running(argv: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _running(
+    argv: Sequence[str], scratch: Path, complaints: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
     qemu = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=complaints,
         # The throw-away layer of the system disk is made here, and unlinked at once.
         env={**os.environ, "TMPDIR": str(scratch)},
         # Ctrl-C is for us to handle: killing the machine is then our doing.
@@ -121,7 +126,7 @@ def _running(argv: Sequence[str], scratch: Path) -> Iterator[subprocess.Popen[by
         yield qemu
     finally:
         qemu.kill()
-        qemu.communicate()
+        qemu.wait()
 
 
 def _ended(qemu: subprocess.Popen[bytes]) -> bool:
@@ -176,13 +181,12 @@ class _Watch:
             )
 
 
-def _check_end(qemu: subprocess.Popen[bytes], console: Path) -> None:
-    if qemu.returncode != 0:
-        assert qemu.stderr is not None
-        errors = qemu.stderr.read()
-        text = " ".join(errors.decode(errors="replace").split())[-process.EVIDENCE_CHARS :]
+def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
+    if returncode != 0:
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - process.EVIDENCE_CHARS))
+        text = " ".join(complaints.read().decode(errors="replace").split())
         raise ToolError(
-            f"QEMU ended with status {qemu.returncode}: {text or 'it said nothing'}",
+            f"QEMU ended with status {returncode}: {text or 'it said nothing'}",
             "see whether this machine has the memory the job asks for",
         )
     panic = re.search(rb"Kernel panic[^\r\n]*", console_tail(console))

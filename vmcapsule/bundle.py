@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
 
-from vmcapsule import contract, sandbox
-from vmcapsule.disk.extents import Extent, copy_range
+from vmcapsule import contract, guest_files, sandbox
+from vmcapsule.disk.extents import copy_range
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_edit
 from vmcapsule.errors import ConfigError, InputError, SpaceError
 from vmcapsule.guest_ad import guest_ad
 from vmcapsule.job import SourceJob
-from vmcapsule.pack import PackPlan, plan_packs, slice_extents, unreadable
+from vmcapsule.pack import PackPlan, Pieces, plan_packs, unreadable
 from vmcapsule.tarball import HTCondorTarball
 
 CONDOR, DIRECT = "condor", "direct"
-RUNNERS = (CONDOR, DIRECT)
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,11 @@ def payload(
         (contract.INIT_SCRIPT, init_script.read_bytes()),
         (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
         (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
+        (contract.MACHINE_AD, guest_files.machine_ad(job).encode()),
     ]
+    if tarball:
+        config = guest_files.condor_config(job, tarball.version)
+        texts.append((contract.CONDOR_CONFIG, config.encode()))
     copies = [(contract.TARBALL, tarball.path)] if tarball else []
     return Payload(tuple(texts), tuple(copies), plan_packs(sandbox.input_members(job)))
 
@@ -74,7 +77,7 @@ def job_record(job: SourceJob, tarball: Optional[HTCondorTarball]) -> dict[str, 
         "runner": CONDOR if tarball else DIRECT,
         "executable": sandbox.executable_name(job),
         "arguments": list(job.arguments),
-        "environment": dict(job.environment),
+        "environment": guest_files.direct_environment(job),
         "stdin": sandbox.stdin_name(job),
         "stdout": sandbox.stdout_name(job),
         "stderr": sandbox.stderr_name(job),
@@ -114,7 +117,7 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
         for name, path in load.copies:
             _fill_copy(raw.fd, volume, name, path)
         packs = [
-            volume.create(contract.INPUT_PACK % number, size)
+            Pieces(volume.create(contract.INPUT_PACK % number, size))
             for number, size in enumerate(load.packs.pack_sizes_bytes)
         ]
         _fill_packs(raw.fd, packs, load.packs)
@@ -160,7 +163,7 @@ def _fill_copy(image_fd: int, volume: FatVolume, name: str, path: Path) -> None:
         os.close(fd)
 
 
-def _fill_packs(image_fd: int, packs: Sequence[Sequence[Extent]], plan: PackPlan) -> None:
+def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
     """Copy the data of every packed file to its place in the image."""
     for entry in plan.entries:
         if not entry.stretches:
@@ -170,9 +173,7 @@ def _fill_packs(image_fd: int, packs: Sequence[Sequence[Extent]], plan: PackPlan
         try:
             for stretch in entry.stretches:
                 position = stretch.offset
-                for extent in slice_extents(
-                    packs[stretch.pack], stretch.pack_offset, stretch.length
-                ):
+                for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
                     copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
                     position += extent.length_bytes
         finally:

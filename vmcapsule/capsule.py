@@ -12,9 +12,9 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, get_args, get_type_hints
 
 from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.disk.vmdk import copy_vmdk, read_vmdk
@@ -25,6 +25,11 @@ RECORD = "capsule.json"
 CONSOLE = "console.log"
 SOURCE_AD = "source.ad"
 DELIVERED = "delivered"
+#: The folder in which a data disk comes back from an execute point.
+RETURNED = "returned"
+#: By what the program on the execute point dies when the guest did not report.  Linux
+#: defines SIGSTKFLT and never sends it.
+UNREPORTED_SIGNAL = 16
 FORMAT = 1
 RECORD_BYTES_MAX = 1 << 16
 
@@ -53,6 +58,12 @@ class Capsule:
     def console(self) -> Path:
         """Where the guest's console output is kept."""
         return self.folder / CONSOLE
+
+    @property
+    def returned_disk(self) -> Path:
+        """The data disk to take outputs from: what came back, else what lies here."""
+        returned = self.folder / RETURNED / self.data_disk.name
+        return returned if returned.exists() else self.data_disk
 
     @property
     def is_delivered(self) -> bool:
@@ -140,7 +151,7 @@ def load(folder: Path) -> Capsule:
             record = json.loads(file.read(RECORD_BYTES_MAX))
         if record.pop("format") != FORMAT:
             raise ValueError("of another version")
-        known = {field.name: record[field.name] for field in fields(Capsule)[1:]}
+        known = {name: _checked(record[name], name) for name in _kinds()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"
         raise UsageError(
@@ -151,6 +162,20 @@ def load(folder: Path) -> Capsule:
         if known[name] is not None:
             known[name] = path.parent / known[name]
     return Capsule(folder=path.parent, **known)
+
+
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """What the record may hold under each name: a path is a string there."""
+    hints = get_type_hints(Capsule)
+    del hints["folder"]
+    kinds = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: tuple(str if k is Path else k for k in ks) for name, ks in kinds.items()}
+
+
+def _checked(value: Any, name: str) -> Any:
+    if not isinstance(value, _kinds()[name]):
+        raise TypeError(f"{name} is {value!r:.40}")
+    return value
 
 
 def remove(capsule: Capsule) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -11,13 +12,13 @@ from types import FrameType
 from typing import Any, NoReturn, Optional, Sequence
 
 from vmcapsule import __version__
-from vmcapsule.errors import UsageError, VmCapsuleError, one_line
+from vmcapsule.errors import SYSTEM_ERROR, UsageError, VmCapsuleError, one_line
 
 MIB = 1 << 20
-#: The operating system said no, where nothing better is known (EX_OSERR).
-SYSTEM_ERROR = 71
 #: As a shell reports a program that a signal ended.
 SIGNALED = 128
+#: SIGHUP: the terminal or the connection is gone.
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 DESCRIPTION = """\
 Run vanilla HTCondor jobs inside virtual machines, without a change to the job.
@@ -90,7 +91,11 @@ and runs in any x86-64 Linux guest: VM_CAPSULE_CONDOR_TARBALL.
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command line; return the exit status."""
     arguments = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _open_streams()
+    for number in INTERRUPTS:
+        # What the caller ignores (nohup, a shell's '&') stays ignored.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     # Names may be any bytes; showing one must never be what fails.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     # Imported late: '--help' and a mistyped command answer at once.
@@ -104,8 +109,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt as error:
-        print("vmcapsule: interrupted", file=sys.stderr)
-        return SIGNALED + (error.args[0] if error.args else signal.SIGINT)
+        number, *notes = error.args or (signal.SIGINT,)
+        print("; ".join(["vmcapsule: interrupted", *notes]), file=sys.stderr)
+        return SIGNALED + int(number)
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has gone; nothing is left to tell it.
@@ -118,8 +124,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _interrupt(number: int, frame: Optional[FrameType]) -> None:
-    """SIGTERM ends us like Ctrl-C, so that VM and scratch are cleaned away."""
+    """Any of them ends us like Ctrl-C, so that VM and scratch are cleaned away."""
+    for each in INTERRUPTS:
+        # A second one would end the cleaning half-way.  Not SIG_IGN: children inherit it.
+        if signal.getsignal(each) is _interrupt:
+            signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt(number)
+
+
+def _open_streams() -> None:
+    """Put /dev/null where the caller closed standard input, output or error.
+
+    Else Python has None there, and the next file that is opened takes the number.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= 2:
+        fd = os.dup(fd)
+    os.close(fd)
+    sys.stdin = sys.stdin or open(0)  # noqa: PTH123, SIM115 - for as long as we live
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: PTH123, SIM115
 
 
 class _Parser(argparse.ArgumentParser):

@@ -11,7 +11,14 @@ from typing import Callable, Optional
 from vmcapsule import report
 from vmcapsule.ads import Ad, parse_ad, split_many
 from vmcapsule.config import Config, load_config
-from vmcapsule.errors import InputError, TemplateError, UsageError, VmCapsuleError, one_line
+from vmcapsule.errors import (
+    SYSTEM_ERROR,
+    InputError,
+    TemplateError,
+    UsageError,
+    VmCapsuleError,
+    one_line,
+)
 
 #: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
 STDIN_BYTES_MAX = 64 << 20
@@ -41,15 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     from vmcapsule.template import load
 
     config = _config()
-    jobs = [read_job(ad) for ad in _job_ads(arguments.file, config)]
+    ads = _job_ads(arguments.file, config)
     template = load(config.template)
     tarball = tarball_of(config) if arguments.runner == "condor" else None
     status = 0
-    for job in jobs:
+    for number, ad in enumerate(ads):
+        name = f"job {ad.expr('ClusterId') or 0}.{ad.expr('ProcId') or number}"
         try:
-            with report.progress(f"job {job.job_id}") as progress:
+            with report.progress(name) as progress:
                 result = runner.run_job(
-                    job,
+                    read_job(ad),
                     template,
                     config,
                     tarball=tarball,
@@ -57,11 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
                     keep=arguments.keep,
                     progress=progress,
                 )
-        except VmCapsuleError as error:
-            print(f"vmcapsule: job {job.job_id}: {one_line(str(error))}", file=sys.stderr)
-            if arguments.json:
-                print(json.dumps(report.failure_record(job.job_id, error)), flush=True)
-            status = status or error.exit_status
+        except (VmCapsuleError, OSError) as error:
+            # One job's failure is not the others'.
+            status = status or _report_failure(name, error, arguments.json)
             continue
         if arguments.json:
             print(json.dumps(report.result_record(result)), flush=True)
@@ -69,6 +75,14 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n".join(report.result_lines(result)), flush=True)
         status = status or result.exit.status
     return status
+
+
+def _report_failure(name: str, error: Exception, as_json: bool) -> int:
+    """Say that a job could not be run; return the status for it."""
+    print(f"vmcapsule: {name}: {one_line(str(error))}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(report.failure_record(name.split()[-1], error)), flush=True)
+    return error.exit_status if isinstance(error, VmCapsuleError) else SYSTEM_ERROR
 
 
 def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
@@ -90,15 +104,24 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
 
 def translate(arguments: argparse.Namespace) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
+    from vmcapsule import capsule
     from vmcapsule.translate import translate as work
 
     config = _config()
+    capsules: list[capsule.Capsule] = []
 
     def one(text: str) -> tuple[str, str, str]:
         ad, made = work(text, config)
+        capsules.append(made)
         return ad.long_form(), made.job_id or "?", f"translated into {made.folder}"
 
-    return _hook(config.translate_log, one)
+    try:
+        return _hook(config.translate_log, one)
+    except BaseException:
+        # Nobody got the ad, so nobody will ever ask for the capsule.
+        for made in capsules:
+            capsule.remove(made)
+        raise
 
 
 def finalize(arguments: argparse.Namespace) -> int:
@@ -125,6 +148,7 @@ def _hook(log: Optional[Path], work: Callable[[str], tuple[str, str, str]]) -> i
     report.log_event(log, job_id, event)
     sys.stdout.flush()
     sys.stdout.buffer.write(output.encode(errors="surrogateescape"))
+    sys.stdout.flush()
     return 0
 
 
@@ -157,8 +181,8 @@ def extract(arguments: argparse.Namespace) -> int:
     job = read_job(parse_ad(capsule.source_ad(made)))
     job_exit, outputs = deliver_from(made, job)
     print(f"job {job.job_id}: {report.describe_exit(job_exit)}")
-    for path in outputs:
-        print(f"  {path}")
+    for line in report.output_lines(outputs):
+        print(line)
     return 0
 
 

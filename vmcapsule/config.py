@@ -110,11 +110,21 @@ def default_cache() -> Path:
     """``vmcapsule`` in the user's cache folder (XDG Base Directory Specification)."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The specification says to ignore a relative path.
-    return (named if named.is_absolute() else Path.home() / ".cache") / "vmcapsule"
+    if not named.is_absolute():
+        named = _expand_home(Path("~/.cache"))
+    if not named.is_absolute():
+        raise ConfigError(
+            "this user has no home folder to keep templates and tarballs in",
+            f"set HOME or {PREFIX}CACHE_DIR",
+        )
+    return named / "vmcapsule"
 
 
 def newest_tarball(cache: Path) -> Optional[Path]:
     """Return the last modified ``condor-<version>.tar*`` in a folder, or None."""
+    # Not Path.is_dir, which raises for one in a home folder that is closed to us.
+    if not os.path.isdir(cache):  # noqa: PTH112
+        return None
     found = [
         path for path in cache.glob("condor-*") if tarball_version(path) and path.is_file()
     ]
@@ -266,7 +276,8 @@ def machine_has_condor_config() -> bool:
     """Is there a configuration of HTCondor's on this machine, or does the caller name one?"""
     if os.environ.get("CONDOR_CONFIG"):
         return True
-    return any(_expand_home(path).exists() for path in CONFIG_FILES)
+    # One in a home folder that is closed to us (a hook's HOME may be root's) is none.
+    return any(os.path.exists(_expand_home(path)) for path in CONFIG_FILES)  # noqa: PTH110
 
 
 def condor_params() -> dict[str, str]:
@@ -287,6 +298,10 @@ def condor_params() -> dict[str, str]:
             htcondor.reload_config()
             param = htcondor.param
             return {name: str(param[name]) for name in param if name.upper().startswith(PREFIX)}
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"a {PREFIX}... parameter is not UTF-8: {error}", "use such names only"
+            ) from error
         except error_class as error:
             raise ConfigError(
                 f"HTCondor cannot read its configuration: {error}",

@@ -10,7 +10,9 @@ Job record (``JOB_RECORD``, JSON, written by the host)
     runner            "condor" or "direct"
     executable        path of the program: relative to the sandbox, or absolute in the guest
     arguments         list of strings, without the program's own name
-    environment       object of strings; "#CoNdOrScRaTcHdIr#" in a value stands for the sandbox
+    environment       object of strings, what a starter adds included (for the direct runner;
+                      HTCondor takes the job ad's); "#CoNdOrScRaTcHdIr#" in a value stands
+                      for the sandbox
     stdin             sandbox-relative or absolute path, or null for /dev/null
     stdout, stderr    names in the sandbox (equal names: one merged file), or null for /dev/null
     outputs           list of sandbox-relative paths to send back, or null for "new or
@@ -23,6 +25,14 @@ Job record (``JOB_RECORD``, JSON, written by the host)
 
 Job ad (``JOB_AD``, text, written by the host)
     The ClassAd that the personal HTCondor is given, one ``Attr = expr`` a line.
+
+Machine ad (``MACHINE_AD``, text, written by the host)
+    The slot's ClassAd that the job finds, one ``Attr = expr`` a line; under HTCondor on top
+    of what the startd says.
+
+HTCondor's configuration (``CONDOR_CONFIG``, text, written by the host for runner "condor")
+    Complete but for the macros VMCAPSULE_WORK and VMCAPSULE_USER, which the guest puts
+    before it.
 
 Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line)
     path      relative, '/'-separated, no '.' or '..' parts; bytes that are not UTF-8 are
@@ -69,6 +79,8 @@ INIT_SCRIPT = "condor-init.py"
 RECORD_DIR = "vmcapsule"
 JOB_RECORD = RECORD_DIR + "/job.json"
 JOB_AD = RECORD_DIR + "/job.ad"
+MACHINE_AD = RECORD_DIR + "/machine.ad"
+CONDOR_CONFIG = RECORD_DIR + "/condor_config"
 TARBALL = RECORD_DIR + "/condor.tar"  # compressed or not: told by its content
 INPUT_INDEX = RECORD_DIR + "/input.idx"
 INPUT_PACK = RECORD_DIR + "/input.%03d"
@@ -78,6 +90,9 @@ EXIT_RECORD = RECORD_DIR + "/exit.json"
 GUEST_LOG = RECORD_DIR + "/guest.log"
 #: The personal HTCondor's logs, kept when the job could not be run, in one file.
 CONDOR_LOG = RECORD_DIR + "/condor.log"
+
+#: What the guest replaces by the sandbox's path in values of the environment.
+SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"
 
 #: Names in the sandbox that HTCondor itself uses for the job's streams.
 STDOUT = "_condor_stdout"

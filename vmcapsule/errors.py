@@ -12,6 +12,9 @@ HOLD_TRANSFER_OUTPUT = 12
 HOLD_TRANSFER_INPUT = 13
 HOLD_SYSTEM_POLICY = 26
 
+#: The exit status where the operating system said no and nothing better is known.
+SYSTEM_ERROR = 71
+
 
 class VmCapsuleError(Exception):
     """What went wrong, with the offending value, and what to do about it.
@@ -31,10 +34,14 @@ class VmCapsuleError(Exception):
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
+def escaped(text: str) -> str:
+    """``text`` without what could move a terminal's cursor or begin another line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(text: str) -> str:
-    """``text`` on one line, without what could move a terminal's cursor."""
-    flat = " ".join(text.split())
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in flat)
+    """``text`` on one line, `escaped`, its runs of blanks as one."""
+    return escaped(" ".join(text.split()))
 
 
 class UsageError(VmCapsuleError):

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from vmcapsule import contract
-from vmcapsule.disk.extents import Extent, copy_range
+from vmcapsule.disk.extents import copy_range, image_bytes
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_view, read_vmdk
 from vmcapsule.errors import DeliveryError, DiskError, GuestError, SpaceError
 from vmcapsule.job import SourceJob
-from vmcapsule.pack import FOLDER, LINK, Entry, parse_index, slice_extents
+from vmcapsule.pack import FOLDER, LINK, Entry, Pieces, parse_index
 from vmcapsule.sandbox import deliveries
 
 SIGNAL_MAX = 64
@@ -40,7 +40,8 @@ class JobExit:
     missing_outputs: tuple[str, ...]
     phases_s: Mapping[str, float]
     guest: Mapping[str, str]
-    condor_ad: Optional[str]
+    #: How many entries the index of the outputs has, as the guest says.
+    entries: int
 
     @property
     def status(self) -> int:
@@ -61,7 +62,7 @@ class PackedFiles:
     """The entries of an index, and where its packs lie in the disk's image."""
 
     entries: tuple[Entry, ...]
-    packs: tuple[Sequence[Extent], ...]
+    packs: tuple[Pieces, ...]
 
 
 @contextlib.contextmanager
@@ -135,7 +136,14 @@ def read_exit(disk: DataDisk) -> JobExit:
         if record["state"] != "exited":
             raise ValueError(f"its state is {record['state']!r:.20}")
         return _job_exit(record)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise _unreadable(error) from error
 
 
@@ -152,21 +160,20 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
     _check_int("exit_code", code, 0, 255)
     _check_int("exit_signal", signal, 1, SIGNAL_MAX)
     missing = record.get("missing_outputs", [])
-    ad = record.get("condor_ad")
     return JobExit(
         runner=_word(record["runner"], 20),
         exit_code=code,
         exit_signal=signal,
         core_dumped=record.get("core_dumped") is True,
-        started_at_s=_seconds(record["started_at_s"]),
-        ended_at_s=_seconds(record["ended_at_s"]),
-        user_cpu_s=_seconds(record["user_cpu_s"]),
-        system_cpu_s=_seconds(record["system_cpu_s"]),
-        max_rss_kib=int(_seconds(record["max_rss_kib"])),
+        started_at_s=_number(record["started_at_s"]),
+        ended_at_s=_number(record["ended_at_s"]),
+        user_cpu_s=_number(record["user_cpu_s"]),
+        system_cpu_s=_number(record["system_cpu_s"]),
+        max_rss_kib=int(_number(record["max_rss_kib"])),
         missing_outputs=tuple(_word(path) for path in missing),
-        phases_s={_word(k, 40): _seconds(v) for k, v in record.get("phases", {}).items()},
+        phases_s={_word(k, 40): _number(v) for k, v in record.get("phases", {}).items()},
         guest={_word(k, 40): _word(v) for k, v in record.get("guest", {}).items()},
-        condor_ad=ad if isinstance(ad, str) else None,
+        entries=int(_number(record["outputs"]["entries"])),
     )
 
 
@@ -175,7 +182,7 @@ def _check_int(name: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"its {name} is {value!r:.20}")
 
 
-def _seconds(value: object) -> float:
+def _number(value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise ValueError(f"{value!r:.20} is not a number")
     if not math.isfinite(value) or not 0 <= value < 1e15:
@@ -185,14 +192,21 @@ def _seconds(value: object) -> float:
 
 def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
     """Read and check an index and find its packs.  Raises `DiskError`."""
-    packs: list[tuple[Extent, ...]] = []
+    packs: list[Pieces] = []
     sizes: list[int] = []
+    room = image_bytes(disk.fd)
     for number in range(contract.PACKS_MAX):
         file = disk.volume.lookup(pack_pattern % number)
         if file is None or file.is_folder:
             break
-        packs.append(file.extents)
+        packs.append(Pieces(file.extents))
         sizes.append(file.size_bytes)
+        if sum(sizes) > room:
+            # Packs that share clusters could claim far more than the disk holds.
+            raise DiskError(
+                f"the packs on the data disk claim more than its {room} bytes",
+                "the guest wrote them; nothing of them was used",
+            )
     if disk.volume.lookup(index) is None:
         raise DiskError(
             f"the data disk has no '{index}'", "it was damaged, or not written by vmcapsule"
@@ -201,9 +215,17 @@ def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
     return PackedFiles(entries, tuple(packs))
 
 
-def read_outputs(disk: DataDisk) -> PackedFiles:
-    """What the guest sends back."""
-    return read_index(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK)
+def read_outputs(disk: DataDisk, job_exit: Optional[JobExit] = None) -> PackedFiles:
+    """What the guest sends back; `DiskError` where it is not what its record says."""
+    outputs = read_index(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK)
+    # A list that was cut at the end of a line is a list, too.
+    if job_exit is not None and len(outputs.entries) != job_exit.entries:
+        raise DiskError(
+            f"the data disk lists {len(outputs.entries)} outputs, the guest's record speaks "
+            f"of {job_exit.entries}",
+            "it was damaged on its way; look at it with 'vmcapsule inspect'",
+        )
+    return outputs
 
 
 def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path, ...]:
@@ -253,20 +275,24 @@ def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path,
 
 def _make_folder(place: Path, made: list[Path], mode: int) -> None:
     """Make a folder and those it lies in, noting in ``made`` which are new."""
-    for folder in [*reversed(place.parents), place]:
-        if not folder.is_dir():
-            folder.mkdir()
-            made.append(folder)
-            if folder == place:
-                # The owner keeps the rights needed to write what comes into it.
-                folder.chmod((mode & 0o777) | 0o700)
+    missing = []
+    while not place.is_dir():
+        missing.append(place)
+        place = place.parent
+    for folder in reversed(missing):
+        folder.mkdir()
+        made.append(folder)
+    if missing:
+        # The owner keeps the rights needed to write what comes into it.
+        missing[0].chmod((mode & 0o777) | 0o700)
 
 
 def _draft(
     image_fd: int, outputs: PackedFiles, entry: Entry, place: Path, folders: list[Path]
 ) -> tuple[Path, Path]:
     """Write a file's content beside its place; return (temporary name, place)."""
-    place = Path(os.path.realpath(place))
+    if place.is_symlink():
+        place = Path(os.path.realpath(place))
     _make_folder(place.parent, folders, 0o755)
     if place.is_dir() or (place.exists() and not place.is_file()):
         raise DeliveryError(
@@ -279,8 +305,8 @@ def _draft(
         os.ftruncate(fd, entry.size_bytes)
         for stretch in entry.stretches:
             position = stretch.offset
-            extents = outputs.packs[stretch.pack]
-            for extent in slice_extents(extents, stretch.pack_offset, stretch.length):
+            pack = outputs.packs[stretch.pack]
+            for extent in pack.part(stretch.pack_offset, stretch.length):
                 copy_range(image_fd, extent.offset_bytes, fd, position, extent.length_bytes)
                 position += extent.length_bytes
         os.fchmod(fd, entry.mode & 0o777)

@@ -8,7 +8,7 @@ from vmcapsule import capsule
 from vmcapsule.ads import Ad, parse_ad, split_finalize
 from vmcapsule.errors import AdError
 from vmcapsule.extract import JobExit
-from vmcapsule.job import read_job
+from vmcapsule.job import id_of, read_job
 from vmcapsule.run import deliver_from
 
 
@@ -30,7 +30,7 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
     # As it was when the capsule was made: what the queue did to the ad since is not the
     # job's description, and must not stand between a job and its outputs.
     job = read_job(parse_ad(capsule.source_ad(made)))
-    job_id = f"{source.integer('ClusterId')}.{source.integer('ProcId')}"
+    job_id = id_of(source)
     if made.job_id != job_id:
         raise AdError(
             f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",

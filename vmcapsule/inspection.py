@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 from vmcapsule import capsule, contract, extract
-from vmcapsule.errors import UsageError
+from vmcapsule.errors import UsageError, VmCapsuleError, escaped
 from vmcapsule.pack import FOLDER, LINK, Entry
 
 
@@ -18,7 +18,7 @@ def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
     """
     if where.is_dir():
         made = capsule.load(where)
-        disk_path, offset_bytes = made.data_disk, made.part_offset_bytes
+        disk_path, offset_bytes = made.returned_disk, made.part_offset_bytes
     elif where.is_file():
         disk_path = where
     else:
@@ -30,17 +30,24 @@ def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
             return {
                 "data_disk": str(disk_path),
                 "free_bytes": disk.volume.free_bytes,
-                "files": [
-                    {"path": file.path, "size": file.size_bytes}
-                    for file in disk.volume.walk()
-                    if not file.is_folder
-                ],
-                "inputs": _packed(disk, contract.INPUT_INDEX, contract.INPUT_PACK),
-                "outputs": _packed(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK),
-                "exit_record": extract.read_record(disk),
-                "guest_log": _log(disk, contract.GUEST_LOG),
-                "condor_log": _log(disk, contract.CONDOR_LOG),
+                **{name: _section(read, disk) for name, read in _SECTIONS.items()},
             }
+
+
+def _section(read: Callable[[extract.DataDisk], Any], disk: extract.DataDisk) -> Any:
+    """What one reader finds; a damaged disk is looked at for what can still be read."""
+    try:
+        return read(disk)
+    except VmCapsuleError as error:
+        return {"error": error.message}
+
+
+def _files(disk: extract.DataDisk) -> list[dict[str, Any]]:
+    return [
+        {"path": file.path, "size": file.size_bytes}
+        for file in disk.volume.walk()
+        if not file.is_folder
+    ]
 
 
 def _packed(disk: extract.DataDisk, index: str, pack: str) -> Optional[list[dict[str, Any]]]:
@@ -67,34 +74,43 @@ def _log(disk: extract.DataDisk, name: str) -> Optional[str]:
     return disk.volume.read(name, contract.LOG_BYTES_MAX).decode(errors="replace")
 
 
+_SECTIONS: Mapping[str, Callable[[extract.DataDisk], Any]] = {
+    "files": _files,
+    "inputs": lambda disk: _packed(disk, contract.INPUT_INDEX, contract.INPUT_PACK),
+    "outputs": lambda disk: _packed(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK),
+    "exit_record": extract.read_record,
+    "guest_log": lambda disk: _log(disk, contract.GUEST_LOG),
+    "condor_log": lambda disk: _log(disk, contract.CONDOR_LOG),
+}
+
+
 def lines(found: dict[str, Any]) -> list[str]:
     """Lay out what `inspect` found for a terminal."""
     said = [f"{found['data_disk']}: {found['free_bytes'] >> 20} MiB free"]
-    said += [f"{file['size']:>14}  {_shown(file['path'])}" for file in found["files"]]
-    for name in ("inputs", "outputs"):
-        if found[name] is None:
-            said.append(f"{name}: none")
-            continue
-        said.append(f"{name}:")
-        said += [_entry_line(entry) for entry in found[name]]
-    record = found["exit_record"]
-    said.append("exit record: none" if record is None else "exit record:")
-    for key, value in (record or {}).items():
-        first, *rest = str(value).splitlines() or [""]
-        said += [_shown(f"  {key} = {first}"), *(_shown(f"    {line}") for line in rest)]
-    for name in ("guest_log", "condor_log"):
-        if found[name]:
-            said += [f"{name.replace('_', ' ')}:"]
-            said += [f"  {_shown(line)}" for line in found[name].splitlines()]
+    for name in _SECTIONS:
+        content, title = found[name], name.replace("_", " ")
+        if content is None:
+            said += [] if name.endswith("log") else [f"{title}: none"]
+        elif isinstance(content, dict) and set(content) == {"error"}:
+            said.append(f"{title}: cannot be read: {escaped(content['error'])}")
+        elif isinstance(content, str):
+            said += [f"{title}:", *(f"  {escaped(line)}" for line in content.splitlines())]
+        elif isinstance(content, list):
+            said += [f"{title}:", *(_entry_line(entry) for entry in content)]
+        else:
+            said += [f"{title}:", *_record_lines(content)]
     return said
 
 
+def _record_lines(record: dict[str, Any]) -> Iterator[str]:
+    for key, value in record.items():
+        first, *rest = str(value).splitlines() or [""]
+        yield escaped(f"  {key} = {first}")
+        yield from (escaped(f"    {line}") for line in rest)
+
+
 def _entry_line(entry: dict[str, Any]) -> str:
+    if "type" not in entry:
+        return f"  {entry['size']:>17}  {escaped(entry['path'])}"
     end = {FOLDER: "/", LINK: f" -> {entry.get('target')}"}.get(entry["type"], "")
-    return f"  {entry['mode']} {entry['size']:>12}  {_shown(entry['path'] + end)}"
-
-
-def _shown(text: str) -> str:
-    """A guest's text without what could move the cursor or be taken for another line."""
-    plain = text.encode(errors="backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+    return f"  {entry['mode']} {entry['size']:>12}  {escaped(entry['path'] + end)}"

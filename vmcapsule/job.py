@@ -55,14 +55,7 @@ class SourceJob:
     request_cpus: int
     request_memory_mib: int
     request_disk_kib: int
-    success_exit_code: Optional[int]
-    spooled: bool
     ad: Ad
-
-    @classmethod
-    def from_ad(cls, ad: Ad) -> SourceJob:
-        """See `read_job`."""
-        return read_job(ad)
 
 
 def read_job(ad: Ad) -> SourceJob:
@@ -74,7 +67,7 @@ def read_job(ad: Ad) -> SourceJob:
     refuse(ad)
     transfer_executable = ad.boolean("TransferExecutable")
     return SourceJob(
-        job_id=f"{ad.integer('ClusterId') or 0}.{ad.integer('ProcId') or 0}",
+        job_id=id_of(ad),
         owner=ad.string("Owner") or None,
         iwd=_iwd(ad),
         executable=_required(ad, "Cmd"),
@@ -91,10 +84,13 @@ def read_job(ad: Ad) -> SourceJob:
         request_cpus=_amount(ad, "RequestCpus", 1, _CPUS_MAX),
         request_memory_mib=_memory_mib(ad),
         request_disk_kib=_amount(ad, "RequestDisk", DEFAULT_DISK_KIB, _DISK_KIB_MAX),
-        success_exit_code=ad.integer("JobSuccessExitCode"),
-        spooled=ad.string("SUBMIT_Iwd") is not None,
         ad=ad,
     )
+
+
+def id_of(ad: Ad) -> str:
+    """``cluster.proc`` of a job; 0 for what an ad that never was in a queue lacks."""
+    return f"{ad.integer('ClusterId') or 0}.{ad.integer('ProcId') or 0}"
 
 
 def _required(ad: Ad, name: str) -> str:

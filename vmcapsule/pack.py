@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
@@ -28,6 +31,9 @@ FILE, FOLDER, LINK = "file", "dir", "link"
 @dataclass(frozen=True)
 class Stretch:
     """``length`` bytes of a file's data, at ``offset`` in it, kept in a pack."""
+
+    # A hostile index can list millions: keep each small.
+    __slots__ = ("length", "offset", "pack", "pack_offset")
 
     offset: int
     length: int
@@ -106,6 +112,7 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
     layout = _Layout()
     entries = []
     for member in last.values():
+        _check_parent(member, last)
         stretches: tuple[Stretch, ...] = ()
         if member.kind == FILE:
             align = member.size_bytes >= ALIGN_FROM_BYTES
@@ -135,6 +142,16 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
         {member.path: member.source for member in last.values() if member.kind == FILE},
         tuple(layout.sizes),
     )
+
+
+def _check_parent(member: Member, members: Mapping[str, Member]) -> None:
+    parent = members.get(member.path.rpartition("/")[0])
+    if parent is not None and parent.kind != FOLDER:
+        raise InputError(
+            f"the input file '{parent.source}' has the name of a folder that '{member.source}' "
+            "lies in",
+            "rename one of them",
+        )
 
 
 def _data_of(member: Member) -> Iterable[tuple[int, int]]:
@@ -285,16 +302,22 @@ def _check_place(entry: Entry, entries: Mapping[str, Entry]) -> None:
         )
 
 
-def slice_extents(extents: Sequence[Extent], offset: int, length: int) -> list[Extent]:
-    """The parts of ``extents``, taken as one run of bytes, from ``offset`` on."""
-    parts = []
-    for extent in extents:
-        if offset >= extent.length_bytes:
-            offset -= extent.length_bytes
-            continue
-        piece = min(length, extent.length_bytes - offset)
-        if piece <= 0:
-            break
-        parts.append(Extent(extent.offset_bytes + offset, piece))
-        offset, length = 0, length - piece
-    return parts
+class Pieces:
+    """Extents taken as one run of bytes, of which parts are asked for.
+
+    A part is found without a walk through all of them: a hostile volume can have a pack
+    in a million pieces and an index that asks for a million parts of it.
+    """
+
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self._extents = tuple(extents)
+        self._ends = array("Q", accumulate(extent.length_bytes for extent in self._extents))
+
+    def part(self, offset: int, length: int) -> Iterator[Extent]:
+        """Yield where ``length`` bytes from ``offset`` on lie; less when there are less."""
+        index = bisect_right(self._ends, offset)
+        while length > 0 and index < len(self._extents):
+            extent, left = self._extents[index], self._ends[index] - offset
+            piece = min(length, left)
+            yield Extent(extent.offset_bytes + extent.length_bytes - left, piece)
+            offset, length, index = offset + piece, length - piece, index + 1

@@ -8,9 +8,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterable, Iterator, Optional
 
-from vmcapsule.errors import VmCapsuleError
+from vmcapsule.errors import SYSTEM_ERROR, escaped
 from vmcapsule.extract import JobExit
 from vmcapsule.run import RunResult
 
@@ -26,7 +26,7 @@ def describe_exit(job_exit: JobExit) -> str:
 def result_lines(result: RunResult) -> list[str]:
     """A finished job for people: how it ended, what came back, where the time went."""
     lines = [f"job {result.job_id}: {describe_exit(result.exit)}"]
-    lines += [f"  {path}" for path in result.outputs]
+    lines += output_lines(result.outputs)
     version = result.exit.guest.get("condor_version", "")
     runner = f"HTCondor {version}" if result.exit.runner == "condor" else "the direct runner"
     lines.append(
@@ -38,6 +38,11 @@ def result_lines(result: RunResult) -> list[str]:
     if result.capsule:
         lines.append(f"  capsule kept: {result.capsule}")
     return lines
+
+
+def output_lines(paths: Iterable[Path]) -> list[str]:
+    """What was delivered, a line each; the guest chose the names."""
+    return [f"  {escaped(os.fspath(path))}" for path in paths]
 
 
 def result_record(result: RunResult) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
     }
 
 
-def failure_record(job_id: str, error: VmCapsuleError) -> dict[str, Any]:
+def failure_record(job_id: str, error: Exception) -> dict[str, Any]:
     """A job that vmcapsule could not run, for programs."""
     return {
         "job_id": job_id,
@@ -70,7 +75,7 @@ def failure_record(job_id: str, error: VmCapsuleError) -> dict[str, Any]:
         "exit_signal": None,
         "error": {
             "kind": type(error).__name__,
-            "status": error.exit_status,
+            "status": getattr(error, "exit_status", SYSTEM_ERROR),
             "message": str(error),
         },
     }

@@ -12,12 +12,16 @@ from typing import Callable, Mapping, Sequence
 
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
+from vmcapsule.capsule import RETURNED, UNREPORTED_SIGNAL
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job import SourceJob
 from vmcapsule.job_attributes import belongs_to_source
 
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
+_VANILLA_UNIVERSE = 5
 _VM_UNIVERSE = 13
+#: What an ad template for vanilla jobs may say otherwise in VmCapsuleMaxTries.
+_MAX_TRIES = 3
 
 #: Names that identify the job that the template's dump described, which never was; the
 #: JobRouter and the schedd give the routed job its own.
@@ -67,6 +71,8 @@ class CapsuleFacts:
 
     ``vmdk_files`` are all files of all disks, extents among them; ``size_kib`` is what
     they take up together; ``memory_mib`` includes what the guest needs for itself.
+    ``program`` is what boots the capsule in a vanilla slot, and ``shared_files`` are the
+    template's that go with it, by full path.
     """
 
     folder: Path
@@ -77,6 +83,8 @@ class CapsuleFacts:
     cpus: int
     size_kib: int
     network: bool = False
+    program: str = ""
+    shared_files: tuple[Path, ...] = ()
 
 
 def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
@@ -85,16 +93,19 @@ def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
     Raises `ConfigError` for a template of a kind that is not known and `AdError` for
     file names that an ad cannot carry.
     """
-    make = _maker(template)
+    make = _MAKERS[kind_of(template)]
     kept = template.without(_OF_THE_DUMP)
     changes: dict[str, Value] = dict(_from_source(job, kept))
     changes.update(_common(job, capsule))
-    changes.update(make(kept, capsule))
+    changes.update(make(job, kept, capsule))
     return kept.with_(changes)
 
 
-def _maker(template: Ad) -> Callable[[Ad, CapsuleFacts], Mapping[str, Value]]:
-    """Choose by the template's own universe and JobVMType."""
+def kind_of(template: Ad) -> Kind:
+    """What an ad template makes, told by its own universe and JobVMType.
+
+    Raises `ConfigError` for a kind that is not known.
+    """
     try:
         universe, kind = template.integer("JobUniverse"), template.string("JobVMType")
     except AdError as error:
@@ -105,20 +116,20 @@ def _maker(template: Ad) -> Callable[[Ad, CapsuleFacts], Mapping[str, Value]]:
         raise ConfigError(
             f"{_KNOB}: the ad has no JobUniverse", "make it with 'condor_submit -dump'"
         )
-    make = _MAKERS.get((universe, (kind or "").lower()))
-    if make is None:
+    found = (universe, (kind or "").lower())
+    if found not in _MAKERS:
         what = f"JobUniverse = {universe}" + (f", JobVMType = {kind}" if kind else "")
-        known = " or ".join(f"JobUniverse = {u}, JobVMType = {k}" for u, k in _MAKERS)
+        known = "JobUniverse = 5, or JobUniverse = 13 and JobVMType = vmware"
         raise ConfigError(
             f"{_KNOB}: no capsule can be made for an ad with {what}", f"use one with {known}"
         )
-    return make
+    return found
 
 
 def _from_source(job: SourceJob, template: Ad) -> dict[str, Value]:
     """The user's own attributes, and what the routed job has in common with the source.
 
-    OnExitHold, OnExitRemove and JobMaxRetries stay behind: a job of the VM universe
+    OnExitHold, OnExitRemove and JobMaxRetries stay behind here: a job of the VM universe
     always ends with ExitCode 0, so they would judge the wrong status.  The periodic
     expressions stay too: the router evaluates the source's.
     """
@@ -157,7 +168,40 @@ def _common(job: SourceJob, capsule: CapsuleFacts) -> dict[str, Value]:
     }
 
 
-def _vmware(template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
+def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
+    """A vanilla job that boots the capsule in its slot and ends as the guest's job did.
+
+    So the source's OnExitHold and OnExitRemove (and with it max_retries) judge the right
+    status here.  A run whose guest did not report is repeated, then held.
+    """
+    paths = [str(capsule.folder / name) for name in (*capsule.vmdk_files, *capsule.other_files)]
+    paths += [str(path) for path in capsule.shared_files]
+    silent = f"(ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL})"
+    tries = template.integer("VmCapsuleMaxTries") or _MAX_TRIES
+    reason = f"vmcapsule: the guest did not report in {tries} runs, see {capsule.folder}"
+    their_reason = job.ad.expr("OnExitHoldReason") or "undefined"
+    changes: dict[str, Value] = {
+        "Cmd": quote(str(capsule.folder / capsule.program)),
+        "TransferExecutable": True,
+        "Out": quote("execute.out"),
+        "Err": quote("execute.err"),
+        "TransferInput": _list(paths),
+        "TransferOutput": quote(RETURNED),
+        "ShouldTransferFiles": quote("YES"),
+        "WhenToTransferOutput": quote("ON_EXIT"),
+        "RequestDisk": 2 * capsule.size_kib + job.request_disk_kib,
+        "OnExitRemove": f"ifThenElse({silent}, false, {job.ad.expr('OnExitRemove') or 'true'})",
+        "OnExitHold": f"ifThenElse({silent}, NumJobCompletions >= {tries}, "
+        f"{job.ad.expr('OnExitHold') or 'false'})",
+        "OnExitHoldReason": f"ifThenElse({silent}, {quote(reason)}, {their_reason})",
+    }
+    for name in ("JobMaxRetries", "OnExitHoldSubCode"):
+        if name in job.ad:
+            changes[name] = job.ad.expr(name) or "undefined"
+    return changes
+
+
+def _vmware(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
     """A VMware job of the VM universe (HTCondor up to 9.11)."""
     files = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
     paths = [str(capsule.folder / name) for name in files]
@@ -183,8 +227,13 @@ def _vmware(template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
     return changes
 
 
-_MAKERS: Mapping[tuple[int, str], Callable[[Ad, CapsuleFacts], Mapping[str, Value]]] = {
-    (_VM_UNIVERSE, "vmware"): _vmware,
+#: Universe and JobVMType of an ad template.
+Kind = tuple[int, str]
+QEMU: Kind = (_VANILLA_UNIVERSE, "")
+VMWARE: Kind = (_VM_UNIVERSE, "vmware")
+_MAKERS: Mapping[Kind, Callable[[SourceJob, Ad, CapsuleFacts], Mapping[str, Value]]] = {
+    QEMU: _qemu,
+    VMWARE: _vmware,
 }
 
 

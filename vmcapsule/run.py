@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Callable, Iterator, Mapping, Optional
 from vmcapsule import accelerator, boot, bundle, capsule, extract
 from vmcapsule.config import Config
 from vmcapsule.disk.vmdk import read_vmdk
-from vmcapsule.errors import DeliveryError, OutputMissing, VmCapsuleError
+from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob
 from vmcapsule.tarball import HTCondorTarball
 from vmcapsule.template import Template
@@ -64,12 +65,14 @@ def run_job(
     progress("packing")
     with clock.phase("pack"):
         made = pack_for_here(job, template, config, tarball)
+    has_run = False
     try:
         progress("booting")
         with clock.phase("boot"):
             kind = boot_capsule(
                 made, cache=config.cache, timeout_s=timeout_s, alive=lambda: progress("running")
             )
+        has_run = True
         progress("delivering")
         with clock.phase("deliver"):
             job_exit, outputs = deliver_from(made, job)
@@ -77,7 +80,7 @@ def run_job(
         phases_s = _phases(clock.phases_s, job_exit)
         result = RunResult(job.job_id, job_exit, outputs, phases_s, kind, kept)
     except BaseException as error:
-        _dispose(made, keep, error)
+        _dispose(made, keep or (has_run and _is_undelivered(error)), error)
         raise
     if not keep:
         capsule.remove(made)
@@ -90,12 +93,22 @@ def _phases(host: Mapping[str, float], job_exit: extract.JobExit) -> dict[str, f
     return {"pack": host["pack"], "vm": host["boot"], **inside, "deliver": host["deliver"]}
 
 
+def _is_undelivered(error: BaseException) -> bool:
+    """Whether outputs may be there that did not arrive, whatever stood in their way.
+
+    Not so where the guest says that there are none, or the job left too few.
+    """
+    return not isinstance(error, (GuestError, OutputMissing))
+
+
 def _dispose(made: capsule.Capsule, keep: bool, error: BaseException) -> None:
-    undelivered = isinstance(error, DeliveryError) and not isinstance(error, OutputMissing)
-    if not keep and not undelivered:
+    if not keep:
         capsule.remove(made)
     elif isinstance(error, VmCapsuleError):
         error.message = f"{error.message} [the capsule is kept: {made.folder}]"
+    elif isinstance(error, KeyboardInterrupt):
+        number = error.args[0] if error.args else signal.SIGINT
+        error.args = (number, f"the capsule is kept: {made.folder}")
 
 
 def pack_for_here(
@@ -164,10 +177,10 @@ def deliver_from(
     leave an output that it was to leave.
     """
     with extract.opened(
-        made.data_disk, made.part_offset_bytes, made.folder, made.data_bytes
+        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
     ) as disk:
         job_exit = extract.read_exit(disk)
-        outputs = extract.deliver(disk, extract.read_outputs(disk), job)
+        outputs = extract.deliver(disk, extract.read_outputs(disk, job_exit), job)
     made.mark_delivered()
     if job_exit.missing_outputs:
         raise OutputMissing(

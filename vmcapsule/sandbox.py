@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
-from typing import Iterator, Optional, Sequence
+from typing import Iterator, Mapping, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.errors import DeliveryError, InputError
@@ -52,18 +53,24 @@ def input_members(job: SourceJob) -> tuple[Member, ...]:
     Raises `InputError` for what is missing, cannot be read, or cannot be transferred.
     """
     members = []
+    if not os.path.isdir(job.iwd):  # noqa: PTH112 - which raises for one closed to us
+        raise InputError(
+            f"the job's folder '{job.iwd}' (Iwd) is not there or closed to you",
+            "submit the job from a folder of this machine",
+        )
     if job.transfer_executable:
         program = _member(_absolute(job, job.executable), executable_name(job))
         if program.kind != FILE:
             raise InputError(
                 f"the executable '{program.source}' is a folder", "name a program instead"
             )
-        # The starter makes it executable, whatever its mode was.
-        members.append(_with_mode(program, program.mode | 0o111))
+        members.append(program)
     if job.stdin:
         members.extend(_expand(job, job.stdin))
     for item in job.transfer_input:
         members.extend(_expand(job, item))
+    if job.transfer_executable:
+        members = [_executable(m) if m.path == program.path else m for m in members]
     return tuple(members)
 
 
@@ -71,34 +78,35 @@ def _absolute(job: SourceJob, name: str) -> Path:
     return job.iwd / name
 
 
-def _with_mode(member: Member, mode: int) -> Member:
-    return Member(
-        member.source,
-        member.path,
-        member.kind,
-        mode,
-        member.mtime_ns,
-        member.size_bytes,
-        member.allocated_bytes,
-    )
+def _executable(member: Member) -> Member:
+    """As the starter makes it, whatever its mode was, and also when an input replaced it."""
+    return replace(member, mode=member.mode | 0o111)
 
 
 def _expand(job: SourceJob, item: str) -> Iterator[Member]:
     """One item of the list of input files, with all that is below it."""
     source = _absolute(job, item)
     base = item.rstrip("/")
+    last = os.path.basename(base)  # noqa: PTH119
     if job.preserve_relative_paths and not item.startswith("/"):
         name = os.path.normpath(base)
         yield from _parents(job.iwd, name)
-        if item.endswith("/"):
+        if name == ".":
+            yield from _contents(source, "")
+        elif item.endswith("/"):
             yield _member(source, name)
             yield from _contents(source, name)
         else:
             yield from _tree(source, name)
-    elif item.endswith("/"):
+    elif item.endswith("/") or last == ".":
         yield from _contents(source, "")
+    elif last == "..":
+        raise InputError(
+            f"the input '{item}' has no name that it could have in the job's sandbox",
+            "add a trailing slash to send what is in it, or name the folder itself",
+        )
     else:
-        yield from _tree(source, os.path.basename(base))  # noqa: PTH119
+        yield from _tree(source, last)
 
 
 def _parents(iwd: Path, name: str) -> Iterator[Member]:
@@ -115,26 +123,40 @@ def _parents(iwd: Path, name: str) -> Iterator[Member]:
 
 
 def _tree(source: Path, name: str) -> Iterator[Member]:
+    member = _listed(source, name)
+    if member.kind:
+        yield member
+    if member.kind == FOLDER:
+        yield from _contents(source, name)
+
+
+def _listed(source: Path, name: str) -> Member:
+    """A file or folder to send; of another kind ("") is what stays behind."""
     member = _member(source, name)
     if member.kind == FOLDER and source.is_symlink():
         raise InputError(
             f"the input '{source}' is a link to a folder, which HTCondor does not transfer",
             "name the folder itself, or add a trailing slash to send what is in it",
         )
-    if member.kind not in (FILE, FOLDER):
-        return
-    yield member
-    if member.kind == FOLDER:
-        yield from _contents(source, name)
+    return member
 
 
 def _contents(folder: Path, prefix: str) -> Iterator[Member]:
-    try:
-        names = sorted(os.listdir(folder))  # noqa: PTH208 - names may be any bytes
-    except OSError as error:
-        raise unreadable(folder, error) from error
-    for name in names:
-        yield from _tree(folder / name, f"{prefix}/{name}" if prefix else name)
+    """All that is below a folder; without recursion, as trees may be of any depth."""
+    pending = [(folder, prefix)]
+    while pending:
+        folder, prefix = pending.pop()
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208 - names may be any bytes
+        except OSError as error:
+            raise unreadable(folder, error) from error
+        for name in names:
+            path = f"{prefix}/{name}" if prefix else name
+            member = _listed(folder / name, path)
+            if member.kind:
+                yield member
+            if member.kind == FOLDER:
+                pending.append((folder / name, path))
 
 
 def _member(source: Path, path: str) -> Member:
@@ -165,10 +187,11 @@ def deliveries(job: SourceJob, paths: Sequence[str]) -> dict[str, Path]:
     for (the parents of a listed output, say) is left out of the answer.
     """
     places: dict[str, Path] = {}
+    remaps = dict(reversed(job.output_remaps))
     for path in paths:
         name = _stream(job, path) or _returned_name(job, path)
         if name:
-            places[path] = _absolute(job, _remap(job, name))
+            places[path] = _absolute(job, _remap(remaps, name))
     return places
 
 
@@ -181,15 +204,18 @@ def _stream(job: SourceJob, path: str) -> Optional[str]:
 def _returned_name(job: SourceJob, path: str) -> Optional[str]:
     """The name of a returned path in the job's folder, before remaps."""
     if job.transfer_output is None:
-        return path
+        # The default is the top level; a guest that sends more was not asked to.
+        return path if "/" not in path else None
     for item in job.transfer_output:
         base = os.path.normpath(item.rstrip("/") or ".")
+        if base == ".":
+            return path
         inside = path[len(base) + 1 :] if path.startswith(base + "/") else None
         if inside is None and path != base:
             continue
         if job.preserve_relative_paths:
             return path
-        if item.endswith("/"):
+        if item.endswith(("/", "/.")):
             if inside:
                 return inside
             continue
@@ -198,22 +224,22 @@ def _returned_name(job: SourceJob, path: str) -> Optional[str]:
     return None
 
 
-def _remap(job: SourceJob, name: str) -> str:
-    """Apply ``transfer_output_remaps``: the whole name first, else its folder's."""
-    remaps = dict(reversed(job.output_remaps))
+def _remap(remaps: Mapping[str, str], name: str) -> str:
+    """Apply ``transfer_output_remaps``: the whole name first, else its folder's.
 
-    def once(path: str) -> Optional[str]:
-        if path in remaps:
-            return remaps[path]
-        parent, slash, last = path.rpartition("/")
-        mapped = once(parent) if slash and parent else None
-        return f"{mapped}/{last}" if mapped is not None else None
-
+    What a rule gives is looked up again, without what was below the folder.
+    """
+    if not remaps:
+        return name
+    top, below = name, ""
     for _ in range(REMAPS_MAX):
-        mapped = once(name)
-        if mapped is None:
-            return name
-        name = mapped
+        folder = top
+        while folder and folder not in remaps:
+            folder = folder.rpartition("/")[0]
+        if not folder:
+            return top + below
+        top, below = remaps[folder], top[len(folder) :] + below
     raise DeliveryError(
-        f"transfer_output_remaps maps '{name}' in a cycle", "take the cycle out of the remaps"
+        f"transfer_output_remaps maps '{name:.200}' in a cycle",
+        "take the cycle out of the remaps",
     )

@@ -159,9 +159,9 @@ def _unpacked(tarball: Path, cache: Path) -> Path:
     status = tarball.stat()
     name = f"condor_submit-{tarball.name}-{status.st_size}-{status.st_mtime_ns}"
     home = cache / name
-    if home.is_dir():
-        return home
     try:
+        if home.is_dir():
+            return home
         cache.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=cache))
     except OSError as error:

@@ -27,7 +27,11 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     ad_template = _ad_template(config.classad_template)
     template = load(config.template)
     made = pack_to_send(job, template, config, tarball_of(config))
-    return routed_ad(job, ad_template, facts(made, template, job)), made
+    try:
+        return routed_ad(job, ad_template, facts(made, template)), made
+    except BaseException:
+        capsule.remove(made)
+        raise
 
 
 def _ad_template(path: Path) -> Ad:
@@ -80,7 +84,7 @@ def pack_to_send(
     return made
 
 
-def facts(made: capsule.Capsule, template: Template, job: SourceJob) -> CapsuleFacts:
+def facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of the capsule."""
     disks = [made.data_disk, made.system_disk]
     disks += [made.folder / disk.name for disk in template.other_disks]

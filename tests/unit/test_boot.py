@@ -106,3 +106,14 @@ def test_the_answer_about_kvm_is_remembered_for_the_same_kernel(tmp_path: Path) 
     assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.KVM
     kernel.write_bytes(b"another kernel")
     assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.TCG
+
+
+def test_a_cache_that_cannot_be_written_costs_a_probe_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "vmlinuz").write_text("")
+    monkeypatch.setattr(accelerator.os, "access", lambda *_: True)
+    monkeypatch.setattr(accelerator.process, "find", lambda _: str(tmp_path / "file"))
+    monkeypatch.setattr(accelerator, "probe_kvm", lambda _: True)
+    assert accelerator.choose(tmp_path / "vmlinuz", tmp_path / "file/cache") == accelerator.KVM

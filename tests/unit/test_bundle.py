@@ -81,7 +81,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
     assert read(disk, contract.INIT_SCRIPT) == INIT.read_bytes()
     assert read(disk, contract.TARBALL) == b"archive"
     record = json.loads(read(disk, contract.JOB_RECORD))
-    assert record["arguments"] == ["x", "y z"] and record["environment"] == {"A": "1"}
+    assert record["arguments"] == ["x", "y z"] and record["environment"]["A"] == "1"
     assert (record["runner"], record["condor_version"], record["user"]) == (
         "condor",
         "1",
@@ -89,6 +89,8 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
     )
     assert (record["stdout"], record["stderr"]) == (contract.STDOUT, None)
     assert b'Cmd = "prog"' in read(disk, contract.JOB_AD)
+    assert b"Cpus = 1\n" in read(disk, contract.MACHINE_AD)
+    assert b"VMCAPSULE_HOME = /condor-1\n" in read(disk, contract.CONDOR_CONFIG)
 
 
 def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path) -> None:

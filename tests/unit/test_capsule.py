@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -91,3 +92,16 @@ def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
         capsule.save(made, aside)
     capsule.remove(made)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("data_disk", 5), ("cpus", "2"), ("kernel", []), ("cmdline", None)]
+)
+def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: object) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    path = made.folder / capsule.RECORD
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(UsageError, match=f"not a record: {name} is"):
+        capsule.load(made.folder)

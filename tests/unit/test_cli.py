@@ -11,7 +11,7 @@ from typing import Optional
 
 import pytest
 
-from vmcapsule import errors
+from vmcapsule import errors, report
 
 HOME = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -121,6 +121,12 @@ def test_a_wrong_knob_is_named(tmp_path: Path) -> None:
     assert "VM_CAPSULE_DISK_PART_OFFSET = 63" in done.stderr
 
 
+def test_a_knob_that_is_not_utf8_is_an_error_of_its_own(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_TEMPLATE": "/x\udcff"}
+    done = vmcapsule("translate", cwd=tmp_path, env=env)
+    assert done.returncode == 78 and "is not UTF-8" in done.stderr
+
+
 def test_a_mistyped_knob_is_warned_of(tmp_path: Path) -> None:
     env = {"_CONDOR_VM_CAPSULE_TEMPLAT": "/x"}
     done = vmcapsule("translate", cwd=tmp_path, env=env)
@@ -138,6 +144,86 @@ def test_a_log_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> No
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     done = vmcapsule("run", "\x1b[31mred", cwd=tmp_path)
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_caller_may_close_the_standard_streams(closed: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m vmcapsule translate {closed}', sys.executable],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PYTHONPATH": str(HOME), "PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    )
+    assert done.returncode == 65, done.stderr
+    assert b"Traceback" not in done.stderr and done.stdout == b""
+
+
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user who is not in the password file")
+    code = (
+        "import os; from vmcapsule.config import default_cache; "
+        "os.setuid(54321); default_cache()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HOME, env={}, capture_output=True, text=True
+    )
+    assert "ConfigError: this user has no home folder" in done.stderr
+
+
+def test_a_home_that_is_closed_to_us_holds_no_configuration(tmp_path: Path) -> None:
+    """A hook runs as the job's owner, with a HOME that may be root's."""
+    if os.geteuid() != 0:
+        pytest.skip("root's permission is needed to be somebody else")
+    (tmp_path / "home").mkdir(mode=0o700)
+    code = (
+        "import os; from vmcapsule import config; from vmcapsule.submit import _unpacked\n"
+        "from pathlib import Path; os.setuid(54321)\n"
+        "config.machine_has_condor_config()\n"
+        "assert config.newest_tarball(Path.home() / 'cache') is None\n"
+        "_unpacked(Path('/bin/sh'), Path.home() / 'cache')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=HOME,
+        env={"HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert "ToolError: cannot unpack condor_submit below" in done.stderr
+
+
+def test_names_that_a_guest_chose_do_not_reach_the_terminal() -> None:
+    assert report.output_lines([Path("/x/a\x1b[2J\nb  c\udcff")]) == [
+        "  /x/a\\x1b[2J\\nb  c\\udcff"
+    ]
+
+
+def test_an_interrupt_is_not_cut_short_by_the_next_one() -> None:
+    """What follows the first is cleaning up; and what the caller ignores stays ignored."""
+    code = """
+import os, signal, sys, time
+from vmcapsule import cli
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def work(arguments):
+    os.kill(os.getpid(), signal.SIGHUP)
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(9)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("cleaned", flush=True)
+from vmcapsule import commands
+commands.inspect = work
+sys.exit(cli.main(["inspect", "x"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (143, "cleaned\n"), done.stderr
+    assert done.stderr == "vmcapsule: interrupted\n"
 
 
 def test_the_hooks_are_the_commands(tmp_path: Path) -> None:

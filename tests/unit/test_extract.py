@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
@@ -15,6 +16,7 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit
 from vmcapsule.errors import DeliveryError, DiskError, GuestError
 from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.inspection import inspect, lines
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.pack import Entry, Stretch, dump_index
 
@@ -33,6 +35,7 @@ EXITED: dict[str, Any] = {
     "max_rss_kib": 1024,
     "failure": None,
     "missing_outputs": [],
+    "outputs": {"entries": 0, "packs": 0, "bytes": 0},
     "phases": {"job": 1.0},
     "condor_ad": None,
     "guest": {"python": "3"},
@@ -105,7 +108,9 @@ def test_outputs_are_placed_with_their_content_and_mode(disk: Path, home: Path) 
         Entry("sparse", "file", 0o600, 0, 1 << 33, (Stretch(1 << 32, 3, 0, 8),)),
     )
     guest_writes(disk, EXITED, entries, b"hellodatend")
-    placed = deliver(disk, make_job(home, Out='"logs/out"'))
+    placed = deliver(
+        disk, make_job(home, Out='"logs/out"', TransferOutput='"d, empty, sparse"')
+    )
     assert placed == ["logs/out", "d/a\udcff:b", "empty", "sparse"]
     assert (home / "logs/out").read_text() == "hello"
     assert (home / "d/a\udcff:b").read_bytes() == b"dat"
@@ -138,7 +143,7 @@ def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
     (home / "n").mkdir()
     (home / "n/b").mkdir()
     with pytest.raises(DeliveryError, match="'n/b' belongs at .* no regular file"):
-        deliver(disk, make_job(home))
+        deliver(disk, make_job(home, TransferOutput='"a, n"'))
     assert sorted(p.name for p in home.rglob("*")) == ["b", "n"]
 
 
@@ -155,6 +160,31 @@ def test_a_hostile_index_delivers_nothing(disk: Path, home: Path) -> None:
     with pytest.raises(DiskError, match="line 1 of the index"):
         deliver(disk, make_job(home))
     assert list(home.iterdir()) == []
+
+
+def test_a_list_that_was_cut_short_is_noticed(disk: Path) -> None:
+    record = {**EXITED, "outputs": {"entries": 2, "packs": 0, "bytes": 0}}
+    guest_writes(disk, record, (file("only", 0, 0),))
+    with extract.opened(disk, None, disk.parent) as opened:
+        with pytest.raises(DiskError, match="lists 1 outputs, the guest's record speaks of 2"):
+            extract.read_outputs(opened, extract.read_exit(opened))
+
+
+def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> None:
+    """Else a small disk could fill the host's."""
+    size = 12 << 20
+    guest_writes(disk, EXITED, (file("a", 0, 2),), bytes(size))
+    with raw_edit(disk, disk.parent) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
+        volume.write(contract.OUTPUT_PACK % 1, b"")
+        volume.flush()
+        first = struct.pack("<8s3s", b"OUTPUT  ", b"000")
+        image = os.pread(raw.fd, raw.size_bytes, 0)
+        at = image.index(first)
+        slot, second = image[at : at + 32], image.index(b"OUTPUT  001")
+        os.pwrite(raw.fd, b"OUTPUT  001" + slot[11:], second)
+    with pytest.raises(DiskError, match="packs on the data disk claim more"):
+        deliver(disk, make_job(home))
 
 
 def test_a_missing_index_is_an_error(disk: Path, home: Path) -> None:
@@ -207,6 +237,9 @@ def test_a_guest_that_failed_says_why_in_one_line(disk: Path) -> None:
         {"phases": {"x": None}},
         {"phases": 3},
         {"missing_outputs": 3},
+        {"max_rss_kib": 10**400},
+        {"outputs": None},
+        {"outputs": {"entries": -1}},
     ],
 )
 def test_a_record_that_makes_no_sense_is_no_success(disk: Path, change: dict[str, Any]) -> None:
@@ -229,3 +262,12 @@ def test_a_disk_of_another_size_is_not_read(disk: Path) -> None:
     with pytest.raises(DiskError, match="claims 20971520 bytes, it left with 1048576"):
         with extract.opened(disk, None, disk.parent, 1 << 20):
             pass
+
+
+def test_a_damaged_disk_is_inspected_as_far_as_it_can_be_read(disk: Path) -> None:
+    guest_writes(disk, EXITED, index=b"no index")
+    found = inspect(disk, None)
+    assert found["exit_record"]["exit_code"] == 0
+    assert "line 1 of the index" in found["outputs"]["error"]
+    shown = "\n".join(lines(found))
+    assert "outputs: cannot be read" in shown and "exit_code = 0" in shown

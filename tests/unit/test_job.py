@@ -54,8 +54,6 @@ def test_the_recorded_job_is_read_exactly(name: str) -> None:
         request_cpus=1,
         request_memory_mib=64,
         request_disk_kib=51200,
-        success_exit_code=None,
-        spooled=False,
         ad=ad,
     )
 
@@ -67,7 +65,6 @@ def test_a_minimal_ad_gets_defaults() -> None:
     assert (read.arguments, read.environment, read.transfer_input) == ((), (), ())
     assert (read.transfer_output, read.output_remaps) == (None, ())
     assert (read.request_cpus, read.request_memory_mib) == (1, 128)
-    assert SourceJob.from_ad(read.ad) == read
 
 
 #: What an interpreter in a real pool (HTCondor 23.9.6) found in its argv and environment.
@@ -261,10 +258,6 @@ def test_no_outputs_and_default_outputs_are_told_apart(
 def test_null_files_are_no_streams() -> None:
     read = job('In = "/dev/null"\nTransferIn = false\nOut = ""\nErr = "e"\n')
     assert (read.stdin, read.stdout, read.stderr) == (None, None, "e")
-
-
-def test_a_spooled_job_is_marked() -> None:
-    assert job('SUBMIT_Iwd = "/home/alice"\n').spooled
 
 
 #: One line or more that each row refuses, and something like it that is no such wish.

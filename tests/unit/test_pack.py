@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule import pack
+from vmcapsule.disk.extents import Extent
 from vmcapsule.errors import DiskError, InputError, VmCapsuleError
-from vmcapsule.pack import Entry, Member, Stretch, dump_index, parse_index, plan_packs
+from vmcapsule.pack import Entry, Member, Pieces, Stretch, dump_index, parse_index, plan_packs
 
 # Any name that Linux can hold: bytes without '/' and NUL, as os.fsdecode shows them.
 names = (
@@ -46,6 +47,12 @@ def test_a_plan_covers_every_byte_once(sizes: dict[str, int]) -> None:
 def test_an_index_reads_back_as_it_was_planned(sizes: dict[str, int]) -> None:
     plan = plan_packs([member(path, size) for path, size in sizes.items()])
     assert parse_index(plan.index, plan.pack_sizes_bytes) == plan.entries
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused() -> None:
+    """The guest could not unpack that."""
+    with pytest.raises(InputError, match="name of a folder"):
+        plan_packs([member("d", 0, pack.FOLDER), member("d/x", 1), member("d", 1)])
 
 
 def test_large_files_start_on_a_block_and_small_ones_are_packed_tightly() -> None:
@@ -190,3 +197,21 @@ def test_links_and_folders_keep_their_place() -> None:
         Entry("d/l", pack.LINK, 0o777, 6, target="../x"),
     )
     assert parse_index(dump_index(entries), []) == entries
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 60), st.integers(0, 60))
+def test_a_part_of_pieces_is_the_part_of_their_bytes(
+    lengths: list[int], offset: int, length: int
+) -> None:
+    extents = [Extent(100 * number, size) for number, size in enumerate(lengths)]
+    places = [100 * number + at for number, size in enumerate(lengths) for at in range(size)]
+    found = Pieces(extents).part(offset, length)
+    taken = [e.offset_bytes + at for e in found for at in range(e.length_bytes)]
+    assert taken == places[offset : offset + length]
+
+
+def test_a_part_far_back_is_found_without_a_walk() -> None:
+    """A hostile volume has a pack in a million pieces and a million files in it."""
+    pieces = Pieces(Extent(2 * number, 1) for number in range(100_000))
+    for _ in range(100_000):
+        assert [e.offset_bytes for e in pieces.part(99_999, 1)] == [199_998]

@@ -6,9 +6,11 @@ import os
 import socket
 import tempfile
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
+from vmcapsule import process
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import DeliveryError, InputError
 from vmcapsule.job import SourceJob, read_job
@@ -85,6 +87,12 @@ def test_the_executable_gets_its_execute_bits_and_others_keep_their_modes(iwd: P
     assert modes["tables/deep"] == 0o750
 
 
+def test_an_executable_that_is_listed_again_is_executable(iwd: Path) -> None:
+    (iwd / "prog").chmod(0o640)
+    members = input_members(job(iwd, TransferInput='"prog"'))
+    assert [(m.path, m.mode) for m in members] == [("prog", 0o751)] * 2
+
+
 def test_links_to_files_are_followed_and_links_to_folders_refused(iwd: Path) -> None:
     (iwd / "link.txt").symlink_to("a.txt")
     (iwd / "tables/dirlink").symlink_to("deep")
@@ -121,6 +129,12 @@ def test_what_is_missing_is_named(iwd: Path, attributes: dict[str, str], name: s
     (iwd / "dangling").symlink_to("nowhere")
     with pytest.raises(InputError, match=f"'{iwd}/{name}'.*No such file"):
         input_members(job(iwd, **attributes))
+
+
+def test_a_job_needs_its_folder(tmp_path: Path) -> None:
+    """Else outputs would come back to a folder made for them, unseen."""
+    with pytest.raises(InputError, match="gone' .Iwd. is not there"):
+        input_members(job(tmp_path / "gone", Cmd='"/bin/true"'))
 
 
 def test_an_unreadable_file_is_named() -> None:
@@ -199,6 +213,53 @@ def test_remaps_apply_to_files_and_the_folders_they_are_in(iwd: Path) -> None:
         "plots/a/b.svg": "figures/a/b.svg",
     }
     assert deliveries(made, ["x"]) == {"x": Path("/abs/z")}
+
+
+def test_a_remap_is_looked_up_again_without_what_is_below_the_folder(iwd: Path) -> None:
+    """As ``filename_remap_find`` does it."""
+    made = job(iwd, TransferOutput='"a"', TransferOutputRemaps='"a=b;b/x=c;b=d"')
+    assert places(made, "a/x") == {"a/x": "d/x"}
+
+
+@pytest.fixture
+def deep(iwd: Path) -> Iterator[str]:
+    """A path in ``iwd`` of more folders than Python's stack has frames."""
+    path = "deep" + "/d" * 1200
+    process.run(["mkdir", "-p", path], timeout_s=60, cwd=iwd)
+    yield path
+    # pytest's own removal ends at the same stack.
+    process.run(["rm", "-r", iwd / "deep"], timeout_s=60)
+
+
+def test_a_tree_may_be_deeper_than_the_stack(iwd: Path, deep: str) -> None:
+    """Both ways: a job's own, and one that a guest made up."""
+    both = {"TransferInput": '"deep"', "TransferOutput": '"deep"'}
+    made = job(iwd, TransferOutputRemaps='"x=y"', **both)
+    assert [m.path for m in input_members(made)][-1] == deep
+    assert places(made, deep) == {deep: deep}
+
+
+def test_the_folder_itself_stands_for_its_contents(iwd: Path) -> None:
+    """``.`` and ``./`` name no folder that could be made in the sandbox or in Iwd."""
+    for item in (".", "./"):
+        for preserve in ("true", "false"):
+            made = job(
+                iwd,
+                TransferInput=f'"{item}"',
+                TransferOutput=f'"{item}"',
+                PreserveRelativePaths=preserve,
+            )
+            assert set(packed(made)) >= {"a.txt", "tables", "tables/x.csv"}
+            assert "." not in packed(made)
+            assert places(made, "new", "d/x") == {"new": "new", "d/x": "d/x"}
+    assert places(job(iwd, TransferOutput='"d/."'), "d", "d/x") == {"d/x": "x"}
+    with pytest.raises(InputError, match="'..' has no name"):
+        input_members(job(iwd / "tables", Cmd='"../prog"', TransferInput='".."'))
+
+
+def test_without_a_list_a_guest_reaches_no_folder(iwd: Path) -> None:
+    """HTCondor's default is the top level; with Iwd a home, '.ssh' would be in reach."""
+    assert places(job(iwd), "new", ".ssh/authorized_keys") == {"new": "new"}
 
 
 def test_remaps_in_a_cycle_are_refused(iwd: Path) -> None:

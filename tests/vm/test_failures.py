@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -193,3 +194,14 @@ def test_template_check_says_that_ours_works(template: Template) -> None:
     )
     assert b"this template will work" in done.stdout
     assert b"error" not in done.stdout
+
+
+def test_a_refused_job_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "job.sub").write_text(
+        "executable = /bin/true\nrequest_gpus = $(Process)\nqueue 2\n"
+    )
+    done = vmcapsule("run", "--runner", "direct", "--json", "job.sub", folder=tmp_path)
+    assert done.status == 65 and "RequestGPUs = 1" in done.stderr
+    ran, refused = (json.loads(line) for line in done.stdout.splitlines())
+    assert (ran["job_id"], ran["exit_code"], ran["error"]) == ("1.0", 0, None)
+    assert (refused["job_id"], refused["error"]["status"]) == ("1.1", 65)

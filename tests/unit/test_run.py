@@ -1,0 +1,112 @@
+"""From a job to its end without a VM: what is kept and what is removed on each way out.
+
+A program of QEMU's name stands for the guest: it may write to the data disk and ends.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from vmcapsule import run, translate
+from vmcapsule.ads import parse_ad
+from vmcapsule.config import Config, load_config
+from vmcapsule.disk.vmdk import create_vmdk
+from vmcapsule.errors import ConfigError, DiskError, GuestError
+from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.job import read_job
+from vmcapsule.template import load
+
+VMX = """\
+ide0:0.present = "TRUE"
+ide0:0.fileName = "system.vmdk"
+ide0:1.present = "TRUE"
+ide0:1.fileName = "data.vmdk"
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """A template without a kernel (so nothing is probed) and a scratch folder."""
+    folder = tmp_path / "template" / "condor_vm_capsule"
+    folder.mkdir(parents=True)
+    (folder / "vm.vmx").write_text(VMX)
+    build_data_disk(tmp_path / "data", size_bytes=16 << 20, offset_bytes=1 << 20)
+    create_vmdk(tmp_path / "data", folder / "data.vmdk", "monolithicFlat")
+    (tmp_path / "system").write_bytes(bytes(1 << 20))
+    create_vmdk(tmp_path / "system", folder / "system.vmdk", "monolithicSparse")
+    (tmp_path / "condor-1.0.tar").write_bytes(b"staged, not looked into")
+    return load_config(
+        {
+            "VM_CAPSULE_TEMPLATE": str(tmp_path / "template"),
+            "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(tmp_path / "scratch"),
+            "VM_CAPSULE_CACHE_DIR": str(tmp_path / "cache"),
+            "VM_CAPSULE_CONDOR_TARBALL": str(tmp_path / "condor-1.0.tar"),
+        }
+    )
+
+
+def job_ad(tmp_path: Path) -> str:
+    return (
+        f'Iwd = "{tmp_path}"\nCmd = "/bin/true"\nJobUniverse = 5\nClusterId = 7\nProcId = 0\n'
+    )
+
+
+def run_in(tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, guest: str) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "qemu-system-x86_64").write_text("#!/bin/sh\n" + guest)
+    (programs / "qemu-system-x86_64").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    job = read_job(parse_ad(job_ad(tmp_path)))
+    run.run_job(job, load(config.template), config, tarball=None, timeout_s=60)
+
+
+def test_a_capsule_that_cannot_be_read_is_kept(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DiskError, match="the capsule is kept: .*/run-7.0-"):
+        # QEMU's TMPDIR is the capsule's folder.
+        run_in(tmp_path, config, monkeypatch, ': >"$TMPDIR/data-flat.vmdk"\n')
+    (kept,) = config.scratch_dir_prefix.iterdir()
+    assert (kept / "capsule.json").exists()
+
+
+def test_a_capsule_interrupted_while_delivering_is_kept_and_named(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt(15)
+
+    monkeypatch.setattr(run, "deliver_from", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_in(tmp_path, config, monkeypatch, "exit 0\n")
+    (kept,) = config.scratch_dir_prefix.iterdir()
+    assert caught.value.args == (15, f"the capsule is kept: {kept}")
+
+
+def test_the_capsule_of_a_silent_guest_is_removed(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GuestError, match="no exit record"):
+        run_in(tmp_path, config, monkeypatch, "exit 0\n")
+    assert list(config.scratch_dir_prefix.iterdir()) == []
+
+
+def test_a_translation_whose_ad_cannot_be_made_leaves_no_capsule(
+    tmp_path: Path, config: Config
+) -> None:
+    classad = tmp_path / "mine.classad"
+    classad.write_text("A = 1\n")
+    knobs = {
+        "VM_CAPSULE_TEMPLATE": str(config.template),
+        "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(config.scratch_dir_prefix),
+        "VM_CAPSULE_CACHE_DIR": str(config.cache),
+        "VM_CAPSULE_CONDOR_TARBALL": str(config.condor_tarball),
+        "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": str(classad),
+    }
+    with pytest.raises(ConfigError, match="no JobUniverse"):
+        translate.translate(job_ad(tmp_path), load_config(knobs))
+    assert list(config.scratch_dir_prefix.iterdir()) == []
