@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from typing import Callable, Mapping
 
 from vmcapsule import bundle, capsule
 from vmcapsule.ads import Ad, parse_ad, split_translate
@@ -11,9 +12,14 @@ from vmcapsule.config import Config
 from vmcapsule.disk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.routed_ad import CapsuleFacts, routed_ad
+from vmcapsule.program import PROGRAM, write_program
+from vmcapsule.routed_ad import QEMU, VMWARE, CapsuleFacts, Kind, kind_of, routed_ad
+from vmcapsule.run import pack_for_here
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
+
+#: What QEMU needs in the slot beside its guest's memory.
+QEMU_MEMORY_MIB = 128
 
 
 def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
@@ -25,8 +31,10 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     _, source = split_translate(text)
     job = read_job(source)
     ad_template = _ad_template(config.classad_template)
+    # The ad template's own universe says what is made: nothing is packed before it is known.
+    pack, facts = _WAYS[kind_of(ad_template)]
     template = load(config.template)
-    made = pack_to_send(job, template, config, tarball_of(config))
+    made = pack(job, template, config, tarball_of(config))
     try:
         return routed_ad(job, ad_template, facts(made, template)), made
     except BaseException:
@@ -49,13 +57,13 @@ def _ad_template(path: Path) -> Ad:
         ) from error
 
 
-def pack_to_send(
+def pack_vm(
     job: SourceJob,
     template: Template,
     config: Config,
     tarball: HTCondorTarball,
 ) -> capsule.Capsule:
-    """Make a capsule that goes elsewhere: it holds the whole VM, copied from the template."""
+    """Make a capsule for a hypervisor: the whole VM, copied from the template."""
     payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)
     name = f"capsule-{job.job_id}-{secrets.token_hex(4)}"
     folder = (config.scratch_dir_prefix / name).absolute()
@@ -84,8 +92,8 @@ def pack_to_send(
     return made
 
 
-def facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
-    """What the routed ad says of the capsule."""
+def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
+    """What the routed ad says of a capsule that is a whole VM."""
     disks = [made.data_disk, made.system_disk]
     disks += [made.folder / disk.name for disk in template.other_disks]
     files = [file for disk in disks for file in read_vmdk(disk).files]
@@ -100,3 +108,50 @@ def facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
         network=made.network,
         size_kib=sum(file.stat().st_size for file in files) // 1024,
     )
+
+
+def pack_for_slot(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: HTCondorTarball,
+) -> capsule.Capsule:
+    """Make a capsule that is booted in a vanilla slot, with the program that does it.
+
+    Its system disk and kernel stay in the template, whence HTCondor transfers them.
+    """
+    made = pack_for_here(job, template, config, tarball)
+    try:
+        make_transferable(made.data_disk, made.folder)
+        write_program(made.folder)
+    except BaseException:
+        capsule.remove(made)
+        raise
+    return made
+
+
+def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
+    """What the routed ad says of a capsule for a vanilla slot."""
+    data = read_vmdk(made.data_disk).files
+    shared = [*read_vmdk(made.system_disk).files, made.kernel, made.initrd]
+    files = [file for file in shared if file is not None]
+    return CapsuleFacts(
+        folder=made.folder,
+        vmx="",
+        vmdk_files=tuple(file.name for file in data),
+        other_files=(capsule.RECORD,),
+        memory_mib=made.memory_mib + QEMU_MEMORY_MIB,
+        cpus=made.cpus,
+        network=made.network,
+        size_kib=sum(file.stat().st_size for file in (*data, *files)) // 1024,
+        program=PROGRAM,
+        shared_files=tuple(files),
+    )
+
+
+Pack = Callable[[SourceJob, Template, Config, HTCondorTarball], capsule.Capsule]
+Facts = Callable[[capsule.Capsule, Template], CapsuleFacts]
+_WAYS: Mapping[Kind, tuple[Pack, Facts]] = {
+    VMWARE: (pack_vm, vm_facts),
+    QEMU: (pack_for_slot, slot_facts),
+}
