@@ -14,7 +14,7 @@ from vmcapsule import run, translate
 from vmcapsule.ads import parse_ad
 from vmcapsule.config import Config, load_config
 from vmcapsule.disk.vmdk import create_vmdk
-from vmcapsule.errors import ConfigError, DiskError, GuestError
+from vmcapsule.errors import AdError, ConfigError, DiskError, GuestError
 from vmcapsule.images.datadisk import build_data_disk
 from vmcapsule.job import read_job
 from vmcapsule.template import load
@@ -95,18 +95,32 @@ def test_the_capsule_of_a_silent_guest_is_removed(
     assert list(config.scratch_dir_prefix.iterdir()) == []
 
 
-def test_a_translation_whose_ad_cannot_be_made_leaves_no_capsule(
+def translated(tmp_path: Path, config: Config, scratch: Path, classad: str) -> None:
+    knobs = {
+        "VM_CAPSULE_TEMPLATE": str(config.template),
+        "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(scratch),
+        "VM_CAPSULE_CACHE_DIR": str(config.cache),
+        "VM_CAPSULE_CONDOR_TARBALL": str(config.condor_tarball),
+        "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": classad,
+    }
+    translate.translate(job_ad(tmp_path), load_config(knobs))
+
+
+def test_nothing_is_packed_for_a_kind_of_job_that_is_not_known(
     tmp_path: Path, config: Config
 ) -> None:
     classad = tmp_path / "mine.classad"
     classad.write_text("A = 1\n")
-    knobs = {
-        "VM_CAPSULE_TEMPLATE": str(config.template),
-        "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(config.scratch_dir_prefix),
-        "VM_CAPSULE_CACHE_DIR": str(config.cache),
-        "VM_CAPSULE_CONDOR_TARBALL": str(config.condor_tarball),
-        "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": str(classad),
-    }
     with pytest.raises(ConfigError, match="no JobUniverse"):
-        translate.translate(job_ad(tmp_path), load_config(knobs))
-    assert list(config.scratch_dir_prefix.iterdir()) == []
+        translated(tmp_path, config, tmp_path / "scratch", str(classad))
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("classad", ["vmware", "qemu"])
+def test_a_translation_whose_ad_cannot_be_made_leaves_no_capsule(
+    tmp_path: Path, config: Config, classad: str
+) -> None:
+    scratch = tmp_path / "a,b"
+    with pytest.raises(AdError, match="comma"):
+        translated(tmp_path, config, scratch, classad)
+    assert list(scratch.iterdir()) == []
