@@ -64,6 +64,14 @@ returned capsule and print the exit attributes.  The capsule is kept.
   (cat source.ad; echo ------; cat routed.ad) | vmcapsule finalize
 """
 
+CLEANUP = """\
+Read the routed ad on standard input, as a JobRouter sends it to its JOB_CLEANUP
+hook, and remove the capsule.  One whose guest reported and whose outputs were
+not delivered is kept; 'vmcapsule extract' delivers them.
+
+  vmcapsule cleanup < routed.ad
+"""
+
 INSPECT = """\
 List what is on a capsule's data disk: the files of its vfat partition, the
 inputs and outputs packed in them, and the guest's exit record and log.
@@ -226,6 +234,7 @@ def _add_hooks(commands: Any) -> None:
     _add(
         commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule"
     )
+    _add(commands, "cleanup", "cleanup", CLEANUP, "remove a capsule that was delivered")
 
 
 def _add_capsule(commands: Any) -> None:

@@ -138,6 +138,17 @@ def finalize(arguments: argparse.Namespace) -> int:
     return _hook(config.exit_log, one)
 
 
+def cleanup(arguments: argparse.Namespace) -> int:
+    """``vmcapsule cleanup``: prints nothing."""
+    from vmcapsule.cleanup import cleanup as work
+
+    def one(text: str) -> tuple[str, str, str]:
+        job_id, event = work(text)
+        return "", job_id, event
+
+    return _hook(_config().exit_log, one)
+
+
 def _hook(log: Optional[Path], work: Callable[[str], tuple[str, str, str]]) -> int:
     """Run a hook: ads in, an ad out, one line in its log."""
     try:

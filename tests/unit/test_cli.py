@@ -19,6 +19,7 @@ COMMANDS = [
     ["run"],
     ["translate"],
     ["finalize"],
+    ["cleanup"],
     ["boot"],
     ["extract"],
     ["inspect"],
@@ -88,6 +89,8 @@ AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n
         (["translate"], "Cmd = \n", 65, "line 1"),
         (["translate"], AD.format(cmd="gone", iwd="/nowhere"), 67, "template"),
         (["finalize"], "a = 1\n", 65, "no line of dashes"),
+        (["cleanup"], "A = 1\n", 65, "no VmCapsuleDir"),
+        (["cleanup"], 'VmCapsuleDir = "/gone"\n', 0, ""),
         (["inspect", "gone"], "", 64, "no capsule 'gone'"),
         (["boot", "."], "", 64, "is no capsule"),
         (["extract", "gone"], "", 64, "is no capsule"),
@@ -227,7 +230,7 @@ sys.exit(cli.main(["inspect", "x"]))
 
 
 def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
-    for name in ("translate", "finalize"):
+    for name in ("translate", "finalize", "cleanup"):
         hook = HOME / "hooks" / name
         done = subprocess.run(
             [sys.executable, hook], cwd=tmp_path, env={"HOME": str(tmp_path)},

@@ -18,7 +18,7 @@ FLOORS = [
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot"},
     {"run", "program", "images", "inspection"},
-    {"finalize", "execute", "translate"},
+    {"finalize", "cleanup", "execute", "translate"},
     {"report"},
     {"commands"},
     {"cli"},

@@ -1,0 +1,87 @@
+"""A capsule goes when nothing is lost with it, however often the hook runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vmcapsule import capsule, contract
+from vmcapsule.ads import quote
+from vmcapsule.cleanup import cleanup
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.vmdk import create_vmdk, raw_edit
+from vmcapsule.errors import AdError
+from vmcapsule.images.datadisk import build_data_disk
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> capsule.Capsule:
+    """A capsule that was translated and has not run."""
+    raw = tmp_path / "raw"
+    build_data_disk(raw, size_bytes=16 << 20, offset_bytes=1 << 20)
+    folder = tmp_path / "scratch" / "run-4.2"
+    folder.mkdir(parents=True)
+    create_vmdk(raw, folder / "data.vmdk", "monolithicSparse")
+    made = capsule.Capsule(
+        folder, folder / "data.vmdk", tmp_path / "system.vmdk", 16 << 20, 1, 64, job_id="4.2"
+    )
+    capsule.save(made, folder)
+    return made
+
+
+def come_back(made: capsule.Capsule) -> Path:
+    """The guest reported, and file transfer brought its disk."""
+    folder = made.folder / capsule.RETURNED
+    folder.mkdir()
+    (folder / "data.vmdk").write_bytes(made.data_disk.read_bytes())
+    with raw_edit(folder / "data.vmdk", made.folder) as raw:
+        volume = FatVolume.open(raw.fd, 1 << 20, writable=True)
+        volume.make_folder(contract.RECORD_DIR)
+        volume.write(contract.EXIT_RECORD, json.dumps({"format": contract.FORMAT}).encode())
+        volume.flush()
+    return folder / "data.vmdk"
+
+
+def clean(made: capsule.Capsule) -> str:
+    job_id, event = cleanup(
+        f'VmCapsuleDir = {quote(str(made.folder))}\nVmCapsuleSourceJobId = "4.2"\n'
+    )
+    assert job_id == "4.2"
+    return event
+
+
+def test_a_capsule_that_never_ran_goes(made: capsule.Capsule) -> None:
+    assert clean(made).startswith("removed")
+    assert list(made.folder.parent.iterdir()) == []
+
+
+def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: capsule.Capsule) -> None:
+    come_back(made)
+    made.mark_delivered()
+    assert clean(made).startswith("removed")
+    assert "gone already" in clean(made)
+
+
+def test_what_was_not_delivered_stays(made: capsule.Capsule) -> None:
+    come_back(made)
+    assert "not delivered" in clean(made)
+    assert (made.folder / capsule.RETURNED / "data.vmdk").exists()
+
+
+def test_what_cannot_be_read_may_hold_outputs_and_stays(made: capsule.Capsule) -> None:
+    come_back(made).write_bytes(b"damaged")
+    assert "not delivered" in clean(made)
+    assert made.folder.exists()
+
+
+def test_a_folder_that_is_no_capsule_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(tmp_path))}\n")
+    assert event.startswith("kept") and (tmp_path / "precious").exists()
+
+
+def test_an_ad_without_a_capsule_is_an_error() -> None:
+    with pytest.raises(AdError, match="VmCapsuleDir"):
+        cleanup("A = 1\n")
