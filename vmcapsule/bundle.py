@@ -14,7 +14,7 @@ from vmcapsule.disk.extents import copy_range
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_edit
-from vmcapsule.errors import ConfigError, InputError, SpaceError
+from vmcapsule.errors import ConfigError, InputError, TooLarge
 from vmcapsule.guest_ad import guest_ad
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import PackPlan, Pieces, plan_packs, unreadable
@@ -103,7 +103,7 @@ def _guest_ad(job: SourceJob) -> str:
 def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> None:
     """Write ``load`` onto the vfat partition of a data disk of any vmdk form.
 
-    Records of an earlier run that lie there are removed first.  Raises `SpaceError`,
+    Records of an earlier run that lie there are removed first.  Raises `TooLarge`,
     saying how much is needed, when the partition is too small.
     """
     with raw_edit(data_disk, scratch) as raw:
@@ -143,7 +143,7 @@ def _check_room(load: Payload, volume: FatVolume) -> None:
     files = len(load.texts) + len(load.copies) + len(load.packs.pack_sizes_bytes) + 2
     needed = load.size_bytes + files * volume.cluster_bytes
     if needed > volume.free_bytes:
-        raise SpaceError(
+        raise TooLarge(
             f"the data disk is too small: the job's files and HTCondor need {needed} bytes, "
             f"its vfat partition has {volume.free_bytes} free",
             "use a template with a larger data disk "

@@ -59,7 +59,9 @@ hook.
 FINALIZE = """\
 Read the source ad, a line of dashes and the routed ad on standard input, as a
 JobRouter sends them to its JOB_FINALIZE hook; deliver the outputs from the
-returned capsule and print the exit attributes.  The capsule is kept.
+returned capsule and print the exit attributes.  The capsule is kept.  When the
+outputs cannot be delivered, ExitCode and ExitReason say so, and the exit status
+is 0 all the same: a JobRouter loses the job of a hook that fails.
 
   (cat source.ad; echo ------; cat routed.ad) | vmcapsule finalize
 """

@@ -105,13 +105,20 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
 def translate(arguments: argparse.Namespace) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
     from vmcapsule import capsule
+    from vmcapsule.translate import held_ad
     from vmcapsule.translate import translate as work
 
     config = _config()
     capsules: list[capsule.Capsule] = []
 
     def one(text: str) -> tuple[str, str, str]:
-        ad, made = work(text, config)
+        try:
+            ad, made = work(text, config)
+        except VmCapsuleError as error:
+            held = held_ad(text, error)
+            if held is None:
+                raise
+            return held.long_form(), "?", f"held: {error}"
         capsules.append(made)
         return ad.long_form(), made.job_id or "?", f"translated into {made.folder}"
 
@@ -125,13 +132,23 @@ def translate(arguments: argparse.Namespace) -> int:
 
 
 def finalize(arguments: argparse.Namespace) -> int:
-    """``vmcapsule finalize``: the exit attributes on standard output, written last."""
+    """``vmcapsule finalize``: the exit attributes on standard output, written last.
+
+    Exits with 0 whenever it has printed an ad, also one that says what went wrong: the
+    JobRouter loses a job whose hook fails.
+    """
     from vmcapsule.finalize import finalize as work
+    from vmcapsule.finalize import undelivered
 
     config = _config()
 
     def one(text: str) -> tuple[str, str, str]:
-        ad, job_exit, made = work(text)
+        try:
+            ad, job_exit, made = work(text)
+        except VmCapsuleError as error:
+            ad, job_id = undelivered(text, error)
+            print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
+            return ad.long_form(), job_id, f"not delivered: {error}"
         event = f"delivered from {made.folder}: {report.describe_exit(job_exit)}"
         return ad.long_form(), made.job_id or "?", event
 

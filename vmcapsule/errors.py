@@ -99,6 +99,10 @@ class SpaceError(VmCapsuleError):
     exit_status = 73
 
 
+class TooLarge(SpaceError):
+    """The job's files are more than its data disk, or any capsule, can carry."""
+
+
 class DeliveryError(VmCapsuleError):
     """The job's outputs could not be put where they belong; the capsule is kept."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
+from typing import Optional
 
 from vmcapsule import capsule
-from vmcapsule.ads import Ad, parse_ad, split_finalize
-from vmcapsule.errors import AdError
+from vmcapsule.ads import Ad, parse_ad, quote, split_finalize
+from vmcapsule.errors import AdError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
 from vmcapsule.job import id_of, read_job
 from vmcapsule.run import deliver_from
@@ -38,6 +41,41 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
         )
     job_exit, _ = deliver_from(made, job)
     return exit_attributes(job_exit), job_exit, made
+
+
+def undelivered(text: str, error: VmCapsuleError) -> tuple[Ad, str]:
+    """The exit attributes of a job whose outputs could not be delivered, and its id.
+
+    The JobRouter loses a job whose JOB_FINALIZE hook fails, so that is told in the ad:
+    ``ExitCode`` is the error's exit status and ``ExitReason`` says what happened.  A note
+    beside the user's log says how to get the outputs.  Raises `AdError` when ``text`` is
+    not what the JobRouter sends.
+    """
+    source, routed = split_finalize(text)
+    job_id = f"{source.integer('ClusterId') or 0}.{source.integer('ProcId') or 0}"
+    reason = f"vmcapsule: {one_line(str(error))}"
+    folder = routed.string("VmCapsuleDir")
+    remedy = f"Then deliver its outputs with: vmcapsule extract {folder}\n" if folder else ""
+    _leave_note(source.string("UserLog"), f"Job {job_id}: {reason}\n{remedy}")
+    lines = [
+        "ExitBySignal = false",
+        f"ExitCode = {error.exit_status}",
+        f"ExitReason = {quote(reason)}",
+    ]
+    return parse_ad("\n".join(lines)), job_id
+
+
+def _leave_note(user_log: Optional[str], text: str) -> None:
+    """Append to ``<UserLog>.vmcapsule``; a note that cannot be left is not worth a job."""
+    if not user_log:
+        return
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(user_log + ".vmcapsule", flags, 0o644)
+        with os.fdopen(fd, "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
+    except OSError as error:
+        print(f"vmcapsule: warning: cannot leave a note: {error}", file=sys.stderr)
 
 
 def exit_attributes(job_exit: JobExit) -> Ad:

@@ -18,7 +18,7 @@ from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
 
 from vmcapsule.contract import INDEX_BYTES_MAX, PACK_BYTES_MAX, PACKS_MAX
 from vmcapsule.disk.extents import Extent, data_ranges
-from vmcapsule.errors import DiskError, InputError, SpaceError
+from vmcapsule.errors import DiskError, InputError, TooLarge
 
 #: Data of files at least this long starts on a block boundary, so that file systems
 #: that can share blocks do so.  Shorter files are packed tightly.
@@ -105,7 +105,7 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
     """Lay out the packs for ``members``; later members replace earlier ones of that path.
 
     Holes of sparse files take no room.  Raises `InputError` for a file that cannot be
-    opened, `SpaceError` when the packs or the index would be larger than the format
+    opened, `TooLarge` when the packs or the index would be larger than the format
     carries.
     """
     last = {member.path: member for member in members}
@@ -132,7 +132,7 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
             )
         )
     if len(layout.sizes) > PACKS_MAX:
-        raise SpaceError(
+        raise TooLarge(
             f"the job's files hold {sum(layout.sizes)} bytes, more than the "
             f"{PACKS_MAX * PACK_BYTES_MAX} that a capsule carries",
             "let the job fetch large data itself",
@@ -182,7 +182,7 @@ def dump_index(entries: Sequence[Entry]) -> bytes:
     lines = [json.dumps(_to_record(entry), separators=(",", ":")) for entry in entries]
     data = "".join(line + "\n" for line in lines).encode("ascii")
     if len(data) > INDEX_BYTES_MAX:
-        raise SpaceError(
+        raise TooLarge(
             f"the job has {len(entries)} input files, too many for one capsule "
             f"(their list takes {len(data)} of at most {INDEX_BYTES_MAX} bytes)",
             "pack them into an archive",

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Callable, Mapping
+from typing import Callable, Mapping, Optional
 
 from vmcapsule import bundle, capsule
-from vmcapsule.ads import Ad, parse_ad, split_translate
+from vmcapsule.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.disk.vmdk import make_transferable, read_vmdk
-from vmcapsule.errors import AdError, ConfigError
+from vmcapsule.errors import (
+    AdError,
+    ConfigError,
+    InputError,
+    JobRefused,
+    TooLarge,
+    VmCapsuleError,
+    one_line,
+)
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.program import PROGRAM, write_program
+from vmcapsule.resources import resource
 from vmcapsule.routed_ad import QEMU, VMWARE, CapsuleFacts, Kind, kind_of, routed_ad
 from vmcapsule.run import pack_for_here
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
+#: What holds a job when the JobRouter asks; all else is the administrator's to mend.
+JOBS_FAULT = (JobRefused, AdError, InputError, TooLarge)
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
 
@@ -40,6 +51,40 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     except BaseException:
         capsule.remove(made)
         raise
+
+
+def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
+    """A routed ad that is held at once, saying why, for a job that cannot be translated.
+
+    The JobRouter mirrors the hold on the source job, whose owner reads the reason there;
+    a hook that merely failed would be run again and again and tell nobody.  None when it
+    is not the JobRouter that asks (it sends a route above the ad), or when the fault is
+    not the job's: then trying again later is right.
+    """
+    if not isinstance(error, JOBS_FAULT):
+        return None
+    try:
+        route, source = split_translate(text)
+    except AdError:
+        return None
+    if route is None:
+        return None
+    changes: dict[str, Value] = {
+        name: source.expr(name) or "undefined" for name in ("Owner", "Iwd") if name in source
+    }
+    changes.update(
+        {
+            "Cmd": quote("/bin/false"),
+            "TransferExecutable": False,
+            "Requirements": False,
+            "PeriodicHold": True,
+            "PeriodicHoldReason": quote(f"vmcapsule: {one_line(str(error))}"),
+            "PeriodicHoldSubCode": error.exit_status,
+        }
+    )
+    return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
+        changes
+    )
 
 
 def _ad_template(path: Path) -> Ad:

@@ -12,6 +12,7 @@ from typing import Optional
 import pytest
 
 from vmcapsule import errors, report
+from vmcapsule.ads import parse_ad
 
 HOME = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -238,3 +239,33 @@ def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 65, done.stderr
         assert os.access(hook, os.X_OK)
+
+
+def test_a_job_that_cannot_be_translated_is_held_when_the_router_asks(tmp_path: Path) -> None:
+    ad = AD.format(cmd="/bin/true", iwd=tmp_path) + 'Owner = "alice"\nRequestGPUs = 1\n'
+    done = vmcapsule("translate", cwd=tmp_path, stdin=f'[ Name = "capsule" ]\n------\n{ad}')
+    assert done.returncode == 0
+    held = parse_ad(done.stdout)
+    assert held.integer("JobUniverse") == 5 and held.string("Owner") == "alice"
+    assert held.boolean("PeriodicHold") is True and held.boolean("Requirements") is False
+    assert held.integer("PeriodicHoldSubCode") == 65
+    reason = held.string("PeriodicHoldReason") or ""
+    assert "RequestGPUs = 1" in reason and "request_gpus" in reason
+
+
+def test_what_is_not_the_jobs_fault_is_tried_again(tmp_path: Path) -> None:
+    ad = AD.format(cmd="/bin/true", iwd=tmp_path)
+    done = vmcapsule("translate", cwd=tmp_path, stdin=f'[ Name = "capsule" ]\n------\n{ad}')
+    assert done.returncode == 67 and done.stdout == ""
+
+
+def test_finalize_never_fails_a_job_that_the_router_sent(tmp_path: Path) -> None:
+    source = AD.format(cmd="/bin/true", iwd=tmp_path) + f'UserLog = "{tmp_path}/job.log"\n'
+    routed = f'VmCapsuleDir = "{tmp_path}/gone"\n'
+    done = vmcapsule("finalize", cwd=tmp_path, stdin=f"{source}\n------\n{routed}")
+    assert done.returncode == 0
+    ad = parse_ad(done.stdout)
+    assert ad.integer("ExitCode") == 64 and ad.boolean("ExitBySignal") is False
+    assert "gone' is no capsule" in (ad.string("ExitReason") or "")
+    note = (tmp_path / "job.log.vmcapsule").read_text()
+    assert note.startswith("Job 3.1: vmcapsule: ") and "vmcapsule extract" in note

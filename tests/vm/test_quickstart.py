@@ -135,7 +135,10 @@ def test_inspect_shows_what_came_and_what_went(home: Path, tmp_path: Path) -> No
     # Silence is not success: nothing ran yet.
     source, _, _ = recorded("finalize.stdin", home).partition("\n------\n")
     early = vmcapsule("finalize", folder=tmp_path, stdin=f"{source}\n------\n{made.stdout}")
-    assert early.status == 76 and "no exit record" in early.stderr
+    assert early.status == 0 and "no exit record" in early.stderr
+    assert parse_ad(early.stdout).integer("ExitCode") == 76
+    assert "no exit record" in (parse_ad(early.stdout).string("ExitReason") or "")
+    assert "vmcapsule extract" in (home / "run.log.vmcapsule").read_text()
     booted = vmcapsule("boot", "--timeout", TIMEOUT_S, capsule, folder=tmp_path)
     assert booted.status == 0, booted.stderr
     after = vmcapsule("inspect", capsule, folder=tmp_path)
