@@ -351,8 +351,17 @@ def _check(text: str) -> None:
     library = _library()
     try:
         library.ExprTree(lex.escape_surrogates(new) + "\n")
-    except (ValueError, library.ClassAdException) as error:
+    except _errors(library) as error:
         raise lex.TextError("it is no ClassAd expression") from error
+
+
+def _errors(library: Any) -> tuple[type[Exception], ...]:
+    """What the library raises for what it cannot parse or evaluate.
+
+    Its own error class came after HTCondor 23, whose library raises Python's.
+    """
+    own = getattr(library, "ClassAdException", RuntimeError)
+    return (own, ValueError, TypeError, KeyError, SyntaxError, RuntimeError)
 
 
 def _build(attributes: Iterable[_Item]) -> Any:
@@ -369,7 +378,7 @@ def _evaluate(library_ad: Any, name: str, text: str) -> Any:
     library = _library()
     try:
         value = library_ad.eval(name.strip("'"))
-    except (ValueError, TypeError, KeyError, library.ClassAdException) as error:
+    except _errors(library) as error:
         raise AdError(f"{name} = {_shorten(text)}: cannot be evaluated ({error})") from error
     if not isinstance(value, library.Value):
         return value

@@ -74,6 +74,13 @@ not delivered is kept; 'vmcapsule extract' delivers them.
   vmcapsule cleanup < routed.ad
 """
 
+CONFIG = """\
+Print the configuration that makes this installation a plugin of the JobRouter,
+with its hooks, route and limits, for a file in the access point's config.d.
+
+  vmcapsule config > /etc/condor/config.d/60-vmcapsule
+"""
+
 INSPECT = """\
 List what is on a capsule's data disk: the files of its vfat partition, the
 inputs and outputs packed in them, and the guest's exit record and log.
@@ -237,6 +244,7 @@ def _add_hooks(commands: Any) -> None:
         commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule"
     )
     _add(commands, "cleanup", "cleanup", CLEANUP, "remove a capsule that was delivered")
+    _add(commands, "config", "config", CONFIG, "print the JobRouter's configuration")
 
 
 def _add_capsule(commands: Any) -> None:

@@ -166,6 +166,14 @@ def cleanup(arguments: argparse.Namespace) -> int:
     return _hook(_config().exit_log, one)
 
 
+def config(arguments: argparse.Namespace) -> int:
+    """``vmcapsule config``."""
+    from vmcapsule.snippet import router_snippet
+
+    sys.stdout.write(router_snippet(_config()))
+    return 0
+
+
 def _hook(log: Optional[Path], work: Callable[[str], tuple[str, str, str]]) -> int:
     """Run a hook: ads in, an ad out, one line in its log."""
     try:

@@ -340,4 +340,5 @@ def _htcondor() -> tuple[Any, type[Exception]]:
                 "HTCondor's Python module 'htcondor2' is not installed",
                 "install the Python package 'htcondor' (on Debian: python3-htcondor)",
             ) from error
-    return module, module.HTCondorException
+    # HTCondor 23's version 2 module has no error class of its own yet.
+    return module, getattr(module, "HTCondorException", RuntimeError)

@@ -21,6 +21,7 @@ COMMANDS = [
     ["translate"],
     ["finalize"],
     ["cleanup"],
+    ["config"],
     ["boot"],
     ["extract"],
     ["inspect"],
@@ -269,3 +270,15 @@ def test_finalize_never_fails_a_job_that_the_router_sent(tmp_path: Path) -> None
     assert "gone' is no capsule" in (ad.string("ExitReason") or "")
     note = (tmp_path / "job.log.vmcapsule").read_text()
     assert note.startswith("Job 3.1: vmcapsule: ") and "vmcapsule extract" in note
+
+
+def test_the_printed_configuration_names_this_installation(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_CONDOR_TARBALL": "/srv/condor-1.tar"}
+    done = vmcapsule("config", cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    settings = dict(re.findall(r"^(\w+) = (.*)$", done.stdout, re.MULTILINE))
+    assert settings["VM_CAPSULE_CONDOR_TARBALL"] == "/srv/condor-1.tar"
+    assert settings["DAEMON_LIST"] == "$(DAEMON_LIST) JOB_ROUTER"
+    for name in ("TRANSLATE_JOB", "JOB_FINALIZE", "JOB_CLEANUP"):
+        assert os.access(settings[f"CAPSULE_HOOK_{name}"], os.X_OK)
+    assert "${" not in done.stdout

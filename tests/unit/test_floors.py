@@ -18,7 +18,7 @@ FLOORS = [
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot"},
     {"run", "program", "images", "inspection"},
-    {"finalize", "cleanup", "execute", "translate"},
+    {"finalize", "cleanup", "execute", "translate", "snippet"},
     {"report"},
     {"commands"},
     {"cli"},

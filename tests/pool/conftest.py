@@ -1,0 +1,46 @@
+"""What tests on a pool share: one running pool, and its logs with every failure."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Generator, Iterator
+
+import pytest
+
+from tests.pool.pool import Pool
+from vmcapsule.errors import VmCapsuleError
+
+_RUNNING: pytest.StashKey[Pool] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def root_only() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a pool in namespaces of its own needs root")
+
+
+@pytest.fixture(scope="session")
+def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
+    """A pool with the plugin installed; it dies with this process, come what may.
+
+    The variable VMCAPSULE_POOL_SUITE names another Debian suite than trixie.
+    """
+    made = Pool(os.environ.get("VMCAPSULE_POOL_SUITE", "trixie"), f"test-{os.getpid()}")
+    try:
+        made.start()
+    except VmCapsuleError as error:
+        pytest.fail(str(error), pytrace=False)
+    request.config.stash[_RUNNING] = made
+    yield made
+    del request.config.stash[_RUNNING]
+    made.stop()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+    """Attach the daemons' logs to the report of a test that failed."""
+    outcome = yield
+    report = outcome.get_result()
+    running = item.config.stash.get(_RUNNING, None)
+    if report.failed and running is not None:
+        report.sections.append(("logs of the pool", running.logs_text()))

@@ -1,0 +1,87 @@
+"""vmcapsule installed in a pool as an admin would do it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Dict, Mapping, Optional
+
+from tests.pool.space import Space
+from vmcapsule.config import default_cache, load_config, newest_tarball, tarball_version
+from vmcapsule.process import run
+from vmcapsule.snippet import router_snippet
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+#: Inside: the program, what it works with, and where capsules are made.
+HOME = "/opt/vmcapsule"
+DATA = "/var/lib/vmcapsule"
+SCRATCH = "/var/scratch/vmcapsule"
+
+#: Of the checkout; what an installation consists of.
+PARTS = ("vmcapsule", "hooks", "guest", "templates")
+
+
+def install(
+    space: Space, knobs: Optional[Mapping[str, object]] = None, cache: Optional[Path] = None
+) -> str:
+    """Put the checkout and the cache's template and tarball inside; return configuration.
+
+    ``knobs`` are VM_CAPSULE_<name>s that replace the ones here.  Works before `Space.boot`
+    and while the pool runs.
+    """
+    for part in PARTS:
+        _copy_part(space, part)
+    given = {**_data(space, cache or default_cache()), **(knobs or {})}
+    space.make_folder(SCRATCH)
+    space.path(SCRATCH).chmod(0o1777)
+    lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
+    return "\n".join([_router(given), *lines, ""])
+
+
+def _copy_part(space: Space, part: str) -> None:
+    """Copy a folder of the checkout, owned by root and writable by nobody else."""
+    target = space.path(f"{HOME}/{part}")
+    space.make_folder(HOME)
+    if target.exists():
+        shutil.rmtree(target)
+    shutil.copytree(CHECKOUT / part, target, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [target, *target.rglob("*")]:
+        executable = path.is_dir() or path.stat().st_mode & 0o100
+        path.chmod(0o755 if executable else 0o644)
+        shutil.chown(path, 0, 0)
+
+
+def _data(space: Space, cache: Path) -> Dict[str, object]:
+    """Copy what the cache has been built; return the knobs that name the copies."""
+    knobs: Dict[str, object] = {
+        "SCRATCH_DIR_PREFIX": SCRATCH,
+        "CONDOR_CLASSAD_TEMPLATE": "qemu",
+    }
+    space.make_folder(DATA)
+    if (cache / "templates").is_dir():
+        _copy_data(cache / "templates", space.path(f"{DATA}/templates"))
+        knobs["TEMPLATE"] = f"{DATA}/templates"
+    tarball = newest_tarball(cache)
+    if tarball is not None:
+        _copy_data(tarball, space.path(f"{DATA}/{tarball.name}"))
+        knobs["CONDOR_TARBALL"] = f"{DATA}/{tarball.name}"
+        knobs["CONDOR_TARBALL_VERSION"] = tarball_version(tarball)
+    return knobs
+
+
+def _copy_data(source: Path, target: Path) -> None:
+    """Copy with holes, and shared blocks where the file system can; readable by all."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    # Not links: a job that could change the copy would change the cache.
+    run(["cp", "-R", "--reflink=auto", "--sparse=always", source, target], timeout_s=300)
+    run(["chmod", "-R", "u=rwX,go=rX", target], timeout_s=60)
+
+
+def _router(given: Mapping[str, object]) -> str:
+    """What 'vmcapsule config' prints, with the paths that hold inside."""
+    knobs = {f"VM_CAPSULE_{name}": str(value) for name, value in given.items()}
+    knobs.setdefault("VM_CAPSULE_CONDOR_TARBALL", f"{DATA}/condor.tar")
+    snippet = router_snippet(load_config(knobs))
+    # The pool's own configuration names the daemons.
+    return snippet.replace(str(CHECKOUT), HOME).replace("DAEMON_LIST", "#DAEMON_LIST", 1)
