@@ -111,18 +111,16 @@ def _dispose(made: capsule.Capsule, keep: bool, error: BaseException) -> None:
         error.args = (number, f"the capsule is kept: {made.folder}")
 
 
-def pack_for_here(
-    job: SourceJob,
-    template: Template,
-    config: Config,
-    tarball: Optional[HTCondorTarball],
-) -> capsule.Capsule:
-    """Make a capsule that is booted on this machine: its system disk stays in the template."""
-    load = bundle.payload(job, init_script=config.init_script, tarball=tarball)
-    folder = config.scratch_dir_prefix / f"run-{job.job_id}-{secrets.token_hex(4)}"
-    made = capsule.Capsule(
-        folder=folder.absolute(),
-        data_disk=folder.absolute() / template.data_disk.name,
+def planned(job: SourceJob, template: Template, config: Config, kind: str) -> capsule.Capsule:
+    """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
+
+    Its system disk and kernel are the template's.  Nothing is made yet.
+    """
+    name = f"{kind}-{job.job_id}-{secrets.token_hex(4)}"
+    folder = (config.scratch_dir_prefix / name).absolute()
+    return capsule.Capsule(
+        folder=folder,
+        data_disk=folder / template.data_disk.name,
         system_disk=template.system_disk,
         data_bytes=read_vmdk(template.data_disk).capacity_bytes,
         cpus=job.request_cpus,
@@ -134,7 +132,18 @@ def pack_for_here(
         job_id=job.job_id,
         network=config.network,
     )
-    with capsule.draft(folder) as aside:
+
+
+def pack_for_here(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[HTCondorTarball],
+) -> capsule.Capsule:
+    """Make a capsule that is booted on this machine: its system disk stays in the template."""
+    load = bundle.payload(job, init_script=config.init_script, tarball=tarball)
+    made = planned(job, template, config, "run")
+    with capsule.draft(made.folder) as aside:
         disk = capsule.copy_data_disk(template, aside)
         bundle.stage(load, disk, config.disk_part_offset_bytes, aside)
         capsule.save_source_ad(job.ad.long_form(), aside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
@@ -23,7 +23,7 @@ from vmcapsule.job import SourceJob, read_job
 from vmcapsule.program import PROGRAM, write_program
 from vmcapsule.resources import resource
 from vmcapsule.routed_ad import QEMU, VMWARE, CapsuleFacts, Kind, kind_of, routed_ad
-from vmcapsule.run import pack_for_here
+from vmcapsule.run import pack_for_here, planned
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
@@ -110,24 +110,13 @@ def pack_vm(
 ) -> capsule.Capsule:
     """Make a capsule for a hypervisor: the whole VM, copied from the template."""
     payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)
-    name = f"capsule-{job.job_id}-{secrets.token_hex(4)}"
-    folder = (config.scratch_dir_prefix / name).absolute()
-    made = capsule.Capsule(
-        folder=folder,
-        data_disk=folder / template.data_disk.name,
-        system_disk=folder / template.system_disk.name,
-        data_bytes=read_vmdk(template.data_disk).capacity_bytes,
-        cpus=job.request_cpus,
-        memory_mib=job.request_memory_mib + config.memory_overhead_mib,
-        vmx=folder / template.vmx.name,
-        kernel=template.kernel,
-        initrd=template.initrd,
-        cmdline=template.cmdline,
-        part_offset_bytes=config.disk_part_offset_bytes,
-        job_id=job.job_id,
-        network=config.network,
+    plan = planned(job, template, config, "capsule")
+    made = replace(
+        plan,
+        system_disk=plan.folder / template.system_disk.name,
+        vmx=plan.folder / template.vmx.name,
     )
-    with capsule.draft(folder) as aside:
+    with capsule.draft(made.folder) as aside:
         capsule.copy_whole(template, aside)
         disk = aside / made.data_disk.name
         bundle.stage(payload, disk, config.disk_part_offset_bytes, aside)
