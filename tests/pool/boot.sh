@@ -44,4 +44,6 @@ pivot_root . old
 cd /
 umount -l old
 rmdir old
-exec chroot . /usr/bin/python3 -I /usr/local/sbin/pool-init
+# Nothing of the caller's environment: a TMPDIR of the host's, say, is not in here.
+exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+    chroot . /usr/bin/python3 -I /usr/local/sbin/pool-init
