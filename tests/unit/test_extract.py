@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import struct
 from pathlib import Path
 from typing import Any, Iterator, Optional
@@ -145,6 +146,21 @@ def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
     with pytest.raises(DeliveryError, match="'n/b' belongs at .* no regular file"):
         deliver(disk, make_job(home, TransferOutput='"a, n"'))
     assert sorted(p.name for p in home.rglob("*")) == ["b", "n"]
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(disk: Path, home: Path) -> None:
+    big = Entry("n/big", "file", 0o600, 0, 1 << 30, (Stretch(0, 2, 0, 2),))
+    guest_writes(disk, EXITED, (file("a", 0, 2), Entry("n", "dir", 0o755), big), b"hiyo")
+    job = make_job(home, TransferOutput='"a, n"')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel refuses the large file as it would on a full disk: by an error of write.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(DeliveryError, match="cannot write the job's outputs: .*too large"):
+            deliver(disk, job)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(home.iterdir()) == []
 
 
 def test_a_link_that_a_guest_sends_is_refused(disk: Path, home: Path) -> None:
