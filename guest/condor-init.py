@@ -36,9 +36,11 @@ FORMAT = 1
 RECORD_DIR = "vmcapsule"
 JOB_RECORD = RECORD_DIR + "/job.json"
 JOB_AD = RECORD_DIR + "/job.ad"
+SANDBOX_AD = RECORD_DIR + "/sandbox.ad"
 MACHINE_AD = RECORD_DIR + "/machine.ad"
 CONDOR_CONFIG = RECORD_DIR + "/condor_config"
 TARBALL = RECORD_DIR + "/condor.tar"
+LOCALTIME = RECORD_DIR + "/localtime"
 INPUT_INDEX = RECORD_DIR + "/input.idx"
 INPUT_PACK = RECORD_DIR + "/input.%03d"
 OUTPUT_INDEX = RECORD_DIR + "/output.idx"
@@ -60,6 +62,10 @@ ALIGN_FROM_BYTES = 1 << 20
 BLOCK_BYTES = 4096
 COPY_BYTES_MAX = 1 << 30
 MESSAGE_CHARS_MAX = 1000
+#: LimitNOFILE of HTCondor's unit for systemd: so many files a job may have open natively.
+OPEN_FILES_MAX = 32768
+#: The starter's JOB_DEFAULT for /proc/PID/oom_score_adj of jobs.
+JOB_OOM_SCORE = 800
 #: How long HTCondor may take from its start to the job's, emulated and swapping.
 CONDOR_START_TIMEOUT_S = 900.0
 #: What HTCondor never sends back (ALWAYS_EXCLUDED_FILES, CHIRP_CONFIG_FILENAME and
@@ -144,9 +150,10 @@ def write_file(path: str, data: bytes, mode: int = 0o644) -> None:
 
 JOB_TYPES = {
     "str": "runner executable",
-    "str or null": "stdin stdout stderr user condor_version",
+    "str or null": "stdin stdout stderr user condor_version time_zone",
+    "int or null": "success_status",
     "list": "arguments omit",
-    "list or null": "outputs",
+    "list or null": "outputs failure_outputs",
     "dict": "environment",
 }
 
@@ -178,7 +185,7 @@ def check_names(job: "Job") -> None:
         raise ValueError("it names no executable")
     for path in filter(None, (job["stdout"], job["stderr"])):
         plain_path(path)
-    for path in job["outputs"] or []:
+    for path in (job["outputs"] or []) + (job.get("failure_outputs") or []):
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"its output {path!r} lies outside the sandbox")
     version = job["condor_version"] or ""
@@ -541,8 +548,23 @@ def remove_results(data_dir: str) -> None:
         os.unlink(os.path.join(folder, name))
 
 
+def listed_outputs(job: "Job", report: "Dict[str, Any]", core: str) -> "Optional[List[str]]":
+    """What to send back of a job that has ended; None: what is new or changed.
+
+    Read in Starter::transferOutput (starter.cpp): a job that failed sends its failure
+    files.  A core file is added to a list of outputs by OsProc::checkCoreFile.
+    """
+    status = (report["exit_code"] or 0) << 8 | (report["exit_signal"] or 0)
+    status |= 0x80 if report["core_dumped"] else 0
+    if job.get("success_status") not in (None, status):
+        return list(job.get("failure_outputs") or [])
+    listed: Optional[List[str]] = job["outputs"]
+    return listed if listed is None else listed + ([core] if core else [])
+
+
 def save_outputs(
     job: "Job",
+    wanted: "Optional[List[str]]",
     data_dir: str,
     sandbox: str,
     before: "Dict[bytes, Any]",
@@ -557,9 +579,9 @@ def save_outputs(
             outputs.add(name)
     streams = dict(outputs.entries)
     try:
-        if job["outputs"] is None:
+        if wanted is None:
             outputs.add_changed(before, {to_bytes(name) for name in job["omit"]})
-        for item in job["outputs"] or []:
+        for item in wanted or []:
             outputs.add_listed(item)
         report["missing_outputs"] = outputs.missing
         log(f"outputs: {len(outputs.entries)}, missing: {len(outputs.missing)}")
@@ -610,11 +632,23 @@ def read_text(path: str, last_bytes: int = INDEX_BYTES_MAX) -> str:
         return ""
 
 
+def ad_text(ad: "Dict[str, str]") -> str:
+    return "".join(f"{name} = {ad[name]}\n" for name in sorted(ad, key=str.lower))
+
+
 def machine_ad(host_ad: str, startd_ad: str) -> str:
     """The slot's ad for the job to read: the host's on top of the startd's, if any."""
     ad = {n: v for n, v in parse_ad(startd_ad).items() if not n.startswith("Child")}
     ad.update(parse_ad(host_ad))
-    return "".join(f"{name} = {ad[name]}\n" for name in sorted(ad, key=str.lower))
+    return ad_text(ad)
+
+
+def sandbox_ad(host_ad: str, sandbox: str) -> str:
+    """The job's ad for the job to read: the host's, with what is known only now."""
+    ad = parse_ad(host_ad)
+    ad.update(Iwd=f'"{sandbox}"', JobCurrentStartDate=str(int(time.time())))
+    ad.setdefault("JobStartDate", ad["JobCurrentStartDate"])
+    return ad_text(ad)
 
 
 # --- processes ----------------------------------------------------------------------
@@ -749,25 +783,33 @@ def open_streams(job: "Job") -> None:
         os.dup2(fd, number)
 
 
-def core_limiter(core_bytes: float) -> "Callable[[], None]":
-    """CoreSize as OsProc::StartJob takes it: absent means none, negative unlimited."""
-    if core_bytes == 0:
-        return lambda: None  # the machine's own limit, none where nobody raised it
-    # Imported before the fork: the job's user may not be allowed to read the library.
+def limit(name: str, value: float, hard_too: bool) -> None:
+    """Set a limit of this process; below 0 is unlimited.  Only root may raise a hard one."""
     import resource
 
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
-    soft = hard if core_bytes < 0 else min(int(core_bytes), most)
-    return lambda: resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+    which = getattr(resource, name)
+    hard = resource.getrlimit(which)[1]
+    if not (hard_too and os.geteuid() == 0) and hard != resource.RLIM_INFINITY:
+        value = hard if value < 0 else min(value, hard)
+    soft = resource.RLIM_INFINITY if value < 0 else int(min(value, sys.maxsize))
+    resource.setrlimit(which, (soft, soft if hard_too else hard))
+
+
+def limit_job(ad: "Dict[str, str]") -> None:
+    """CoreSize as OsProc::StartJob takes it, StackSize as sysapi_set_resource_limits does."""
+    limit("RLIMIT_CORE", number(ad, "CoreSize"), hard_too=True)
+    limit("RLIMIT_STACK", number(ad, "StackSize") or -1, hard_too=False)
+
+
+def core_name(ad: "Dict[str, str]") -> str:
+    """A core file's name, as OsProc::checkCoreFile gives it."""
+    return "core.{}.{}".format(int(number(ad, "ClusterId")), int(number(ad, "ProcId")))
 
 
 def keep_core(sandbox: str, pid: int, ad: "Dict[str, str]") -> None:
-    """Name a core file as OsProc::checkCoreFile does."""
-    name = "core.{}.{}".format(int(number(ad, "ClusterId")), int(number(ad, "ProcId")))
     for core in ("core", f"core.{pid}"):
         if os.path.isfile(os.path.join(sandbox, core)):
-            os.rename(os.path.join(sandbox, core), os.path.join(sandbox, name))
+            os.rename(os.path.join(sandbox, core), os.path.join(sandbox, core_name(ad)))
 
 
 class Direct:
@@ -785,19 +827,19 @@ class Direct:
     def run(self, sandbox: str, job_ad: str, report: "Dict[str, Any]") -> "Dict[bytes, Any]":
         """Run the job to its end; return the catalogue from before it."""
         job, login = self.job, self.guest.login
-        self.guest.write_ads(job_ad, "")
+        self.guest.write_ads("")
         before = catalogue(os.fsencode(sandbox))
         program = os.path.join(sandbox, job["executable"])
         ad = parse_ad(job_ad)
-        limit_core = core_limiter(number(ad, "CoreSize"))
 
         def setup() -> None:
+            oom_score(JOB_OOM_SCORE)
+            limit_job(ad)
             become(login, sandbox)
-            limit_core()
             open_streams(job)
 
         start_s = time.monotonic()
-        environment = {"HOME": login.pw_dir}
+        environment = {"HOME": login.pw_dir}  # as HTCondor 25 has it
         for name, value in job["environment"].items():
             environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
         pid = spawn([program] + job["arguments"], setup, environment)
@@ -805,7 +847,7 @@ class Direct:
         _, status, usage = os.wait4(pid, 0)
         report["duration_s"] = time.monotonic() - start_s
         report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
-        report["max_rss_kib"] = usage.ru_maxrss
+        report["max_rss_kib"] = report["image_size_kib"] = usage.ru_maxrss
         if os.WIFSIGNALED(status):
             report["exit_signal"] = os.WTERMSIG(status)
             report["core_dumped"] = os.WCOREDUMP(status)
@@ -913,7 +955,7 @@ class Condor:
             inner = os.path.join(os.fsencode(sandbox), name)
             os.rename(inner, os.path.join(os.fsencode(scratch), name))
         self.guest.sandbox = scratch
-        self.guest.write_ads(job_ad, read_text(self.base + "/run/slot.ad"))
+        self.guest.write_ads(read_text(self.base + "/run/slot.ad"))
         return int(starter), scratch
 
     def make_folders(self) -> None:
@@ -1040,6 +1082,7 @@ class Condor:
             raise Failure("job", "HTCondor's exit ad has no ExitCode" + self.complaint())
         report["core_dumped"] = ad.get("JobCoreDumped", "").lower() == "true"
         report["max_rss_kib"] = int(number(ad, "ResidentSetSize"))
+        report["image_size_kib"] = max(int(number(ad, "ImageSize")), report["max_rss_kib"])
         told_s = number(ad, "JobDuration")  # by the wall clock, which may be set
         if 0 < told_s < report["duration_s"]:
             report["duration_s"] = told_s
@@ -1086,6 +1129,7 @@ class Guest:
         self.report: Dict[str, Any] = dict.fromkeys(none.split())
         self.report.update(format=FORMAT, state="failed", core_dumped=False)
         self.report.update(user_cpu_s=0.0, system_cpu_s=0.0, max_rss_kib=0)
+        self.report.update(image_size_kib=0, disk_usage_kib=0)
         self.report.update(missing_outputs=[], outputs=NO_OUTPUTS, phases=self.phases)
         machine = {"kernel": os.uname()[2], "python": sys.version.split()[0]}
         self.report["guest"] = dict(machine, condor_version="")
@@ -1105,11 +1149,14 @@ class Guest:
         given = self.names_on_disk()
         report["runner"] = job["runner"]
         report["guest"]["condor_version"] = job["condor_version"] or ""
+        if self.whole_machine:
+            set_zone(self.data_dir, job.get("time_zone"))
+            limit("RLIMIT_NOFILE", OPEN_FILES_MAX, hard_too=True)
         self.log(
             f"runner {job['runner']}, executable {job['executable']!r}, user {job['user']!r}"
         )
         self.make_folders()
-        self.login = choose_login(job["user"], os.path.join(self.work, "home"))
+        self.make_home(job)
         runner = Condor(job, self) if job["runner"] == "condor" else Direct(job, self)
         try:
             self.sandbox = runner.prepare()
@@ -1130,23 +1177,42 @@ class Guest:
         self.log(f"the job ended: {ended}")
         self.kill_job(runner.process)
         self.restore_disk(given)
-        self.timed(
-            "save_outputs",
-            lambda: save_outputs(job, self.data_dir, self.sandbox, before, report, self.log),
-        )
+        report["disk_usage_kib"] = usage_kib(os.fsencode(self.sandbox))
+        core = core_name(parse_ad(job_ad))
+        if not (report["core_dumped"] and os.path.isfile(os.path.join(self.sandbox, core))):
+            core = ""
+        wanted = listed_outputs(job, report, core)
+        self.timed("save_outputs", lambda: self.save(job, wanted, before))
         report["state"] = "exited"
+
+    def save(
+        self, job: "Job", wanted: "Optional[List[str]]", before: "Dict[bytes, Any]"
+    ) -> None:
+        save_outputs(job, wanted, self.data_dir, self.sandbox, before, self.report, self.log)
 
     def make_folders(self) -> None:
         if os.path.isdir(self.work):
             remove_tree(self.work)  # a machine that was stopped half-way and started anew
-        for name in ("", "execute", "home"):
+        for name in ("", "execute"):
             os.makedirs(os.path.join(self.work, name), 0o755)
 
-    def write_ads(self, job_ad: str, startd_ad: str) -> None:
+    def make_home(self, job: "Job") -> None:
+        """Choose the job's login, and give it a home like its user's."""
+        folder = "/home" if self.whole_machine else self.work
+        home = os.path.join(folder, (job["user"] or "").replace("/", "") or "home")
+        self.login = choose_login(job["user"], home)
+        if self.login.pw_dir == home and not os.path.isdir(home):
+            os.makedirs(home, 0o755)
+            self.give(home)
+
+    def write_ads(self, startd_ad: str) -> None:
         """Put ``.job.ad`` and ``.machine.ad`` there, in place of what may have the names."""
-        host_ad = read_text(os.path.join(self.data_dir, MACHINE_AD))
-        ours = f'Iwd = "{self.sandbox}"\nOwner = "{self.login.pw_name}"\n'
-        files = {".job.ad": ours + job_ad, ".machine.ad": machine_ad(host_ad, startd_ad)}
+        job_ad = read_text(os.path.join(self.data_dir, SANDBOX_AD))
+        slot_ad = read_text(os.path.join(self.data_dir, MACHINE_AD))
+        files = {
+            ".job.ad": sandbox_ad(job_ad, self.sandbox),
+            ".machine.ad": machine_ad(slot_ad, startd_ad),
+        }
         for name, text in files.items():
             write_file(self.sandbox + ".new", to_bytes(text))
             self.give(self.sandbox + ".new")
@@ -1162,7 +1228,6 @@ class Guest:
         unpacker = Unpacker(self.data_dir, self.sandbox, self.login)
         unpacker.run()
         self.give(self.sandbox)
-        self.give(os.path.join(self.work, "home"))
         self.log(f"unpacked {unpacker.count} entries into {self.sandbox}")
 
     def kill_job(self, process: int) -> None:
@@ -1219,6 +1284,35 @@ class Guest:
             remove_results(self.data_dir)
             self.write_record()
         self.log("wrote the exit record")
+
+
+def usage_kib(root: bytes) -> int:
+    """What a folder with all that is in it takes up on its disk."""
+    paths = (
+        os.path.join(folder, n) for folder, _, names in os.walk(root) for n in [b"", *names]
+    )
+    return sum(map(blocks, paths)) // 2
+
+
+def blocks(path: bytes) -> int:
+    try:
+        return os.lstat(path).st_blocks
+    except OSError:
+        return 0  # a path too long to be asked for
+
+
+def set_zone(data_dir: str, zone: "Optional[str]", etc: str = "/etc") -> None:
+    """Give the machine the host's time zone, by content: it may have no zones of its own."""
+    path = os.path.join(data_dir, LOCALTIME)
+    if not os.path.isfile(path):
+        return
+    for name in ("localtime", "timezone"):
+        if os.path.lexists(os.path.join(etc, name)):
+            os.unlink(os.path.join(etc, name))
+    with open(path, "rb") as stream:
+        write_file(os.path.join(etc, "localtime"), stream.read())
+    if zone:
+        write_file(os.path.join(etc, "timezone"), to_bytes(zone + "\n"))
 
 
 def remove_tree(path: str) -> None:

@@ -22,18 +22,25 @@ from vmcapsule.errors import ToolError
 
 KVM, TCG = "kvm", "tcg"
 QEMU = "qemu-system-x86_64"
+DEVICE = Path("/dev/kvm")
 PROBE_TIMEOUT_S = 20
+#: The kernel to probe with in a package that has one, as a file of this name.
+PROBE_KERNEL = "probe-kernel"
 BANNER = b"Linux version"
 
 
-def choose(kernel: Optional[Path], cache: Path) -> str:
+def choose(kernel: Optional[Path], cache: Path, works: Optional[bool] = None) -> str:
     """Return `KVM` where a probe has shown that it works with ``kernel``, else `TCG`.
 
-    The answer is remembered in ``cache`` until the machine, QEMU or the kernel changes.
-    Without a kernel to probe with, emulation is chosen: slow is better than never.
+    ``works`` is the answer where somebody else has probed this machine; whether this user
+    may use KVM is looked at all the same.  Else the answer is remembered in ``cache``
+    until the machine, QEMU or the kernel changes.  Without a kernel to probe with,
+    emulation is chosen: slow is better than never.
     """
-    if kernel is None or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+    if kernel is None or not is_permitted():
         return TCG
+    if works is not None:
+        return KVM if works else TCG
     key = _key(kernel)
     path = cache / "kvm-probe.json"
     known = _remembered(path)
@@ -43,6 +50,11 @@ def choose(kernel: Optional[Path], cache: Path) -> str:
         with contextlib.suppress(OSError):
             _remember(path, known)
     return KVM if known.get("works") is True else TCG
+
+
+def is_permitted() -> bool:
+    """May this user use KVM, where there is any?"""
+    return os.access(DEVICE, os.R_OK | os.W_OK)
 
 
 def probe_kvm(kernel: Path) -> bool:

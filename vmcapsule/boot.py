@@ -170,13 +170,13 @@ class _Watch:
         if self._timeout_s is not None and spent_s > self._timeout_s:
             raise GuestTimeout(
                 f"the guest did not power off within {self._timeout_s:g} s"
-                + _last_line(self._console),
+                + last_line(self._console),
                 "give the job more time with --timeout or VM_CAPSULE_TIMEOUT",
             )
         if not self._is_alive and spent_s > BOOT_TIMEOUT_S:
             raise GuestTimeout(
                 f"the guest did not mount its data disk within {BOOT_TIMEOUT_S:g} s"
-                + _last_line(self._console),
+                + last_line(self._console),
                 "check the template with 'vmcapsule template check'",
             )
 
@@ -205,7 +205,8 @@ def console_tail(console: Path) -> bytes:
         return file.read()
 
 
-def _last_line(console: Path) -> str:
+def last_line(console: Path) -> str:
+    """What a guest last said, in brackets to end a message with; empty: it said nothing."""
     lines = console_tail(console).decode(errors="replace").split("\n")
     words = [" ".join("".join(c for c in line if c.isprintable()).split()) for line in lines]
     said = [line for line in words if line]

@@ -15,7 +15,7 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_edit
 from vmcapsule.errors import ConfigError, InputError, TooLarge
-from vmcapsule.guest_ad import guest_ad
+from vmcapsule.guest_ad import guest_ad, sandbox_ad
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import PackPlan, Pieces, plan_packs, unreadable
 from vmcapsule.tarball import HTCondorTarball
@@ -60,8 +60,12 @@ def payload(
         (contract.INIT_SCRIPT, init_script.read_bytes()),
         (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
         (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
+        (contract.SANDBOX_AD, _sandbox_ad(job).encode(errors="surrogateescape")),
         (contract.MACHINE_AD, guest_files.machine_ad(job).encode()),
     ]
+    zone = guest_files.localtime()
+    if zone is not None:
+        texts.append((contract.LOCALTIME, zone))
     if tarball:
         config = guest_files.condor_config(job, tarball.version)
         texts.append((contract.CONDOR_CONFIG, config.encode()))
@@ -83,6 +87,9 @@ def job_record(job: SourceJob, tarball: Optional[HTCondorTarball]) -> dict[str, 
         "stderr": sandbox.stderr_name(job),
         "outputs": None if outputs is None else list(outputs),
         "omit": [sandbox.executable_name(job)] if job.transfer_executable else [],
+        "success_status": job.success_status,
+        "failure_outputs": list(job.failure_outputs),
+        "time_zone": guest_files.time_zone(),
         "user": job.owner,
         "cpus": job.request_cpus,
         "memory_mib": job.request_memory_mib,
@@ -98,6 +105,10 @@ def _guest_ad(job: SourceJob) -> str:
         stdout=sandbox.stdout_name(job),
         stderr=sandbox.stderr_name(job),
     )
+
+
+def _sandbox_ad(job: SourceJob) -> str:
+    return sandbox_ad(job, stdout=sandbox.stdout_name(job), stderr=sandbox.stderr_name(job))
 
 
 def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> None:

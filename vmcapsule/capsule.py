@@ -3,11 +3,15 @@
 The folder is built aside and published by rename, so that a capsule that is there is
 whole.  Its record says where its disks are; the system disk and the kernel may lie in
 the template (read only, under a throw-away layer) or in the capsule itself.
+
+Whoever builds, runs or delivers a capsule holds the lock in its folder, which ends with
+the process: what nobody holds can be swept up when nothing else needs it either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -16,15 +20,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterator, Optional, get_args, get_type_hints
 
+from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.disk.extents import copy_sparse
-from vmcapsule.disk.vmdk import copy_vmdk, read_vmdk
-from vmcapsule.errors import SpaceError, UsageError
+from vmcapsule.disk.fat_boot import read_geometry
+from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk import copy_vmdk, raw_view, read_vmdk
+from vmcapsule.errors import SpaceError, TooLarge, UsageError
 from vmcapsule.template import Template
 
 RECORD = "capsule.json"
 CONSOLE = "console.log"
 SOURCE_AD = "source.ad"
+LOCK = "lock"
+#: Empty files that say what became of the outputs.
+DELIVERING = "delivering"
 DELIVERED = "delivered"
+#: An empty file: the user wants to keep this capsule.
+KEPT = "kept"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
 #: By what the program on the execute point dies when the guest did not report.  Linux
@@ -32,6 +44,11 @@ RETURNED = "returned"
 UNREPORTED_SIGNAL = 16
 FORMAT = 1
 RECORD_BYTES_MAX = 1 << 16
+_MIB = 1 << 20
+#: Beside what it carries: partition offset, FATs, records, the guest's log.
+_DATA_OVERHEAD_BYTES = 64 * _MIB
+#: What 32-bit sector numbers in partition table and boot sector can say.
+_DATA_BYTES_MAX = (1 << 41) - _MIB
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class Capsule:
     #: Where the data partition was told to start, or None: found from its table.
     part_offset_bytes: Optional[int] = None
     job_id: Optional[str] = None
+    global_job_id: Optional[str] = None
     network: bool = False
 
     @property
@@ -68,25 +86,70 @@ class Capsule:
     @property
     def is_delivered(self) -> bool:
         """Whether the outputs are where they belong; before that nothing may delete it."""
-        return (self.folder / DELIVERED).exists()
+        return self.has(DELIVERED)
 
-    def mark_delivered(self) -> None:
-        """Note that the outputs arrived."""
-        (self.folder / DELIVERED).touch()
+    def has(self, mark: str) -> bool:
+        """Whether the capsule bears a mark, such as `DELIVERED`."""
+        return (self.folder / mark).exists()
+
+    def mark(self, mark: str) -> None:
+        """Put a mark on the capsule."""
+        (self.folder / mark).touch()
+
+    def unmark(self, mark: str) -> None:
+        """Take a mark off."""
+        (self.folder / mark).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a capsule's lock, waiting for whoever has it."""
+    fd = _take_lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def held_if_free(folder: Path) -> Iterator[bool]:
+    """Hold a capsule's lock if nobody else does; tells whether."""
+    try:
+        fd = _take_lock(folder, wait=False)
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _take_lock(folder: Path, *, wait: bool) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(folder / LOCK, flags, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 @contextlib.contextmanager
 def draft(folder: Path) -> Iterator[Path]:
     """A private folder to build in; renamed to ``folder`` when the block ends well.
 
-    When it does not, everything built is removed.  A full disk raises `SpaceError`.
+    Its lock is held meanwhile.  When the block does not end well, everything built is
+    removed.  A full disk raises `SpaceError`.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            yield aside
-            aside.rename(folder)
+            with held(aside):
+                yield aside
+                aside.rename(folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -102,15 +165,52 @@ def space_error(folder: Path, error: OSError) -> SpaceError:
     )
 
 
-def copy_data_disk(template: Template, folder: Path) -> Path:
-    """Copy the template's data disk, in its own form; return the copy's descriptor."""
-    return copy_vmdk(read_vmdk(template.data_disk), folder).path
+def data_bytes_for(template: Template, needed_bytes: int) -> int:
+    """How large a data disk must be that holds ``needed_bytes``: at least the template's.
+
+    Raises `TooLarge` for more than a FAT can be.
+    """
+    size_bytes = needed_bytes + needed_bytes // 32 + _DATA_OVERHEAD_BYTES
+    size_bytes += -size_bytes % _MIB
+    if size_bytes > _DATA_BYTES_MAX:
+        raise TooLarge(
+            f"the job's files and the disk it requests take {needed_bytes} bytes, a data disk "
+            f"holds up to {_DATA_BYTES_MAX}",
+            "request less disk, or fetch large files from within the job",
+        )
+    return max(size_bytes, read_vmdk(template.data_disk).capacity_bytes)
 
 
-def copy_whole(template: Template, folder: Path) -> None:
-    """Copy all of the template that a hypervisor elsewhere needs: .vmx and every disk."""
+def put_data_disk(
+    template: Template, folder: Path, size_bytes: int, offset_bytes: Optional[int]
+) -> Path:
+    """Put a data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
+
+    The template's is copied where it is that large, else one is made that a guest takes
+    for the template's: same form, same label, same place of its partition.
+    """
+    disk = read_vmdk(template.data_disk)
+    if size_bytes == disk.capacity_bytes:
+        return copy_vmdk(disk, folder).path
+    with raw_view(template.data_disk, folder) as raw:
+        offset_bytes = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
+        label = read_geometry(raw.fd, offset_bytes).label
+    form = "monolithicSparse" if disk.form == "streamOptimized" else disk.form
+    target = folder / disk.path.name
+    return make_data_disk(
+        target,
+        size_bytes=size_bytes,
+        offset_bytes=offset_bytes,
+        label=label,
+        form=form,
+        adapter=disk.adapter,
+    ).path
+
+
+def copy_system(template: Template, folder: Path) -> None:
+    """Copy what else a hypervisor elsewhere needs of the template: .vmx and other disks."""
     copy_sparse(template.vmx, folder / template.vmx.name)
-    for disk in (template.data_disk, template.system_disk, *template.other_disks):
+    for disk in (template.system_disk, *template.other_disks):
         copy_vmdk(read_vmdk(disk), folder)
 
 
@@ -178,8 +278,12 @@ def _checked(value: Any, name: str) -> Any:
     return value
 
 
-def remove(capsule: Capsule) -> None:
-    """Delete the capsule's folder; it is first renamed, so that no half of it is seen."""
-    doomed = capsule.folder.with_name(f".{capsule.folder.name}.{os.getpid()}.gone")
-    capsule.folder.rename(doomed)
-    shutil.rmtree(doomed)
+def remove(folder: Path) -> None:
+    """Delete a capsule's folder; it is first renamed, so that no half of it is seen.
+
+    One that is gone already is no error: others may be sweeping, too.
+    """
+    doomed = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,48 +1,74 @@
-"""The JOB_CLEANUP hook: a routed ad in; its capsule goes, unless outputs would go with it."""
+"""What becomes of a capsule when its routed job is over: the JOB_CLEANUP hook, and `settle`."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Callable
 
-from vmcapsule import capsule, extract
+from vmcapsule import capsule, delivery, job_queue
 from vmcapsule.ads import parse_ad
-from vmcapsule.errors import AdError, UsageError, VmCapsuleError
+from vmcapsule.errors import OutputMissing, ToolError, UsageError, VmCapsuleError
+
+#: Where a job's outputs are still wanted; unknown is None.
+_WANTED = (job_queue.COMPLETED, None)
 
 
 def cleanup(text: str) -> tuple[str, str]:
-    """Remove the capsule of the routed job whose ad is in ``text``.
+    """Do away with the capsule of the routed job whose ad is in ``text``.
 
-    Returns the source job's id and what happened, in words.  A capsule whose guest
-    reported and whose outputs were not delivered is kept.  Can be repeated, and a capsule
-    that is gone already is no error: the JobRouter runs this hook after success, removal
-    and failed submission alike, and again after a restart.
+    Returns the source job's id and what happened, in words.  Can be repeated, and a
+    capsule that is gone already, or was never made, is no error: the JobRouter runs this
+    hook after success, removal and failed submission alike, and again after a restart.
     """
     routed = parse_ad(text)
     job_id = routed.string("VmCapsuleSourceJobId") or "?"
     folder = routed.string("VmCapsuleDir")
     if folder is None:
-        raise AdError(
-            "the routed ad has no VmCapsuleDir",
-            "give the ad that 'vmcapsule translate' printed",
-        )
+        return job_id, "there is no capsule"
     if not Path(folder).exists():
         return job_id, f"{folder} is gone already"
     try:
         made = capsule.load(Path(folder))
     except UsageError as error:
         return job_id, f"kept {folder}: {error.message}"
-    if not made.is_delivered and _reported(made):
-        return job_id, f"kept {folder}: its outputs were not delivered"
-    capsule.remove(made)
-    return job_id, f"removed {folder}"
+    with capsule.held(made.folder):
+        # Only a run that came to its end can have brought outputs back.  By hand, the ad
+        # may be the one that never was in a queue.
+        if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
+            return job_id, settle(made, job_queue.status_of)
+        capsule.remove(made.folder)
+        return job_id, f"removed {folder}: its run did not end"
 
 
-def _reported(made: capsule.Capsule) -> bool:
-    """Whether a guest left a record there; a disk that cannot be read may hold one."""
+def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:
+    """Remove a capsule that has run, unless outputs would be lost; say what was done.
+
+    A delivery that was killed is done again.  Outputs that were not delivered are kept
+    where their job has ended; ``status_of`` tells a source job's JobStatus.  The caller
+    holds the capsule's lock.
+    """
+    folder = made.folder
+    if made.has(capsule.DELIVERING):
+        try:
+            delivery.deliver_from(made, delivery.job_of(made))
+        except OutputMissing:
+            return _removed(made, "delivered what there was")
+        except VmCapsuleError as error:
+            return f"kept {folder}: {error.message}"
+        return _removed(made, "finished its delivery")
+    if made.is_delivered:
+        return _removed(made, "delivered")
+    if not delivery.reported(made):
+        return _removed(made, "its guest did not report")
     try:
-        with extract.opened(
-            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-        ) as disk:
-            return extract.read_record(disk) is not None
-    except VmCapsuleError:
-        return True
+        status = status_of(made.global_job_id) if made.global_job_id else None
+    except ToolError as error:
+        return f"kept {folder}: its outputs were not delivered, and {error.message}"
+    if status in _WANTED:
+        return f"kept {folder}: its outputs were not delivered"
+    return _removed(made, f"its job ended otherwise (JobStatus {status})")
+
+
+def _removed(made: capsule.Capsule, why: str) -> str:
+    capsule.remove(made.folder)
+    return f"removed {made.folder}: {why}"

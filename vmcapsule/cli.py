@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn, Optional, Sequence
 
 from vmcapsule import __version__
-from vmcapsule.errors import SYSTEM_ERROR, UsageError, VmCapsuleError, one_line
+from vmcapsule.errors import SYSTEM_ERROR, UsageError, VmCapsuleError, from_os, one_line
 
 MIB = 1 << 20
 #: As a shell reports a program that a signal ended.
@@ -51,7 +52,7 @@ Read a job ad on standard input, make its capsule under
 VM_CAPSULE_SCRATCH_DIR_PREFIX and print the ad of the job that runs it, as the
 template VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE names has it.  Takes a plain ad,
 the output of 'condor_q -long JOB', or what a JobRouter sends its TRANSLATE_JOB
-hook.
+hook.  A capsule made by hand stays until 'vmcapsule cleanup' removes it.
 
   condor_q -long 11.0 | vmcapsule translate > routed.ad
 """
@@ -59,11 +60,34 @@ hook.
 FINALIZE = """\
 Read the source ad, a line of dashes and the routed ad on standard input, as a
 JobRouter sends them to its JOB_FINALIZE hook; deliver the outputs from the
-returned capsule and print the exit attributes.  The capsule is kept.  When the
+returned capsule and print the exit attributes.  The capsule stays.  When the
 outputs cannot be delivered, ExitCode and ExitReason say so, and the exit status
 is 0 all the same: a JobRouter loses the job of a hook that fails.
 
   (cat source.ad; echo ------; cat routed.ad) | vmcapsule finalize
+"""
+
+UPDATE = """\
+Read the routed ad on standard input, as a JobRouter sends it to its
+UPDATE_JOB_INFO hook at every poll.  Of a held one it prints that the hold was
+seen: the routed job then leaves the queue, and its source can be released.
+
+  vmcapsule update < routed.ad
+"""
+
+GC = """\
+Remove from VM_CAPSULE_SCRATCH_DIR_PREFIX the capsules that nobody owns any more:
+no process is at work on them and no job in the queue needs them.  One line for
+each.  Outputs that were not delivered are kept; 'vmcapsule extract' delivers
+them.  Root sees to everybody's, with the rights of each folder's owner.
+"""
+
+EXTRACT = """\
+Deliver the outputs of a capsule that has run to where its job wants them: a
+capsule's folder, or the id of a job whose outputs are still in the scratch
+folder.  The capsule stays until 'vmcapsule gc' removes it.
+
+  vmcapsule extract 11.0
 """
 
 CLEANUP = """\
@@ -79,6 +103,11 @@ Print the configuration that makes this installation a plugin of the JobRouter,
 with its hooks, route and limits, for a file in the access point's config.d.
 
   vmcapsule config > /etc/condor/config.d/60-vmcapsule
+
+With --execute, the one for execute points, which advertise whether capsules can
+run there.  Nothing of vmcapsule needs to be installed there but one file:
+
+  vmcapsule config --execute --program /usr/local/libexec/vmcapsule-execute.pyz
 """
 
 INSPECT = """\
@@ -115,11 +144,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             signal.signal(number, _interrupt)
     # Names may be any bytes; showing one must never be what fails.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    # Imported late: '--help' and a mistyped command answer at once.
-    from vmcapsule import commands
-
     try:
-        status: int = getattr(commands, arguments.function)(arguments)
+        # Imported late: '--help' and a mistyped command answer at once.
+        module = importlib.import_module(f"vmcapsule.{arguments.module}")
+        status: int = getattr(module, arguments.function)(arguments)
         sys.stdout.flush()
         return status
     except VmCapsuleError as error:
@@ -134,9 +162,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             # Whoever read our output has gone; nothing is left to tell it.
             sys.stderr.close()
             return SIGNALED + signal.SIGPIPE
-        where = f"'{error.filename}': " if error.filename else ""
-        reason = error.strerror or str(error)
-        print(f"vmcapsule: {one_line(where + reason)}; correct that", file=sys.stderr)
+        print(f"vmcapsule: {one_line(str(from_os(error)))}", file=sys.stderr)
         return SYSTEM_ERROR
 
 
@@ -194,7 +220,8 @@ def _add(commands: Any, name: str, function: str, text: str, summary: str) -> An
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(function=function)
+    module, _, name = function.rpartition(".")
+    parser.set_defaults(module=module or "commands", function=name)
     return parser
 
 
@@ -239,12 +266,38 @@ def _mebibytes(text: str) -> int:
 
 
 def _add_hooks(commands: Any) -> None:
-    _add(commands, "translate", "translate", TRANSLATE, "job ad in, capsule and routed ad out")
-    _add(
-        commands, "finalize", "finalize", FINALIZE, "deliver the outputs of a returned capsule"
+    for name, text, summary in (
+        ("translate", TRANSLATE, "job ad in, capsule and routed ad out"),
+        ("update", UPDATE, "routed ad in, what changes in it out"),
+        ("finalize", FINALIZE, "deliver the outputs of a returned capsule"),
+        ("cleanup", CLEANUP, "remove a capsule that was delivered"),
+    ):
+        _add(commands, name, f"hook_commands.{name}", text, summary)
+    gc = _add(commands, "gc", "gc", GC, "remove the capsules that nobody owns")
+    gc.add_argument(
+        "--every",
+        type=_seconds,
+        metavar="S",
+        help="again every S seconds, until the process that started it ends",
     )
-    _add(commands, "cleanup", "cleanup", CLEANUP, "remove a capsule that was delivered")
-    _add(commands, "config", "config", CONFIG, "print the JobRouter's configuration")
+    gc.add_argument(
+        "--min-age",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="leave folders alone that changed in the last S seconds (default: 60)",
+    )
+    config = _add(commands, "config", "config", CONFIG, "print HTCondor's configuration")
+    config.add_argument(
+        "--execute", action="store_true", help="print the one for execute points"
+    )
+    config.add_argument(
+        "--program",
+        type=Path,
+        metavar="FILE",
+        help="with --execute: write the program that probes an execute point to FILE, "
+        "which goes to the same place there (without a folder: to /usr/local/libexec)",
+    )
 
 
 def _add_capsule(commands: Any) -> None:
@@ -260,15 +313,16 @@ def _add_capsule(commands: Any) -> None:
         commands,
         "extract",
         "extract",
-        "Deliver the outputs of a capsule that has run to where its job wants them.",
+        EXTRACT,
         "deliver the outputs of a kept capsule",
     )
     inspect = _add(commands, "inspect", "inspect", INSPECT, "list what is on a data disk")
     inspect.add_argument("--json", action="store_true", help="print one JSON object")
-    for parser in (boot, extract, inspect):
+    for parser in (boot, inspect):
         parser.add_argument(
             "capsule", type=Path, metavar="CAPSULE", help="the capsule's folder"
         )
+    extract.add_argument("capsule", metavar="CAPSULE", help="the capsule's folder, or a job id")
 
 
 def _add_images(commands: Any) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
+import time
 from pathlib import Path
-from typing import Callable, Optional
 
 from vmcapsule import report
-from vmcapsule.ads import Ad, parse_ad, split_many
-from vmcapsule.config import Config, load_config
+from vmcapsule.ads import Ad, split_many
+from vmcapsule.config import Config
 from vmcapsule.errors import (
     SYSTEM_ERROR,
     InputError,
@@ -20,25 +22,6 @@ from vmcapsule.errors import (
     one_line,
 )
 
-#: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
-STDIN_BYTES_MAX = 64 << 20
-
-
-def _config() -> Config:
-    config = load_config()
-    for warning in config.warnings:
-        print(f"vmcapsule: warning: {warning}", file=sys.stderr)
-    return config
-
-
-def _stdin() -> str:
-    if sys.stdin.isatty():
-        print("vmcapsule: reading ads from the terminal; end with Ctrl-D", file=sys.stderr)
-    data = sys.stdin.buffer.read(STDIN_BYTES_MAX + 1)
-    if len(data) > STDIN_BYTES_MAX:
-        raise UsageError("standard input is too large to be an ad", "give it a job ad")
-    return data.decode(errors="surrogateescape")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """``vmcapsule run``: the jobs of a submit file, one after the other."""
@@ -47,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vmcapsule.tarball import tarball_of
     from vmcapsule.template import load
 
-    config = _config()
+    config = report.configuration()
     ads = _job_ads(arguments.file, config)
     template = load(config.template)
     tarball = tarball_of(config) if arguments.runner == "condor" else None
@@ -102,90 +85,47 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
     return ads
 
 
-def translate(arguments: argparse.Namespace) -> int:
-    """``vmcapsule translate``: one routed ad on standard output, written last."""
-    from vmcapsule import capsule
-    from vmcapsule.translate import held_ad
-    from vmcapsule.translate import translate as work
-
-    config = _config()
-    capsules: list[capsule.Capsule] = []
-
-    def one(text: str) -> tuple[str, str, str]:
-        try:
-            ad, made = work(text, config)
-        except VmCapsuleError as error:
-            held = held_ad(text, error)
-            if held is None:
-                raise
-            return held.long_form(), "?", f"held: {error}"
-        capsules.append(made)
-        return ad.long_form(), made.job_id or "?", f"translated into {made.folder}"
-
-    try:
-        return _hook(config.translate_log, one)
-    except BaseException:
-        # Nobody got the ad, so nobody will ever ask for the capsule.
-        for made in capsules:
-            capsule.remove(made)
-        raise
-
-
-def finalize(arguments: argparse.Namespace) -> int:
-    """``vmcapsule finalize``: the exit attributes on standard output, written last.
-
-    Exits with 0 whenever it has printed an ad, also one that says what went wrong: the
-    JobRouter loses a job whose hook fails.
-    """
-    from vmcapsule.finalize import finalize as work
-    from vmcapsule.finalize import undelivered
-
-    config = _config()
-
-    def one(text: str) -> tuple[str, str, str]:
-        try:
-            ad, job_exit, made = work(text)
-        except VmCapsuleError as error:
-            ad, job_id = undelivered(text, error)
-            print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
-            return ad.long_form(), job_id, f"not delivered: {error}"
-        event = f"delivered from {made.folder}: {report.describe_exit(job_exit)}"
-        return ad.long_form(), made.job_id or "?", event
-
-    return _hook(config.exit_log, one)
-
-
-def cleanup(arguments: argparse.Namespace) -> int:
-    """``vmcapsule cleanup``: prints nothing."""
-    from vmcapsule.cleanup import cleanup as work
-
-    def one(text: str) -> tuple[str, str, str]:
-        job_id, event = work(text)
-        return "", job_id, event
-
-    return _hook(_config().exit_log, one)
-
-
 def config(arguments: argparse.Namespace) -> int:
     """``vmcapsule config``."""
     from vmcapsule.snippet import router_snippet
 
-    sys.stdout.write(router_snippet(_config()))
+    if arguments.execute or arguments.program:
+        return _config_execute(arguments)
+    sys.stdout.write(router_snippet(report.configuration()))
     return 0
 
 
-def _hook(log: Optional[Path], work: Callable[[str], tuple[str, str, str]]) -> int:
-    """Run a hook: ads in, an ad out, one line in its log."""
-    try:
-        output, job_id, event = work(_stdin())
-    except VmCapsuleError as error:
-        report.log_event(log, "?", f"failed: {error}")
-        raise
-    report.log_event(log, job_id, event)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(output.encode(errors="surrogateescape"))
-    sys.stdout.flush()
+def _config_execute(arguments: argparse.Namespace) -> int:
+    """``vmcapsule config --execute``: with ``--program`` that is written too."""
+    from vmcapsule.program import PROGRAM_HOME, write_probe
+    from vmcapsule.snippet import execute_snippet
+    from vmcapsule.template import load
+
+    if not arguments.execute:
+        raise UsageError("--program is for '--execute' only", "give both")
+    program: Path = arguments.program or PROGRAM_HOME
+    if arguments.program:
+        write_probe(program, load(report.configuration().template).kernel)
+    # Without a folder it is only put down here, to be copied to the usual place there.
+    home = program if program.is_absolute() else PROGRAM_HOME.parent / program.name
+    sys.stdout.write(execute_snippet(home))
     return 0
+
+
+def gc(arguments: argparse.Namespace) -> int:
+    """``vmcapsule gc``: once, or again and again for as long as the caller lives."""
+    from vmcapsule.sweep import sweep
+
+    parent = os.getppid()
+    while True:
+        scratch = report.configuration().scratch_dir_prefix
+        sweep(scratch, arguments.min_age, lambda line: print(line, flush=True))
+        if arguments.every is None:
+            return 0
+        time.sleep(arguments.every)
+        # condor_master does not take a program along that is no daemon of HTCondor's.
+        if os.getppid() != parent:
+            return 0
 
 
 def boot(arguments: argparse.Namespace) -> int:
@@ -193,7 +133,7 @@ def boot(arguments: argparse.Namespace) -> int:
     from vmcapsule import capsule
     from vmcapsule.run import boot_capsule
 
-    config = _config()
+    config = report.configuration()
     made = capsule.load(arguments.capsule)
     with report.progress(f"capsule {made.folder.name}") as progress:
         progress("booting")
@@ -209,17 +149,43 @@ def boot(arguments: argparse.Namespace) -> int:
 
 def extract(arguments: argparse.Namespace) -> int:
     """``vmcapsule extract``."""
-    from vmcapsule import capsule
-    from vmcapsule.job import read_job
-    from vmcapsule.run import deliver_from
+    from vmcapsule import capsule, delivery
 
-    made = capsule.load(arguments.capsule)
-    job = read_job(parse_ad(capsule.source_ad(made)))
-    job_exit, outputs = deliver_from(made, job)
-    print(f"job {job.job_id}: {report.describe_exit(job_exit)}")
+    folder = _capsule_folder(arguments.capsule)
+    made = capsule.load(folder)
+    with capsule.held(made.folder):
+        job_exit, outputs = delivery.deliver_from(made, delivery.job_of(made))
+    print(f"job {made.job_id}: {report.describe_exit(job_exit)}")
     for line in report.output_lines(outputs):
         print(line)
     return 0
+
+
+def _capsule_folder(named: str) -> Path:
+    """The folder of a capsule named by its path or by its job's id."""
+    from vmcapsule import capsule, scratch
+
+    if not re.fullmatch(r"[0-9]+\.[0-9]+", named) or Path(named).exists():
+        return Path(named)
+    folder = report.configuration().scratch_dir_prefix
+    found = [
+        found.path
+        for found in scratch.find(folder, named)
+        if found.uid == os.getuid() and found.name.is_whole
+    ]
+    waiting = [path for path in found if not (path / capsule.DELIVERED).exists()] or found
+    if len(waiting) == 1:
+        return waiting[0]
+    if waiting:
+        raise UsageError(
+            f"job {named} has {len(waiting)} capsules: {', '.join(map(str, waiting))}",
+            "name the folder",
+        )
+    raise UsageError(
+        f"there is no capsule of yours for job {named} in '{folder}'",
+        "see 'condor_history' for how it ended; the scratch folder is "
+        "VM_CAPSULE_SCRATCH_DIR_PREFIX",
+    )
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -227,7 +193,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     from vmcapsule.inspection import inspect as work
     from vmcapsule.inspection import lines
 
-    config = _config()
+    config = report.configuration()
     found = work(arguments.capsule, config.disk_part_offset_bytes)
     print(report.printable(found) if arguments.json else "\n".join(lines(found)))
     return 0
@@ -238,7 +204,7 @@ def template_build(arguments: argparse.Namespace) -> int:
     from vmcapsule.images.template_build import build_template
     from vmcapsule.template import FOLDER
 
-    config = _config()
+    config = report.configuration()
     target = config.template / FOLDER
     if target.exists() and not arguments.force:
         print(f"the template is there already: {target} (--force builds it again)")
@@ -261,7 +227,7 @@ def template_check(arguments: argparse.Namespace) -> int:
     """``vmcapsule template check``: exits with the status of a template error if it fails."""
     from vmcapsule.images.check import check_template
 
-    config = _config()
+    config = report.configuration()
     with report.progress("template") as progress:
         findings = check_template(config, boot=arguments.boot, progress=progress)
     for finding in findings:
@@ -276,7 +242,7 @@ def tarball_build(arguments: argparse.Namespace) -> int:
     """``vmcapsule tarball build``: into the cache, or where the knob says."""
     from vmcapsule.images.tarball import build_tarball
 
-    config = _config()
+    config = report.configuration()
     if config.condor_tarball and config.condor_tarball.exists() and not arguments.force:
         print(
             f"the tarball is there already: {config.condor_tarball} (--force builds it again)"

@@ -30,6 +30,9 @@ CONFIG_FILES = (
     Path("~/.condor/user_config"),
 )
 DEFAULT_MEMORY_OVERHEAD_MIB = 256
+#: HTCondor's own default.
+DEFAULT_PIPE_BUFFER_MAX_BYTES = 10240
+_PIPE_BUFFER_MAX = "PIPE_BUFFER_MAX"
 _TARBALL_NAME = re.compile(r"condor-(\d[\w.+~-]*?)\.(?:tar|tgz|txz)(?:\.\w+)?\Z")
 _MEMORY_OVERHEAD_MIB_MAX = 1 << 20
 _TIMEOUT_S_MAX = 366 * 86400
@@ -58,6 +61,9 @@ class Config:
     data_disk_mount_point: str
     #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE: an existing file, or the name of one of ours.
     classad_template: Path
+    #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE_<ROUTE>: (route in upper case, file), of routes
+    #: that have one of their own.
+    route_templates: tuple[tuple[str, Path], ...]
     #: VM_CAPSULE_MEMORY_OVERHEAD_MIB: what the guest needs beside the job.
     memory_overhead_mib: int
     #: VM_CAPSULE_TIMEOUT: how long a guest may run, seconds; None: for ever.
@@ -66,6 +72,8 @@ class Config:
     network: bool
     #: VM_CAPSULE_CACHE_DIR: templates, tarballs and programs that were unpacked.
     cache: Path
+    #: HTCondor's PIPE_BUFFER_MAX: how much of a hook's output a daemon reads.
+    pipe_buffer_max_bytes: int = DEFAULT_PIPE_BUFFER_MAX_BYTES
     #: Knobs that do not exist, each with the nearest that does, in words.
     unknown: tuple[str, ...] = ()
 
@@ -74,6 +82,10 @@ class Config:
         """What the user should hear of though it stops nothing."""
         return self.unknown
 
+    def ad_template_of(self, route: Optional[str]) -> Path:
+        """The ad template that a route's jobs are made from."""
+        return dict(self.route_templates).get((route or "").upper(), self.classad_template)
+
 
 def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
     """Read and check the configuration; `ConfigError` names knob, value and remedy.
@@ -81,7 +93,8 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
     ``param`` stands for HTCondor's configuration (name to expanded value, names in any
     case); by default HTCondor is asked.
     """
-    read = _Reader(condor_params() if param is None else param)
+    values = condor_params() if param is None else param
+    read = _Reader(values)
     cache = read.path("CACHE_DIR") or default_cache()
     tarball = read.path("CONDOR_TARBALL") or newest_tarball(cache)
     return Config(
@@ -96,12 +109,14 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
         init_script=read.existing_file("INIT_SCRIPT_PATH") or resource("guest/condor-init.py"),
         data_disk_mount_point=read.mount_point("DATA_DISK_MOUNT_POINT") or "/condor-data",
         classad_template=read.ad_template("CONDOR_CLASSAD_TEMPLATE"),
+        route_templates=read.route_templates("CONDOR_CLASSAD_TEMPLATE_"),
         memory_overhead_mib=read.integer(
             "MEMORY_OVERHEAD_MIB", DEFAULT_MEMORY_OVERHEAD_MIB, _MEMORY_OVERHEAD_MIB_MAX
         ),
         timeout_s=read.seconds("TIMEOUT"),
         network=read.boolean("NETWORK", False),
         cache=cache,
+        pipe_buffer_max_bytes=_pipe_buffer_max(values),
         unknown=read.unknown(),
     )
 
@@ -189,6 +204,11 @@ class _Reader:
                 knob, value, "is not an ad template of vmcapsule", "give a full path in"
             ) from error
 
+    def route_templates(self, prefix: str) -> tuple[tuple[str, Path], ...]:
+        names = [name for name in self._values if name.startswith(PREFIX + prefix)]
+        knobs = [(name[len(PREFIX) :], name[len(PREFIX + prefix) :]) for name in sorted(names)]
+        return tuple((route, self.ad_template(knob)) for knob, route in knobs)
+
     def mount_point(self, knob: str) -> Optional[str]:
         value = self._get(knob)
         if value is None:
@@ -250,6 +270,12 @@ class _Reader:
         return words[value.lower()]
 
 
+def _pipe_buffer_max(param: Mapping[str, str]) -> int:
+    """HTCondor's parameter; a value that is no number is HTCondor's to complain about."""
+    text = {name.upper(): value for name, value in param.items()}.get(_PIPE_BUFFER_MAX, "")
+    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else DEFAULT_PIPE_BUFFER_MAX_BYTES
+
+
 def _integer(knob: str, value: str, maximum: int) -> int:
     if not re.fullmatch(r"[+-]?[0-9]{1,20}", value):
         raise _wrong(knob, value, "is not a whole number", "correct")
@@ -297,7 +323,10 @@ def condor_params() -> dict[str, str]:
         try:
             htcondor.reload_config()
             param = htcondor.param
-            return {name: str(param[name]) for name in param if name.upper().startswith(PREFIX)}
+            wanted = [name for name in param if name.upper().startswith(PREFIX)]
+            found = {name: str(param[name]) for name in wanted}
+            found[_PIPE_BUFFER_MAX] = str(param.get(_PIPE_BUFFER_MAX, ""))
+            return found
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"a {PREFIX}... parameter is not UTF-8: {error}", "use such names only"

@@ -19,12 +19,20 @@ Job record (``JOB_RECORD``, JSON, written by the host)
                       changed files at the top level" (HTCondor's default)
     omit              list of top-level names that the default never sends back
                       (the executable)
+    success_status    int, the wait status (wait(2)) without which the job has failed and only
+                      its streams and ``failure_outputs`` are sent back; null: it cannot fail
+    failure_outputs   list of sandbox-relative paths
+    time_zone         name of the host's time zone, as in /etc/timezone, or null
     user              login name the job should find itself under, or null
     cpus, memory_mib  ints, what the job asked for
     condor_version    the tarball unpacks to /condor-<this>; null for the direct runner
 
 Job ad (``JOB_AD``, text, written by the host)
     The ClassAd that the personal HTCondor is given, one ``Attr = expr`` a line.
+
+Sandbox ad (``SANDBOX_AD``, text, written by the host)
+    The ad that the job finds as .job.ad, one ``Attr = expr`` a line; the guest adds what
+    only it knows (Iwd, when the job started).
 
 Machine ad (``MACHINE_AD``, text, written by the host)
     The slot's ClassAd that the job finds, one ``Attr = expr`` a line; under HTCondor on top
@@ -33,6 +41,9 @@ Machine ad (``MACHINE_AD``, text, written by the host)
 HTCondor's configuration (``CONDOR_CONFIG``, text, written by the host for runner "condor")
     Complete but for the macros VMCAPSULE_WORK and VMCAPSULE_USER, which the guest puts
     before it.
+
+Time zone (``LOCALTIME``, binary, written by the host where it has one)
+    What the host has in /etc/localtime.
 
 Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line)
     path      relative, '/'-separated, no '.' or '..' parts; bytes that are not UTF-8 are
@@ -61,6 +72,8 @@ first and then renamed)
     started_at_s, ended_at_s        the job's, seconds since the epoch (float)
     user_cpu_s, system_cpu_s        CPU time of the job and its children (float)
     max_rss_kib       int, largest resident set size seen
+    image_size_kib    int, largest virtual size seen; the resident one where not known
+    disk_usage_kib    int, what the sandbox took up as the job ended
     failure           null, or {"stage": word, "message": one line}; with state "failed"
     missing_outputs   list of the paths in ``outputs`` that the job did not leave
     outputs           {"entries": int, "packs": int, "bytes": int}, to check the index with
@@ -79,9 +92,11 @@ INIT_SCRIPT = "condor-init.py"
 RECORD_DIR = "vmcapsule"
 JOB_RECORD = RECORD_DIR + "/job.json"
 JOB_AD = RECORD_DIR + "/job.ad"
+SANDBOX_AD = RECORD_DIR + "/sandbox.ad"
 MACHINE_AD = RECORD_DIR + "/machine.ad"
 CONDOR_CONFIG = RECORD_DIR + "/condor_config"
 TARBALL = RECORD_DIR + "/condor.tar"  # compressed or not: told by its content
+LOCALTIME = RECORD_DIR + "/localtime"
 INPUT_INDEX = RECORD_DIR + "/input.idx"
 INPUT_PACK = RECORD_DIR + "/input.%03d"
 OUTPUT_INDEX = RECORD_DIR + "/output.idx"

@@ -34,6 +34,22 @@ class VmCapsuleError(Exception):
         return f"{self.message}; {self.remedy}" if self.remedy else self.message
 
 
+class SystemFailure(VmCapsuleError):
+    """The operating system said no, and nothing better is known."""
+
+    exit_status = SYSTEM_ERROR
+
+
+class InternalError(VmCapsuleError):
+    """A fault of vmcapsule's own."""
+
+
+def from_os(error: OSError) -> SystemFailure:
+    """An error of the operating system, as one of ours."""
+    where = f"'{error.filename}': " if error.filename else ""
+    return SystemFailure(f"{where}{error.strerror or error}", "correct that")
+
+
 def escaped(text: str) -> str:
     """``text`` without what could move a terminal's cursor or begin another line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

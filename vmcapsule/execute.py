@@ -7,33 +7,63 @@ HTCondor evaluates when the routed job exits, so stay true.
 
 When the guest did not report (it died, hung, or its disk is damaged), this program dies
 by `capsule.UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
-repeated.
+repeated.  What happened, and how often, goes into the job's ad by chirp where that is
+not switched off; `vmcapsule.routed_ad` makes a hold and its reason of it.
 """
 
 from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Optional
+from typing import NoReturn, Optional, Union
 
-from vmcapsule import capsule, extract
+from vmcapsule import boot, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
-from vmcapsule.errors import VmCapsuleError, one_line
+from vmcapsule.errors import ToolError, VmCapsuleError, one_line
+from vmcapsule.extract import JobExit
 from vmcapsule.run import boot_capsule
+from vmcapsule.slot import Slot, read_slot
+
+#: How long other machines are tried first after a run whose guest did not report: for a
+#: few rounds of negotiation.
+AVOID_S = 120
+#: By what a starter or a person at a terminal ends us.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: Of a longer message the beginning and the end are kept: programs complain there.
+_HEAD_CHARS, _TAIL_CHARS = 100, 200
 
 
 def main() -> int:
     """Boot the capsule in the current folder; return the job's exit code."""
-    signal.signal(signal.SIGTERM, _stop)
+    for number in STOPS:
+        signal.signal(number, _stop)
     here = Path.cwd()
     try:
+        job_exit = _run_or_die(here)
+    except KeyboardInterrupt as stop:
+        # Removed, held or evicted: nothing is transferred then, and nothing shall be.
+        shutil.rmtree(here / capsule.RETURNED, ignore_errors=True)
+        die(int(stop.args[0]))
+    if job_exit.exit_signal is not None:
+        die(job_exit.exit_signal)
+    return job_exit.exit_code or 0
+
+
+def _run_or_die(here: Path) -> JobExit:
+    """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
+    try:
         made = arrived(capsule.load(here), here)
-        kind = boot_capsule(made, cache=here, timeout_s=None)
+        kind = boot_capsule(
+            made, cache=here, timeout_s=None, kvm=read_slot(here, os.environ).kvm
+        )
         with extract.opened(
             made.data_disk, made.part_offset_bytes, here, made.data_bytes
         ) as disk:
@@ -41,13 +71,13 @@ def main() -> int:
             extract.read_outputs(disk, job_exit)
         hand_back(made)
     except (VmCapsuleError, OSError) as error:
-        print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr, flush=True)
-        hand_back_nothing(here, str(error))
+        reason = _reason(error, here / capsule.CONSOLE)
+        print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
+        hand_back_nothing(here, reason)
+        _tell(reason, read_slot(here, os.environ))
         die(capsule.UNREPORTED_SIGNAL)
     print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
-    if job_exit.exit_signal is not None:
-        die(job_exit.exit_signal)
-    return job_exit.exit_code or 0
+    return job_exit
 
 
 def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
@@ -84,8 +114,36 @@ def hand_back_nothing(here: Path, reason: str) -> None:
     Without it file transfer would fail and hold the job before it could be run again.
     """
     returned = here / capsule.RETURNED
-    returned.mkdir(exist_ok=True)
-    (returned / "reason.txt").write_text(one_line(reason) + "\n", errors="backslashreplace")
+    shutil.rmtree(returned, ignore_errors=True)
+    returned.mkdir()
+    (returned / "reason.txt").write_text(reason + "\n", errors="backslashreplace")
+
+
+def _reason(error: Exception, console: Path) -> str:
+    """What went wrong, in one line of bounded length, with the guest's last words."""
+    message = error.message if isinstance(error, VmCapsuleError) else str(error)
+    reason = one_line(message)
+    if len(reason) > _HEAD_CHARS + _TAIL_CHARS:
+        reason = f"{reason[:_HEAD_CHARS]} ... {reason[-_TAIL_CHARS:]}"
+    if "Kernel panic" in message or "console" in message or not console.is_file():
+        return reason
+    return one_line(reason + boot.last_line(console))
+
+
+def _tell(reason: str, here: Slot) -> None:
+    """Put into the job's ad that its guest did not report, and why."""
+    changes: dict[str, Union[int, str]] = {
+        slot.AVOID_UNTIL: int(time.time()) + AVOID_S,
+        slot.UNREPORTED_REASON: f"{here.machine or socket.gethostname()}: {reason}",
+        slot.UNREPORTED: here.unreported + 1,
+        # Last: it says that the others are there.
+        slot.UNREPORTED_RUN: here.completions + 1,
+    }
+    try:
+        chirp.set_delayed(changes, here.chirp)
+    except ToolError as error:
+        # The routed ad does without: it counts the job's completions then.
+        print(f"vmcapsule: warning: {one_line(str(error))}", file=sys.stderr, flush=True)
 
 
 def die(number: int) -> NoReturn:
@@ -102,5 +160,7 @@ _UNCATCHABLE = (signal.SIGKILL, signal.SIGSTOP)
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:
-    """The starter ends us when the job is removed, held or evicted."""
+    """End like by Ctrl-C, so that QEMU goes first.  A second one would be in the way."""
+    for each in STOPS:
+        signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt(number)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import math
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Iterator, Mapping, Optional, Sequence
@@ -228,19 +227,23 @@ def read_outputs(disk: DataDisk, job_exit: Optional[JobExit] = None) -> PackedFi
     return outputs
 
 
-def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path, ...]:
+def deliver(
+    disk: DataDisk, outputs: PackedFiles, job: SourceJob, token: str
+) -> tuple[Path, ...]:
     """Put the outputs where the job's description wants them; return the files' paths.
 
     Every file is written under a temporary name beside its place, and all are renamed
-    when all are written; after a failure nothing of them is left.  Files belong to the
-    calling user; set-id bits are not taken over.  A file that is a link in the user's
-    folder is written through, as HTCondor does.  Raises `DeliveryError`.
+    when all are written; after a failure nothing of them is left.  The names are made of
+    ``token``, so that a delivery that was killed is replaced when it is repeated with the
+    same token.  Files belong to the calling user; set-id bits are not taken over.  A file
+    that is a link in the user's folder is written through, as HTCondor does.  Raises
+    `DeliveryError`.
     """
     places = deliveries(job, [entry.path for entry in outputs.entries])
     folders: list[Path] = []
     drafts: list[tuple[Path, Path]] = []
     try:
-        for entry in outputs.entries:
+        for number, entry in enumerate(outputs.entries):
             place = places.get(entry.path)
             if place is None:
                 continue
@@ -252,12 +255,15 @@ def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path,
                 )
             if entry.kind == FOLDER:
                 _make_folder(place, folders, entry.mode)
-            else:
-                drafts.append(_draft(disk.fd, outputs, entry, place, folders))
+                continue
+            place = _place_of_file(entry, place, folders)
+            temporary = place.with_name(f".vmcapsule-{token}-{number}")
+            drafts.append((temporary, place))
+            _write_draft(disk.fd, outputs, entry, temporary, place)
         for temporary, place in drafts:
             temporary.replace(place)
     except (OSError, SpaceError) as error:
-        _undo(drafts, folders)
+        _undo(token, drafts, folders)
         reason = (
             f"'{error.filename}': {error.strerror}"
             if isinstance(error, OSError)
@@ -268,7 +274,7 @@ def deliver(disk: DataDisk, outputs: PackedFiles, job: SourceJob) -> tuple[Path,
             "correct that, then deliver them with 'vmcapsule extract'",
         ) from error
     except BaseException:
-        _undo(drafts, folders)
+        _undo(token, drafts, folders)
         raise
     return tuple(place for _, place in drafts)
 
@@ -287,10 +293,8 @@ def _make_folder(place: Path, made: list[Path], mode: int) -> None:
         missing[0].chmod((mode & 0o777) | 0o700)
 
 
-def _draft(
-    image_fd: int, outputs: PackedFiles, entry: Entry, place: Path, folders: list[Path]
-) -> tuple[Path, Path]:
-    """Write a file's content beside its place; return (temporary name, place)."""
+def _place_of_file(entry: Entry, place: Path, folders: list[Path]) -> Path:
+    """Where a file really goes, its folder made; `DeliveryError` where something else is."""
     if place.is_symlink():
         place = Path(os.path.realpath(place))
     _make_folder(place.parent, folders, 0o755)
@@ -299,8 +303,20 @@ def _draft(
             f"the job's output '{entry.path}' belongs at '{place}', which is no regular file",
             "move that away, or change the submit file",
         )
-    temporary = place.with_name(f".vmcapsule-{secrets.token_hex(8)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return place
+
+
+def _write_draft(
+    image_fd: int, outputs: PackedFiles, entry: Entry, temporary: Path, place: Path
+) -> None:
+    """Write the content of the file that is to be ``place`` under its temporary name."""
+    try:
+        # What a delivery that was killed left there is replaced, never written into.
+        temporary.unlink(missing_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        error.filename = str(place)
+        raise
     try:
         os.ftruncate(fd, entry.size_bytes)
         for stretch in entry.stretches:
@@ -311,20 +327,19 @@ def _draft(
                 position += extent.length_bytes
         os.fchmod(fd, entry.mode & 0o777)
     except OSError as error:
-        temporary.unlink()
-        error.filename = error.filename or str(place)
-        raise
-    except BaseException:
-        temporary.unlink()
+        error.filename = str(place)
         raise
     finally:
         os.close(fd)
-    return temporary, place
 
 
-def _undo(drafts: Sequence[tuple[Path, Path]], folders: Sequence[Path]) -> None:
-    for temporary, _ in drafts:
-        temporary.unlink(missing_ok=True)
+def _undo(token: str, drafts: Sequence[tuple[Path, Path]], folders: Sequence[Path]) -> None:
+    """Remove the drafts, a killed delivery's too, and the folders made for them."""
+    for parent in {temporary.parent for temporary, _ in drafts}:
+        for temporary in parent.glob(f".vmcapsule-{token}-*"):
+            # What cannot be removed must not hide why the delivery failed.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
     for folder in reversed(folders):
         # A folder that something else came into meanwhile stays.
         with contextlib.suppress(OSError):

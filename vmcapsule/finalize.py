@@ -7,20 +7,23 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from vmcapsule import capsule
+from vmcapsule import capsule, delivery
 from vmcapsule.ads import Ad, parse_ad, quote, split_finalize
-from vmcapsule.errors import AdError, VmCapsuleError, one_line
+from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
-from vmcapsule.job import id_of, read_job
-from vmcapsule.run import deliver_from
+from vmcapsule.job import id_of
+
+#: In the source ad: its outputs arrived, whatever becomes of the capsule.
+_DELIVERED = "VmCapsuleDelivered"
 
 
-def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
-    """Deliver the outputs of the routed job whose ads are in ``text``.
+def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
+    """Deliver the outputs of the routed job whose ads are in ``text``, once.
 
     ``text`` is what the JobRouter sends: source ad, ``------``, routed ad.  The ad
     returned has the exit attributes for the source job.  The capsule stays, marked as
-    delivered, so that the hook can be repeated.
+    delivered, so that the hook can be repeated: the JobRouter does so after a restart.
+    Then nothing is written again; where even the capsule is gone, the source ad has it all.
     """
     source, routed = split_finalize(text)
     folder = routed.string("VmCapsuleDir")
@@ -29,22 +32,26 @@ def finalize(text: str) -> tuple[Ad, JobExit, capsule.Capsule]:
             "the routed ad has no VmCapsuleDir",
             "give the ad that 'vmcapsule translate' printed",
         )
+    if source.boolean(_DELIVERED) and not Path(folder).exists():
+        return parse_ad(f"{_DELIVERED} = true"), None
     made = capsule.load(Path(folder))
-    # As it was when the capsule was made: what the queue did to the ad since is not the
-    # job's description, and must not stand between a job and its outputs.
-    job = read_job(parse_ad(capsule.source_ad(made)))
     job_id = id_of(source)
     if made.job_id != job_id:
         raise AdError(
             f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",
             "give the source ad that belongs to the routed ad",
         )
-    job_exit, _ = deliver_from(made, job)
-    return exit_attributes(job_exit), job_exit, made
+    with capsule.held(made.folder):
+        if made.is_delivered:
+            job_exit = delivery.exit_of(made)
+            delivery.check_missing(job_exit)
+        else:
+            job_exit, _ = delivery.deliver_from(made, delivery.job_of(made))
+    return exit_attributes(job_exit), job_exit
 
 
-def undelivered(text: str, error: VmCapsuleError) -> tuple[Ad, str]:
-    """The exit attributes of a job whose outputs could not be delivered, and its id.
+def undelivered(text: str, error: VmCapsuleError) -> Ad:
+    """The exit attributes of a job whose outputs could not be delivered.
 
     The JobRouter loses a job whose JOB_FINALIZE hook fails, so that is told in the ad:
     ``ExitCode`` is the error's exit status and ``ExitReason`` says what happened.  A note
@@ -52,27 +59,29 @@ def undelivered(text: str, error: VmCapsuleError) -> tuple[Ad, str]:
     not what the JobRouter sends.
     """
     source, routed = split_finalize(text)
-    job_id = f"{source.integer('ClusterId') or 0}.{source.integer('ProcId') or 0}"
+    job_id = id_of(source)
     reason = f"vmcapsule: {one_line(str(error))}"
     folder = routed.string("VmCapsuleDir")
-    remedy = f"Then deliver its outputs with: vmcapsule extract {folder}\n" if folder else ""
-    _leave_note(source.string("UserLog"), f"Job {job_id}: {reason}\n{remedy}")
+    has_all = isinstance(error, OutputMissing)
+    remedy = f"Deliver its outputs with: vmcapsule extract {job_id}\n" if folder else ""
+    user_log = source.string("UserLog")
+    if user_log:
+        note = Path(source.string("Iwd") or "/") / f"{user_log}.vmcapsule"
+        _leave_note(note, f"Job {job_id}: {reason}\n{'' if has_all else remedy}")
     lines = [
+        f"{_DELIVERED} = {str(has_all).lower()}",
         "ExitBySignal = false",
         f"ExitCode = {error.exit_status}",
         f"ExitReason = {quote(reason)}",
     ]
-    return parse_ad("\n".join(lines)), job_id
+    return parse_ad("\n".join(lines))
 
 
-def _leave_note(user_log: Optional[str], text: str) -> None:
-    """Append to ``<UserLog>.vmcapsule``; a note that cannot be left is not worth a job."""
-    if not user_log:
-        return
+def _leave_note(note: Path, text: str) -> None:
+    """Append to a file; a note that cannot be left is not worth a job."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(user_log + ".vmcapsule", flags, 0o644)
-        with os.fdopen(fd, "wb") as file:
+        with os.fdopen(os.open(note, flags, 0o644), "wb") as file:
             file.write(text.encode(errors="backslashreplace"))
     except OSError as error:
         print(f"vmcapsule: warning: cannot leave a note: {error}", file=sys.stderr)
@@ -90,6 +99,7 @@ def exit_attributes(job_exit: JobExit) -> Ad:
     else:
         lines.append(f"ExitCode = {job_exit.exit_code}")
     lines += [
+        f"{_DELIVERED} = true",
         f"JobCoreDumped = {str(job_exit.core_dumped).lower()}",
         f"RemoteUserCpu = {job_exit.user_cpu_s:.6f}",
         f"RemoteSysCpu = {job_exit.system_cpu_s:.6f}",

@@ -13,7 +13,7 @@ from vmcapsule.job import SourceJob
 _DROPPED_TEXT = """
     iwd rank userlog userlogusexml dagmannodeslog dagmannodesmask hookkeyword
     leavejobinqueue jobnotification notifyuser emailattributes
-    allowedjobduration allowedexecuteduration jobmaxvacatetime jobleaseduration
+    allowedjobduration allowedexecuteduration timerremove jobmaxvacatetime jobleaseduration
     shouldtransferfiles whentotransferoutput spooledoutputfiles
     preserverelativepaths outputdestination publicinputfiles failurefiles
     x509userproxy oauthservicesneeded scitokensfile sendcredential
@@ -34,6 +34,7 @@ _DROPPED_PREFIXES = (
     "accountinggroup",
 )
 _VANILLA = 5
+_RUNNING = 2
 
 
 def guest_ad(
@@ -64,6 +65,32 @@ def guest_ad(
         "RequestDisk": 1,
         "Requirements": True,
     }
+    return _sorted(kept.with_(made)).long_form()
+
+
+def sandbox_ad(job: SourceJob, *, stdout: Optional[str], stderr: Optional[str]) -> str:
+    """Return the text of `vmcapsule.contract.SANDBOX_AD`: what the job finds as .job.ad.
+
+    The source ad verbatim, with what a shadow and a starter that transfers files change in
+    it (``JICShadow::initWithFileTransfer``), but for claims and addresses.
+    """
+    made: dict[str, Value] = {
+        "JobStatus": _RUNNING,
+        "CurrentHosts": 1,
+        "OrigCmd": quote(job.executable),
+        "OrigIwd": quote(str(job.iwd)),
+        "RequestCpus": job.request_cpus,
+        "RequestMemory": job.request_memory_mib,
+        "RequestDisk": job.request_disk_kib,
+        "CpusProvisioned": job.request_cpus,
+        "MemoryProvisioned": job.request_memory_mib,
+        "DiskProvisioned": job.request_disk_kib,
+    }
+    streams = (("Out", job.stdout, stdout), ("Err", job.stderr, stderr))
+    for name, original, renamed in streams:
+        if original and renamed:
+            made.update({name: quote(renamed), f"Original{name}": quote(original)})
+    kept = job.ad.without(name for name in job.ad.names if "claimid" in name.lower())
     return _sorted(kept.with_(made)).long_form()
 
 

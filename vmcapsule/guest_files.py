@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
+from pathlib import Path
+from typing import Optional
 
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
@@ -11,6 +15,8 @@ from vmcapsule.resources import resource
 
 SLOT = "slot1_1"
 _MACHINE = "capsule"
+_ETC = Path("/etc")
+_LOCALTIME_BYTES_MAX = 1 << 16
 
 #: HTCondor's default for STARTER_NUM_THREADS_ENV_VARS.
 _THREAD_VARIABLES = (
@@ -40,7 +46,7 @@ def machine_ad(job: SourceJob) -> str:
         "DSlotID": 1,
         "ParentSlotId": 1,
         "SlotType": quote("Dynamic"),
-        "SlotTypeID": -1,
+        "SlotTypeID": 1,
         "DynamicSlot": True,
         "PartitionableSlot": False,
         "TotalSlots": 1,
@@ -51,24 +57,30 @@ def machine_ad(job: SourceJob) -> str:
         "TotalSlotMemory": job.request_memory_mib,
         "Disk": job.request_disk_kib,
         "State": quote("Claimed"),
-        "Activity": quote("Busy"),
+        "Activity": quote("Idle"),
     }
     return Ad().with_(attributes).long_form()
 
 
 def thread_variables(job: SourceJob) -> dict[str, str]:
-    """The starter's variables for numbers of threads, but for those the job sets itself."""
+    """The starter's variables for numbers of threads, up to the first the job sets itself.
+
+    The starter means to pass over those that are set, but sets none after one of them
+    (``Starter::PublishToEnv`` in starter.cpp of 23.9 and 25; seen in a real pool).
+    """
     given = dict(job.environment)
-    return {
-        name: str(job.request_cpus) for name in _THREAD_VARIABLES.split() if not given.get(name)
-    }
+    names = itertools.takewhile(lambda name: not given.get(name), _THREAD_VARIABLES.split())
+    return {name: str(job.request_cpus) for name in names}
 
 
 def direct_environment(job: SourceJob) -> dict[str, str]:
     """The job's environment with what Starter::PublishToEnv adds (starter.cpp)."""
     scratch = contract.SCRATCH_DIR_MARK
     environment = {**dict(job.environment), **thread_variables(job)}
-    for name in ("TMPDIR", "TEMP", "TMP", "APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"):
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        # Where MOUNT_UNDER_SCRATCH has /tmp, as it has by default, the job has it for itself.
+        environment[name] = "/tmp"
+    for name in ("APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"):
         environment[name] = scratch
     environment.update(
         {
@@ -83,6 +95,25 @@ def direct_environment(job: SourceJob) -> dict[str, str]:
         }
     )
     return environment
+
+
+def localtime(etc: Path = _ETC) -> Optional[bytes]:
+    """Return what is in this machine's /etc/localtime; None where that is no time zone."""
+    try:
+        data = (etc / "localtime").read_bytes()
+    except OSError:
+        return None  # without it the time is UTC (localtime(5))
+    return data if data.startswith(b"TZif") and len(data) <= _LOCALTIME_BYTES_MAX else None
+
+
+def time_zone(etc: Path = _ETC) -> Optional[str]:
+    """Return the name of this machine's time zone, as in ``Europe/Berlin``, if it has one."""
+    try:
+        target = os.fspath((etc / "localtime").readlink())
+    except OSError:
+        return None  # a file, or nothing
+    name = target.rpartition("/zoneinfo/")[2]
+    return name if re.fullmatch(r"[\w+-]+(/[\w+-]+)*", name, re.ASCII) else None
 
 
 def condor_config(job: SourceJob, version: str) -> str:

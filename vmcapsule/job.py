@@ -35,10 +35,13 @@ class SourceJob:
     the ad has them, relative ones to ``iwd``; the streams are None for none and
     /dev/null.  ``transfer_output`` is None for "new or changed files" and () for none.
     ``output_remaps`` holds (name in the sandbox, path), the first of equals wins.
+    ``success_status`` is None for a job that cannot fail, else the wait status (as
+    ``wait(2)`` gives it) without which only its streams and ``failure_outputs`` come back.
     ``environment`` holds (name, value); ``#CoNdOrScRaTcHdIr#`` is not expanded yet.
     """
 
     job_id: str
+    global_job_id: Optional[str]
     owner: Optional[str]
     iwd: Path
     executable: str
@@ -52,6 +55,8 @@ class SourceJob:
     preserve_relative_paths: bool
     transfer_output: Optional[tuple[str, ...]]
     output_remaps: tuple[tuple[str, str], ...]
+    success_status: Optional[int]
+    failure_outputs: tuple[str, ...]
     request_cpus: int
     request_memory_mib: int
     request_disk_kib: int
@@ -68,6 +73,7 @@ def read_job(ad: Ad) -> SourceJob:
     transfer_executable = ad.boolean("TransferExecutable")
     return SourceJob(
         job_id=id_of(ad),
+        global_job_id=ad.string("GlobalJobId"),
         owner=ad.string("Owner") or None,
         iwd=_iwd(ad),
         executable=_required(ad, "Cmd"),
@@ -81,6 +87,8 @@ def read_job(ad: Ad) -> SourceJob:
         preserve_relative_paths=bool(ad.boolean("PreserveRelativePaths")),
         transfer_output=_transfer_output(ad),
         output_remaps=_parse(ad, "TransferOutputRemaps", job_text.remaps) or (),
+        success_status=_success_status(ad),
+        failure_outputs=job_text.split_list(ad.string("FailureFiles") or ""),
         request_cpus=_amount(ad, "RequestCpus", 1, _CPUS_MAX),
         request_memory_mib=_memory_mib(ad),
         request_disk_kib=_amount(ad, "RequestDisk", DEFAULT_DISK_KIB, _DISK_KIB_MAX),
@@ -144,6 +152,18 @@ def _stream(ad: Ad, name: str) -> Optional[str]:
 def _transfer_output(ad: Ad) -> Optional[tuple[str, ...]]:
     text = ad.string("TransferOutput")
     return None if text is None else job_text.split_list(text)
+
+
+def _success_status(ad: Ad) -> Optional[int]:
+    """Read as ``computeDesiredExitStatus`` does (``condor_starter.V6.1/starter_util.cpp``).
+
+    ``when_to_transfer_output = ON_SUCCESS`` changes nothing there: without a
+    JobSuccessExitCode no job fails.
+    """
+    code, signal = ad.integer("JobSuccessExitCode"), ad.integer("JobSuccessExitSignal")
+    if code is None and signal is None:
+        return None
+    return (signal or 0) if ad.boolean("JobSuccessExitBySignal") else (code or 0) << 8
 
 
 def _amount(ad: Ad, name: str, default: int, maximum: int) -> int:

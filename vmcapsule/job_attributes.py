@@ -1,52 +1,67 @@
 """Which attributes of a source ad are HTCondor's own, and which the user's.
 
 A routed ad carries the user's custom attributes on and leaves HTCondor's behind: those
-describe the source job's life, its files or its queue.  The names are those that
-``condor_submit``, the schedd, the shadow and the JobRouter set
+describe the source job's life, its files or its queue, or ask a starter for what a guest does.
+The names are those that ``condor_submit``, the schedd, the shadow and the JobRouter set
 (``condor_includes/condor_attributes.h``); what is not named here counts as the user's.
 """
 
 from __future__ import annotations
 
 _NAMES_TEXT = """
-    accountinggroup acctgroup acctgroupuser activationduration
-    activationexecutionduration activationsetupduration activationteardownduration
-    allowedexecuteduration allowedjobduration args arguments autoclusterattrs
-    autoclusterid blockreadkbytes blockreads blockwritekbytes blockwrites
-    bufferblocksize buffersize bytesrecvd bytessent claimid claimids clusterid cmd
-    committedslottime committedsuspensiontime committedtime completiondate
-    concurrencylimits condorplatform condorversion coresize cpusprovisioned cpususage
-    currenthosts currenttime diskprovisioned diskusage diskusage_raw emailattributes
-    enteredcurrentstatus env envdelim environment err executablesize executablesize_raw
-    exitbysignal exitcode exitreason exitsignal exitstatus failurefiles filesystemdomain
-    globaljobid gpusprovisioned holdreason holdreasoncode holdreasonsubcode hookkeyword
-    imagesize imagesize_raw in iwd jobadinformationattrs jobbatchid jobcoredumped
-    jobfinishedhookdone jobid jobleaseduration jobmachineattrs
-    jobmachineattrshistorylength jobmaxretries jobmaxvacatetime jobnotification jobprio
-    jobrequiressandbox jobruncount jobstatus jobsubmitfile jobsubmitmethod
-    jobsuccessexitcode jobuniverse keepclaimidle killsig killsigtimeout lastholdreason
+    _condor_guidance_test_case _x_catalog_ accountinggroup acctgroup acctgroupuser
+    activationduration activationexecutionduration activationsetupduration
+    activationteardownduration allowedexecuteduration allowedjobduration appendfiles
+    args arguments autoclusterattrs autoclusterid blockreadbytes blockreadkbytes
+    blockreads blockwritebytes blockwritekbytes blockwrites bufferblocksize bufferfiles
+    buffersize bytesrecvd bytessent checkpointnumber claimid claimids claimstartd
+    clusterid cmd colorad committedslottime committedsuspensiontime committedtime
+    completiondate compressfiles concurrencylimits condorplatform condorversion
+    containerservicenames containertargetdir coresize cpusprovisioned cpususage
+    currenthosts currenttime dataflowjobskipped datareusemanifestsha256 deferraloffset
+    deferralwindow delegatedproxyexpiration delegatejobgsicredentialslifetime
+    diskprovisioned diskusage diskusage_raw dockersendcredentials dontencryptinputfiles
+    dontencryptoutputfiles emailattributes enteredcurrentstatus env envdelim environment
+    eraseoutputanderroronrestart err executablesize executablesize_raw
+    executedirwasencrypted exitbysignal exitcode exitreason exitsignal exitstatus
+    failurefiles fetchfiles fileremaps filesystemdomain globaljobid gpusprovisioned
+    holdkillsig holdreason holdreasoncode holdreasonsubcode hookkeyword imagesize
+    imagesize_raw in initialwaitduration iwd jarfiles javavmargs javavmarguments
+    jobadinformationattrs jobbatchid jobcoredumped jobcorefilename jobdisconnecteddate
+    jobfinishedhookdone jobid jobkeyword jobleaseduration jobmachineattrs
+    jobmachineattrshistorylength jobmaxretries jobmaxvacatetime jobnotification jobpid
+    jobprio jobrequiressandbox jobruncount jobstate jobstatus jobsubmitfile
+    jobsubmitmethod jobsuccessexitcode jobuniverse jobvmcheckpoint jobvmcpuutilization
+    jobvmtype keepclaimidle killsig killsigtimeout lastckpttime lastholdreason
     lastholdreasoncode lastholdreasonsubcode lastjobleaserenewal lastjobstatus
     lastmatchtime lastpublicclaimid lastrejmatchreason lastrejmatchtime lastremotehost
     lastremotepool lastremotewallclocktime lastsuspensiontime lastvacatetime
-    leavejobinqueue localsyscpu localusercpu maxhosts maxjobretirementtime
-    maxtransferinputmb maxtransferoutputmb memoryprovisioned memoryusage minhosts mytype
-    negotiationuserprio nextjobstartdelay niceuser notifyuser numckpts numckpts_raw
-    numjobcompletions numjobmatches numjobreconnects numjobstarts numrestarts
-    numshadowexceptions numshadowstarts numsystemholds origcmd originalcmd origiwd
-    origmaxhosts out outputdestination owner preserverelativeexecutable
-    preserverelativepaths procid proportionalsetsizekb publicclaimid publicclaimids
-    publicinputfiles qdate rank releasereason removereason requeuereason requiregpus
-    requirements residentsetsize residentsetsize_raw routedby routedfromjobid
-    routedtojobid routename scheddinterval scratchdirfilecount serverime servertime
-    shadowbday shouldtransferfiles spooledoutputfiles stacksize startdipaddr
-    startdprincipal startdsendsalives statslifetimestarter successpostcode
-    successprecode targettype terminationpending toe totalsubmitprocs totalsuspensions
-    user userlog userlogusexml vacatereason wantcheckpoint wantgracefulremoval
-    wantjobrouter wantremoteio wantremotesyscalls wantremoteupdates wantsuspend
-    whentotransferoutput
+    leavejobinqueue loadprofile localfiles localsyscpu localusercpu maxhosts
+    maxjobretirementtime maxtransferinputmb maxtransferoutputmb memoryprovisioned
+    memoryusage minhosts mountunderscratch mpimasteraddr myaddress mytype
+    negotiationuserprio newlycommittedtime nextjobstartdelay niceuser notifyuser
+    ntdomain numckpts numckpts_raw numholds numinputtransferstarts numjobcompletions
+    numjobmatches numjobreconnects numjobstarts numoutputtransferstarts numpids
+    numrestarts numshadowexceptions numshadowstarts numsystemholds origcmd originalcmd
+    originalerr originalout origiwd origmaxhosts osuser out outputdestination owner
+    parallelshutdownpolicy preserverelativeexecutable preserverelativepaths procid
+    proportionalsetsizekb publicclaimid publicclaimids publicinputfiles qdate rank
+    releaseclaim releasereason removekillsig removereason renice reportmappingfailure
+    requeuereason requiregpus requirements residentsetsize residentsetsize_raw routedby
+    routedfromjobid routedtojobid routename scheddinterval scratchdirfilecount serverime
+    servertime shadowbday shouldtransferfiles spooledoutputfiles spoolonevict stacksize
+    startdipaddr startdprincipal startdsendsalives starteripaddr starteruserlogusexml
+    statslifetimestarter successpostcode successprecode targettype terminationpending
+    toe tooldaemonargs tooldaemonarguments tooldaemonerror tooldaemoninput
+    tooldaemonoutput totaljobreconnectattempts totalsubmitprocs totalsuspensions
+    uiddomain uncommittedsuspensiontime user userlog userlogexecuteeventattrs
+    userlogusexml vacatereason vacatereasoncode vacatereasonsubcode vm_ckptip vm_ckptmac
+    wantcheckpoint wantgracefulremoval wantjobrouter wantremoteio wantremotesyscalls
+    wantremoteupdates wantsuspend whentotransferoutput
 """
 _NAMES = frozenset(_NAMES_TEXT.split())
 _PREFIXES = (
+    "chirpvmcapsule",
     "committed",
     "cumulative",
     "dagman",

@@ -88,9 +88,16 @@ def _is_other_universe(ad: Ad, name: str) -> bool:
     return ad.integer(name) not in (None, VANILLA)
 
 
-def _is_other_signal(ad: Ad, name: str) -> bool:
-    """Other than what older versions of condor_submit write where nothing is asked for."""
-    return ad.value(name) not in (None, "", "SIGTERM", 15)
+def _is_limit(ad: Ad, name: str) -> bool:
+    """A number below 0 stands for no limit."""
+    value = ad.value(name)
+    return value is not None and not (isinstance(value, (int, float)) and value < 0)
+
+
+def _names_a_program_of_the_path(ad: Ad, name: str) -> bool:
+    """A program that is transferred is in the sandbox, whatever its path was."""
+    relative = not (ad.string("Cmd") or "/").startswith("/")
+    return bool(ad.boolean(name)) and relative and ad.boolean("TransferExecutable") is False
 
 
 def _asks_for_many(ad: Ad, name: str) -> bool:
@@ -177,12 +184,6 @@ TABLE: tuple[Refusal, ...] = (
         "use 'when_to_transfer_output = ON_EXIT'",
     ),
     Refusal(
-        ("WhenToTransferOutput",),
-        _is_word("ON_SUCCESS"),
-        "outputs come back whatever the job's exit code",
-        "use 'when_to_transfer_output = ON_EXIT'",
-    ),
-    Refusal(
         ("TransferInput", "In", "Cmd", "PublicInputFiles"),
         _has_url,
         "URLs are not fetched into the guest",
@@ -201,7 +202,7 @@ TABLE: tuple[Refusal, ...] = (
         _NO_URLS,
     ),
     Refusal(
-        ("TransferOutput",),
+        ("TransferOutput", "FailureFiles"),
         _leaves_the_sandbox,
         "outputs are taken from the job's own folder only",
         "let the job write there and name a relative path",
@@ -210,15 +211,39 @@ TABLE: tuple[Refusal, ...] = (
         ("OutputDestination",), _is_set, "outputs are not sent to URLs from the guest", _NO_URLS
     ),
     Refusal(
-        ("TransferPlugins",),
+        ("OutputDirectory",),
         _is_set,
-        "file transfer plugins of the job's own do not run in the guest",
+        "outputs go to the job's own folder",
+        "name their places in transfer_output_remaps",
+    ),
+    Refusal(
+        ("TransferInputRemaps",),
+        _is_set,
+        "inputs keep their names",
+        "rename the file, or let the job do it",
+    ),
+    Refusal(
+        ("CommonInputFiles", "CommonInputCatalogs", "TransferTheseCatalogs"),
+        _is_set,
+        "guests share no files",
+        _USE_INPUT_FILES,
+    ),
+    Refusal(
+        ("MaxTransferInputMB", "MaxTransferOutputMB"),
+        _is_limit,
+        "how much is transferred is not limited",
         _NOT_ROUTED,
     ),
     Refusal(
-        ("FailureFiles", "TransferOutputOnFailure"),
+        ("LimitDirectoryAccess",),
         _is_set,
-        "the same outputs come back whatever the job's exit code",
+        "all files of the job's owner are within reach",
+        _NOT_ROUTED,
+    ),
+    Refusal(
+        ("TransferPlugins",),
+        _is_set,
+        "file transfer plugins of the job's own do not run in the guest",
         _NOT_ROUTED,
     ),
     Refusal(
@@ -234,16 +259,22 @@ TABLE: tuple[Refusal, ...] = (
         "take request_gpus out of the submit file, or do not route this job",
     ),
     Refusal(
-        ("x509userproxy", "OAuthServicesNeeded", "ScitokensFile", "SendCredential"),
+        ("x509userproxy", "OAuthServicesNeeded", "ScitokensFile"),
         _is_set,
         "a credential is never written to a disk image",
         _NO_CREDENTIALS,
     ),
     Refusal(
-        ("WantIOProxy",),
+        ("SendCredential",),
+        _is_true,
+        "a credential is never written to a disk image",
+        _NO_CREDENTIALS,
+    ),
+    Refusal(
+        ("WantIOProxy", "WantRemoteUpdates", "WantDelayedUpdates"),
         _is_true,
         "chirp needs a live connection to the access point",
-        "take +WantIOProxy out of the submit file",
+        "take it out of the submit file",
     ),
     Refusal(
         (
@@ -274,12 +305,6 @@ TABLE: tuple[Refusal, ...] = (
         ),
         _is_set,
         "a job cannot be started at a set time in the guest",
-        _NOT_ROUTED,
-    ),
-    Refusal(
-        ("KillSig", "RemoveKillSig", "HoldKillSig"),
-        _is_other_signal,
-        "a guest that is stopped does not signal its job",
         _NOT_ROUTED,
     ),
     Refusal(
@@ -314,10 +339,42 @@ TABLE: tuple[Refusal, ...] = (
         _NOT_ROUTED,
     ),
     Refusal(
-        ("PreserveRelativeExecutable", "ManifestDesired"),
+        ("SuspendJobAtExec",),
         _is_true,
-        "it is not carried into the guest",
+        "nobody could let a job go on that is stopped as it starts",
         _NOT_ROUTED,
+    ),
+    Refusal(
+        ("PreserveRelativeExecutable",),
+        _names_a_program_of_the_path,
+        "a program of the guest's is named by its full path",
+        "give the executable's full path",
+    ),
+    Refusal(("ManifestDesired",), _is_true, "no manifest is made in the guest", _NOT_ROUTED),
+    Refusal(("ManifestDir",), _is_set, "no manifest is made in the guest", _NOT_ROUTED),
+    Refusal(
+        ("JobStarterLog", "JobStarterDebug", "StarterUserLog"),
+        _is_set,
+        "a log of the guest's starter does not come back",
+        _NOT_ROUTED,
+    ),
+    Refusal(
+        ("StarterWaitForDebug", "ShadowWaitForDebug", "StarterShouldExitBroken"),
+        _is_true,
+        "HTCondor itself cannot be tested in a guest",
+        _NOT_ROUTED,
+    ),
+    Refusal(
+        ("WantExecutionVisaFromStarter", "UseParrot"),
+        _is_true,
+        "the starter does not do that in a guest",
+        _NOT_ROUTED,
+    ),
+    Refusal(
+        ("PrimaryUnixGroup",),
+        _is_set,
+        "the groups of the access point are not in the guest",
+        "take primary_unix_group out of the submit file",
     ),
     Refusal(("WantParallelScheduling",), _is_true, "a capsule is one machine", _NOT_ROUTED),
     Refusal(("MaxHosts",), _asks_for_many, "a capsule is one machine", _NOT_ROUTED),

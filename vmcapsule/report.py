@@ -10,9 +10,31 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Optional
 
-from vmcapsule.errors import SYSTEM_ERROR, escaped
+from vmcapsule.config import Config, load_config
+from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped
 from vmcapsule.extract import JobExit
 from vmcapsule.run import RunResult
+
+#: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
+STDIN_BYTES_MAX = 64 << 20
+
+
+def configuration() -> Config:
+    """Read the configuration, with its warnings on standard error.  `ConfigError`."""
+    config = load_config()
+    for warning in config.warnings:
+        print(f"vmcapsule: warning: {warning}", file=sys.stderr)
+    return config
+
+
+def read_stdin() -> str:
+    """All of standard input, which are ads; a person at a terminal is told so."""
+    if sys.stdin.isatty():
+        print("vmcapsule: reading ads from the terminal; end with Ctrl-D", file=sys.stderr)
+    data = sys.stdin.buffer.read(STDIN_BYTES_MAX + 1)
+    if len(data) > STDIN_BYTES_MAX:
+        raise UsageError("standard input is too large to be an ad", "give it a job ad")
+    return data.decode(errors="surrogateescape")
 
 
 def describe_exit(job_exit: JobExit) -> str:

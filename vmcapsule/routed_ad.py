@@ -13,15 +13,22 @@ from typing import Callable, Mapping, Sequence
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
 from vmcapsule.capsule import RETURNED, UNREPORTED_SIGNAL
-from vmcapsule.errors import AdError, ConfigError
+from vmcapsule.errors import AdError, ConfigError, GuestError
 from vmcapsule.job import SourceJob
 from vmcapsule.job_attributes import belongs_to_source
+from vmcapsule.slot import UNREPORTED, UNREPORTED_REASON, UNREPORTED_RUN
 
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 _VANILLA_UNIVERSE = 5
 _VM_UNIVERSE = 13
 #: What an ad template for vanilla jobs may say otherwise in VmCapsuleMaxTries.
 _MAX_TRIES = 3
+#: PeriodicRemove of routed jobs.  A held one only stands in the way of its source, which
+#: is released and routed anew, as soon as the JobRouter has mirrored the hold there: the
+#: UPDATE_JOB_INFO hook marks that.  Without that hook, after a while.
+REMOVED_WHEN_HELD = (
+    "JobStatus == 5 && (VmCapsuleHoldSeen =?= true || time() - EnteredCurrentStatus > 600)"
+)
 
 #: Names that identify the job that the template's dump described, which never was; the
 #: JobRouter and the schedd give the routed job its own.
@@ -96,7 +103,7 @@ def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
     make = _MAKERS[kind_of(template)]
     kept = template.without(_OF_THE_DUMP)
     changes: dict[str, Value] = dict(_from_source(job, kept))
-    changes.update(_common(job, capsule))
+    changes.update(_common(job, kept, capsule))
     changes.update(make(job, kept, capsule))
     return kept.with_(changes)
 
@@ -143,17 +150,24 @@ def _from_source(job: SourceJob, template: Ad) -> dict[str, Value]:
     }
 
 
-def _common(job: SourceJob, capsule: CapsuleFacts) -> dict[str, Value]:
+def _common(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
     memory_kib = capsule.memory_mib * 1024
+    own_remove = template.expr("PeriodicRemove") or "false"
     return {
         "Iwd": quote(str(capsule.folder)),
         # In the VM universe only a label; condor_q shows it.
         "Cmd": quote(_label(job)),
+        # condor_q shows these: the routed job beside its source, all of them in one line.
+        "JobDescription": quote(f"capsule of {job.job_id}"),
+        "JobBatchName": quote("vmcapsule"),
         "TransferExecutable": False,
         "In": quote("/dev/null"),
         "Out": quote("/dev/null"),
         "Err": quote("/dev/null"),
         "JobNotification": 0,
+        "PeriodicRemove": REMOVED_WHEN_HELD
+        if own_remove.lower() in ("false", "0", "undefined")
+        else f"({own_remove}) || ({REMOVED_WHEN_HELD})",
         "RequestCpus": capsule.cpus,
         "RequestMemory": capsule.memory_mib,
         # A suspended VM's memory is saved beside its disks.
@@ -176,11 +190,7 @@ def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Valu
     """
     paths = [str(capsule.folder / name) for name in (*capsule.vmdk_files, *capsule.other_files)]
     paths += [str(path) for path in capsule.shared_files]
-    silent = f"(ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL})"
-    tries = template.integer("VmCapsuleMaxTries") or _MAX_TRIES
-    reason = f"vmcapsule: the guest did not report in {tries} runs, see {capsule.folder}"
-    their_reason = job.ad.expr("OnExitHoldReason") or "undefined"
-    changes: dict[str, Value] = {
+    return {
         "Cmd": quote(str(capsule.folder / capsule.program)),
         "TransferExecutable": True,
         "Out": quote("execute.out"),
@@ -190,14 +200,38 @@ def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Valu
         "ShouldTransferFiles": quote("YES"),
         "WhenToTransferOutput": quote("ON_EXIT"),
         "RequestDisk": 2 * capsule.size_kib + job.request_disk_kib,
-        "OnExitRemove": f"ifThenElse({silent}, false, {job.ad.expr('OnExitRemove') or 'true'})",
-        "OnExitHold": f"ifThenElse({silent}, NumJobCompletions >= {tries}, "
-        f"{job.ad.expr('OnExitHold') or 'false'})",
-        "OnExitHoldReason": f"ifThenElse({silent}, {quote(reason)}, {their_reason})",
+        **_at_exit(job, template.integer("VmCapsuleMaxTries") or _MAX_TRIES),
     }
-    for name in ("JobMaxRetries", "OnExitHoldSubCode"):
-        if name in job.ad:
-            changes[name] = job.ad.expr(name) or "undefined"
+
+
+def _at_exit(job: SourceJob, tries: int) -> dict[str, Value]:
+    """What becomes of a job in a slot that has ended: the source's own policy, unless
+    the guest did not report.
+
+    `vmcapsule.execute` counts such runs by chirp.  Where it could not, the job's
+    completions stand for them, so that there is an end in any case.
+    """
+    silent = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
+    told = f"{UNREPORTED_RUN} =?= NumJobCompletions"
+    runs = f"ifThenElse({told}, {UNREPORTED}, NumJobCompletions)"
+    why = f'ifThenElse({told}, strcat("; the last was on ", {UNREPORTED_REASON}), "")'
+    reason = f'strcat("vmcapsule: the guest did not report in ", {runs}, " runs", {why})'
+
+    def unless_silent(then: str, name: str, default: str) -> str:
+        return f"ifThenElse({silent}, {then}, {job.ad.expr(name) or default})"
+
+    changes: dict[str, Value] = {
+        "OnExitRemove": unless_silent("false", "OnExitRemove", "true"),
+        "OnExitHold": unless_silent(f"{runs} >= {tries}", "OnExitHold", "false"),
+        "OnExitHoldReason": unless_silent(reason, "OnExitHoldReason", "undefined"),
+        "OnExitHoldSubCode": unless_silent(
+            str(GuestError.exit_status), "OnExitHoldSubCode", "undefined"
+        ),
+    }
+    retries = job.ad.expr("JobMaxRetries")
+    if retries is not None:
+        # Compared with NumJobCompletions, in which runs without a report count too.
+        changes["JobMaxRetries"] = f"({retries}) + ({UNREPORTED} ?: 0)"
     return changes
 
 

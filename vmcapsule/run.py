@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Optional
 
-from vmcapsule import accelerator, boot, bundle, capsule, extract
+from vmcapsule import accelerator, boot, bundle, capsule, capsule_name, extract
 from vmcapsule.config import Config
-from vmcapsule.disk.vmdk import read_vmdk
+from vmcapsule.delivery import deliver_from
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob
 from vmcapsule.tarball import HTCondorTarball
@@ -64,7 +63,20 @@ def run_job(
     clock = _Clock()
     progress("packing")
     with clock.phase("pack"):
-        made = pack_for_here(job, template, config, tarball)
+        made = pack(job, template, config, tarball, capsule_name.RUN)
+    with capsule.held(made.folder):
+        return _run_packed(made, job, config, timeout_s, keep, progress, clock)
+
+
+def _run_packed(
+    made: capsule.Capsule,
+    job: SourceJob,
+    config: Config,
+    timeout_s: Optional[float],
+    keep: bool,
+    progress: Progress,
+    clock: _Clock,
+) -> RunResult:
     has_run = False
     try:
         progress("booting")
@@ -82,8 +94,10 @@ def run_job(
     except BaseException as error:
         _dispose(made, keep or (has_run and _is_undelivered(error)), error)
         raise
-    if not keep:
-        capsule.remove(made)
+    if keep:
+        made.mark(capsule.KEPT)
+    else:
+        capsule.remove(made.folder)
     return result
 
 
@@ -103,26 +117,33 @@ def _is_undelivered(error: BaseException) -> bool:
 
 def _dispose(made: capsule.Capsule, keep: bool, error: BaseException) -> None:
     if not keep:
-        capsule.remove(made)
-    elif isinstance(error, VmCapsuleError):
+        capsule.remove(made.folder)
+        return
+    made.mark(capsule.KEPT)
+    if isinstance(error, VmCapsuleError):
         error.message = f"{error.message} [the capsule is kept: {made.folder}]"
     elif isinstance(error, KeyboardInterrupt):
         number = error.args[0] if error.args else signal.SIGINT
         error.args = (number, f"the capsule is kept: {made.folder}")
 
 
-def planned(job: SourceJob, template: Template, config: Config, kind: str) -> capsule.Capsule:
+def planned(
+    job: SourceJob, load: bundle.Payload, template: Template, config: Config, kind: str
+) -> capsule.Capsule:
     """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
 
-    Its system disk and kernel are the template's.  Nothing is made yet.
+    Its system disk and kernel are the template's; its data disk has room for ``load`` and
+    for the disk that the job requests.  Nothing is made yet.
     """
-    name = f"{kind}-{job.job_id}-{secrets.token_hex(4)}"
+    name = capsule_name.new_name(kind, job.job_id, job.global_job_id)
     folder = (config.scratch_dir_prefix / name).absolute()
     return capsule.Capsule(
         folder=folder,
         data_disk=folder / template.data_disk.name,
         system_disk=template.system_disk,
-        data_bytes=read_vmdk(template.data_disk).capacity_bytes,
+        data_bytes=capsule.data_bytes_for(
+            template, load.size_bytes + job.request_disk_kib * 1024
+        ),
         cpus=job.request_cpus,
         memory_mib=job.request_memory_mib + config.memory_overhead_mib,
         kernel=template.kernel,
@@ -130,23 +151,32 @@ def planned(job: SourceJob, template: Template, config: Config, kind: str) -> ca
         cmdline=template.cmdline,
         part_offset_bytes=config.disk_part_offset_bytes,
         job_id=job.job_id,
+        global_job_id=job.global_job_id,
         network=config.network,
     )
 
 
-def pack_for_here(
+def pack(
     job: SourceJob,
     template: Template,
     config: Config,
     tarball: Optional[HTCondorTarball],
+    kind: str,
+    finish: Callable[[capsule.Capsule, Path], capsule.Capsule] = lambda made, aside: made,
 ) -> capsule.Capsule:
-    """Make a capsule that is booted on this machine: its system disk stays in the template."""
+    """Make a capsule for ``job``: its data disk; the rest stays in the template.
+
+    ``finish`` puts in what else is wanted, into the folder in which the capsule is being
+    built, and returns the capsule as it is then.
+    """
     load = bundle.payload(job, init_script=config.init_script, tarball=tarball)
-    made = planned(job, template, config, "run")
+    made = planned(job, load, template, config, kind)
+    offset = made.part_offset_bytes
     with capsule.draft(made.folder) as aside:
-        disk = capsule.copy_data_disk(template, aside)
-        bundle.stage(load, disk, config.disk_part_offset_bytes, aside)
+        disk = capsule.put_data_disk(template, aside, made.data_bytes, offset)
+        bundle.stage(load, disk, offset, aside)
         capsule.save_source_ad(job.ad.long_form(), aside)
+        made = finish(made, aside)
         capsule.save(made, aside)
     return made
 
@@ -157,9 +187,13 @@ def boot_capsule(
     cache: Path,
     timeout_s: Optional[float],
     alive: Callable[[], None] = lambda: None,
+    kvm: Optional[bool] = None,
 ) -> str:
-    """Boot a capsule and wait until it has powered off; return the accelerator's name."""
-    kind = accelerator.choose(made.kernel, cache)
+    """Boot a capsule and wait until it has powered off; return the accelerator's name.
+
+    ``kvm`` says whether KVM works on this machine, where that is known.
+    """
+    kind = accelerator.choose(made.kernel, cache, kvm)
     machine = boot.Machine(
         system_disk=made.system_disk,
         data_disk=made.data_disk,
@@ -175,26 +209,3 @@ def boot_capsule(
         machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
     )
     return kind
-
-
-def deliver_from(
-    made: capsule.Capsule, job: SourceJob
-) -> tuple[extract.JobExit, tuple[Path, ...]]:
-    """Deliver the outputs of a capsule that has run; say how its job ended.
-
-    Raises `OutputMissing`, after everything else was delivered, when the job did not
-    leave an output that it was to leave.
-    """
-    with extract.opened(
-        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-    ) as disk:
-        job_exit = extract.read_exit(disk)
-        outputs = extract.deliver(disk, extract.read_outputs(disk, job_exit), job)
-    made.mark_delivered()
-    if job_exit.missing_outputs:
-        raise OutputMissing(
-            f"the job (status {job_exit.status}) did not leave "
-            f"'{', '.join(job_exit.missing_outputs)}', which transfer_output_files names",
-            "correct the job or the list; its other outputs were delivered",
-        )
-    return job_exit, outputs

@@ -203,10 +203,13 @@ def _stream(job: SourceJob, path: str) -> Optional[str]:
 
 def _returned_name(job: SourceJob, path: str) -> Optional[str]:
     """The name of a returned path in the job's folder, before remaps."""
-    if job.transfer_output is None:
-        # The default is the top level; a guest that sends more was not asked to.
-        return path if "/" not in path else None
-    for item in job.transfer_output:
+    core = path == f"core.{job.job_id}"
+    if core or (job.transfer_output is None and "/" not in path):
+        # The default is the top level; a guest that sends more was not asked to.  A folder
+        # is there only because a failure file is in it.
+        around = any(item.startswith(path + "/") for item in job.failure_outputs)
+        return path if job.preserve_relative_paths or not around else None
+    for item in (*(job.transfer_output or ()), *job.failure_outputs):
         base = os.path.normpath(item.rstrip("/") or ".")
         if base == ".":
             return path
@@ -222,6 +225,18 @@ def _returned_name(job: SourceJob, path: str) -> Optional[str]:
         top = os.path.basename(base)  # noqa: PTH119
         return f"{top}/{inside}" if inside else top
     return None
+
+
+def spooled_names(job: SourceJob, paths: Sequence[str]) -> tuple[str, ...]:
+    """What of the returned ``paths`` lies at the top of the job's folder, remaps aside.
+
+    So HTCondor lists it in SpooledOutputFiles, of which condor_transfer_data fetches a
+    spooled job's outputs: a folder alone stands for what is in it, and the streams are
+    not in the list (``FileTransfer::DoUpload``).
+    """
+    names = (None if _stream(job, path) else _returned_name(job, path) for path in paths)
+    tops = (name.partition("/")[0] for name in names if name)
+    return tuple(dict.fromkeys(tops))
 
 
 def _remap(remaps: Mapping[str, str], name: str) -> str:

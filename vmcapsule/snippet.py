@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from pathlib import Path
 
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
@@ -28,3 +29,9 @@ def router_snippet(config: Config) -> str:
     }
     # '$(NAME)' is HTCondor's and stays.
     return string.Template(text.replace("$(", "$$(")).substitute(values)
+
+
+def execute_snippet(program: Path) -> str:
+    """The snippet for execute points, where the file ``program`` probes the machine."""
+    text = resource("templates/execute.config").read_text(encoding="utf-8")
+    return string.Template(text.replace("$(", "$$(")).substitute({"program": str(program)})

@@ -6,29 +6,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
-from vmcapsule import bundle, capsule
+from vmcapsule import capsule, capsule_name, scratch
 from vmcapsule.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.disk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import (
     AdError,
     ConfigError,
-    InputError,
-    JobRefused,
     TooLarge,
     VmCapsuleError,
     one_line,
 )
-from vmcapsule.job import SourceJob, read_job
+from vmcapsule.job import SourceJob, id_of, read_job
 from vmcapsule.program import PROGRAM, write_program
 from vmcapsule.resources import resource
-from vmcapsule.routed_ad import QEMU, VMWARE, CapsuleFacts, Kind, kind_of, routed_ad
-from vmcapsule.run import pack_for_here, planned
+from vmcapsule.routed_ad import (
+    QEMU,
+    REMOVED_WHEN_HELD,
+    VMWARE,
+    CapsuleFacts,
+    Kind,
+    kind_of,
+    routed_ad,
+)
+from vmcapsule.run import pack
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
-#: What holds a job when the JobRouter asks; all else is the administrator's to mend.
-JOBS_FAULT = (JobRefused, AdError, InputError, TooLarge)
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
 
@@ -39,30 +43,54 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
     output of ``condor_q -long``.  Nothing is left behind when it fails.
     """
-    _, source = split_translate(text)
+    route, source = split_translate(text)
     job = read_job(source)
-    ad_template = _ad_template(config.classad_template)
+    scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
+    ad_template = _ad_template(config.ad_template_of(_name_of(route)))
     # The ad template's own universe says what is made: nothing is packed before it is known.
-    pack, facts = _WAYS[kind_of(ad_template)]
+    make, facts = _WAYS[kind_of(ad_template)]
     template = load(config.template)
-    made = pack(job, template, config, tarball_of(config))
+    made = make(job, template, config, tarball_of(config))
     try:
-        return routed_ad(job, ad_template, facts(made, template)), made
+        ad = routed_ad(job, ad_template, facts(made, template))
+        if route is not None:
+            _check_length(ad, config.pipe_buffer_max_bytes)
+        else:
+            # Made by hand: no queue knows of it, and whoever made it removes it.
+            made.mark(capsule.KEPT)
+        return ad, made
     except BaseException:
-        capsule.remove(made)
+        capsule.remove(made.folder)
         raise
+
+
+def _name_of(route: Optional[Ad]) -> Optional[str]:
+    return route.string("Name") if route is not None else None
+
+
+def _check_length(ad: Ad, limit_bytes: int) -> None:
+    """Raise `TooLarge` for an ad of which the JobRouter would read the beginning only.
+
+    It takes PIPE_BUFFER_MAX bytes of a hook's output (``condor_daemon_core.V6``); a line
+    that is cut off there fails, or changes, the job.
+    """
+    size_bytes = len(ad.long_form().encode(errors="surrogateescape"))
+    if size_bytes > limit_bytes:
+        raise TooLarge(
+            f"the job's ad has {size_bytes} bytes, the JobRouter takes "
+            f"PIPE_BUFFER_MAX = {limit_bytes}",
+            "raise PIPE_BUFFER_MAX and restart HTCondor, or give the job fewer and "
+            "shorter attributes",
+        )
 
 
 def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
     """A routed ad that is held at once, saying why, for a job that cannot be translated.
 
     The JobRouter mirrors the hold on the source job, whose owner reads the reason there;
-    a hook that merely failed would be run again and again and tell nobody.  None when it
-    is not the JobRouter that asks (it sends a route above the ad), or when the fault is
-    not the job's: then trying again later is right.
+    of a hook that merely fails nobody is told, and it is run again and again.  None when it
+    is not the JobRouter that asks: it sends a route above the ad.
     """
-    if not isinstance(error, JOBS_FAULT):
-        return None
     try:
         route, source = split_translate(text)
     except AdError:
@@ -80,6 +108,8 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
             "PeriodicHold": True,
             "PeriodicHoldReason": quote(f"vmcapsule: {one_line(str(error))}"),
             "PeriodicHoldSubCode": error.exit_status,
+            "PeriodicRemove": REMOVED_WHEN_HELD,
+            "VmCapsuleSourceJobId": quote(id_of(source)),
         }
     )
     return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
@@ -103,27 +133,20 @@ def _ad_template(path: Path) -> Ad:
 
 
 def pack_vm(
-    job: SourceJob,
-    template: Template,
-    config: Config,
-    tarball: HTCondorTarball,
+    job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
 ) -> capsule.Capsule:
     """Make a capsule for a hypervisor: the whole VM, copied from the template."""
-    payload = bundle.payload(job, init_script=config.init_script, tarball=tarball)
-    plan = planned(job, template, config, "capsule")
-    made = replace(
-        plan,
-        system_disk=plan.folder / template.system_disk.name,
-        vmx=plan.folder / template.vmx.name,
-    )
-    with capsule.draft(made.folder) as aside:
-        capsule.copy_whole(template, aside)
-        disk = aside / made.data_disk.name
-        bundle.stage(payload, disk, config.disk_part_offset_bytes, aside)
-        make_transferable(disk, aside)
-        capsule.save_source_ad(job.ad.long_form(), aside)
-        capsule.save(made, aside)
-    return made
+
+    def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
+        capsule.copy_system(template, aside)
+        make_transferable(aside / made.data_disk.name, aside)
+        return replace(
+            made,
+            system_disk=made.folder / template.system_disk.name,
+            vmx=made.folder / template.vmx.name,
+        )
+
+    return pack(job, template, config, tarball, capsule_name.ROUTED, finish)
 
 
 def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
@@ -145,23 +168,19 @@ def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
 
 
 def pack_for_slot(
-    job: SourceJob,
-    template: Template,
-    config: Config,
-    tarball: HTCondorTarball,
+    job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
 ) -> capsule.Capsule:
     """Make a capsule that is booted in a vanilla slot, with the program that does it.
 
     Its system disk and kernel stay in the template, whence HTCondor transfers them.
     """
-    made = pack_for_here(job, template, config, tarball)
-    try:
-        make_transferable(made.data_disk, made.folder)
-        write_program(made.folder)
-    except BaseException:
-        capsule.remove(made)
-        raise
-    return made
+
+    def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
+        make_transferable(aside / made.data_disk.name, aside)
+        write_program(aside)
+        return made
+
+    return pack(job, template, config, tarball, capsule_name.ROUTED, finish)
 
 
 def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:

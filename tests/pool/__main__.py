@@ -18,7 +18,9 @@ def main(arguments: Optional[List[str]] = None) -> int:
         "command", nargs="?", default="start", choices=["start", "stop", "shell"]
     )
     parser.add_argument("--suite", default="trixie", help="Debian's (default: trixie)")
-    parser.add_argument("--user", default="alice", help="for the shell (default: alice)")
+    parser.add_argument(
+        "--user", default="alice", help="for the shell: alice (default), bob or root"
+    )
     args = parser.parse_args(arguments)
     pool = Pool(args.suite)
     try:
@@ -29,7 +31,10 @@ def main(arguments: Optional[List[str]] = None) -> int:
             print("the pool is stopped" if pool.stop() else "no pool was running")
         else:
             require_root()
-            argv = pool.space.entering(args.user, f"/home/{args.user}", ["bash", "-l"])
+            pool.space.running()
+            pool.space.account(args.user)
+            home = "/root" if args.user == "root" else f"/home/{args.user}"
+            argv = pool.space.entering(args.user, home, ["bash", "-l"])
             os.execvp(argv[0], argv)
     except VmCapsuleError as error:
         print(f"./dev pool: {error}", file=sys.stderr)

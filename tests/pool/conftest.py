@@ -8,6 +8,7 @@ from typing import Any, Generator, Iterator
 import pytest
 
 from tests.pool.pool import Pool
+from tests.pool.root import SuiteUnavailable
 from vmcapsule.errors import VmCapsuleError
 from vmcapsule.process import run
 
@@ -27,11 +28,14 @@ def namespaces() -> None:
 def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
     """A pool with the plugin installed; it dies with this process, come what may.
 
-    The variable VMCAPSULE_POOL_SUITE names another Debian suite than trixie.
+    The variable VMCAPSULE_POOL_SUITE names another Debian suite than trixie;
+    the tests are skipped, with the reason, when one that moves cannot be had today.
     """
     made = Pool(os.environ.get("VMCAPSULE_POOL_SUITE", "trixie"), f"test-{os.getpid()}")
     try:
         made.start()
+    except SuiteUnavailable as error:
+        pytest.skip(str(error))
     except VmCapsuleError as error:
         pytest.fail(str(error), pytrace=False)
     request.config.stash[_RUNNING] = made

@@ -9,7 +9,9 @@ from typing import Dict, Mapping, Optional
 from tests.pool.space import Space
 from vmcapsule.config import default_cache, load_config, newest_tarball, tarball_version
 from vmcapsule.process import run
-from vmcapsule.snippet import router_snippet
+from vmcapsule.program import PROGRAM_HOME, write_probe
+from vmcapsule.snippet import execute_snippet, router_snippet
+from vmcapsule.template import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Inside: the program, what it works with, and where capsules are made.
@@ -35,7 +37,7 @@ def install(
     space.make_folder(SCRATCH)
     space.path(SCRATCH).chmod(0o1777)
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
-    return "\n".join([_router(given), *lines, ""])
+    return "\n".join([_router(given), *lines, _execute(space, cache or default_cache())])
 
 
 def _copy_part(space: Space, part: str) -> None:
@@ -83,5 +85,23 @@ def _router(given: Mapping[str, object]) -> str:
     knobs = {f"VM_CAPSULE_{name}": str(value) for name, value in given.items()}
     knobs.setdefault("VM_CAPSULE_CONDOR_TARBALL", f"{DATA}/condor.tar")
     snippet = router_snippet(load_config(knobs))
-    # The pool's own configuration names the daemons.
-    return snippet.replace(str(CHECKOUT), HOME).replace("DAEMON_LIST", "#DAEMON_LIST", 1)
+    changes = {
+        str(CHECKOUT): HOME,
+        # The pool has a router already, with the plugin or without.
+        "JOB_ROUTER CAPSULE_GC": "CAPSULE_GC",
+        # So that a test need not wait for minutes.
+        "--every 600": "--every 3 --min-age 2",
+    }
+    for old, new in changes.items():
+        assert old in snippet, old
+        snippet = snippet.replace(old, new)
+    return snippet
+
+
+def _execute(space: Space, cache: Path) -> str:
+    """What 'vmcapsule config --execute --program' prints and writes."""
+    templates = cache / "templates"
+    kernel = load(templates).kernel if templates.is_dir() else None
+    space.make_folder(str(PROGRAM_HOME.parent))
+    write_probe(space.path(str(PROGRAM_HOME)), kernel)
+    return execute_snippet(PROGRAM_HOME)

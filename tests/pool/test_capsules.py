@@ -1,19 +1,29 @@
-"""Users' jobs through the capsule route of a real pool: their logs look as they always do."""
+"""Users' jobs through the capsule route of a real pool: their logs look as they always do.
+
+The jobs of all tests that are wanted are submitted before the first test waits for one:
+they run side by side.  What befalls them on the way is in ``test_faults``.
+"""
 
 from __future__ import annotations
 
+import re
+import signal
 from pathlib import Path
+from typing import Iterator, List, Mapping
 
 import pytest
 
+from tests.pool.faults import assert_quiet, machines
 from tests.pool.plugin import SCRATCH
-from tests.pool.pool import HELD, JobId, Pool
+from tests.pool.pool import COMPLETED, HELD, REMOVED, JobId, Pool
 
 pytestmark = pytest.mark.pool
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-#: Emulated, and three machines at once.
+#: Emulated, and several machines at once.
 TIMEOUT_S = 300
+#: As many jobs as there are in a cluster.
+MANY = 20
 
 SUBMIT = """\
 executable = job.sh
@@ -26,20 +36,114 @@ request_memory = 64
 """
 
 
-def submit(pool: Pool, folder: str, script: str, more: str = "queue") -> JobId:
-    job = {"job.sh": f"#!/bin/sh\n{script}\n"}
-    return pool.submit("alice", folder, SUBMIT.format(more=more), job)
+def submit(
+    pool: Pool,
+    folder: str,
+    script: str,
+    more: str = "queue",
+    files: Mapping[str, str] = {},  # noqa: B006
+    options: tuple[str, ...] = (),
+) -> JobId:
+    job = {"job.sh": f"#!/bin/sh\n{script}\n", **files}
+    return pool.submit("alice", folder, SUBMIT.format(more=more), job, options)
 
 
-def scratch(pool: Pool) -> list[str]:
-    return sorted(path.name for path in pool.path(SCRATCH).iterdir())
+def events(pool: Pool, folder: str, job: JobId) -> List[str]:
+    """The numbers of the events in the user's log that are of ``job``, in their order."""
+    one = rf"^(\d{{3}}) \({job.cluster:03}\.{job.proc:03}\."
+    return re.findall(one, pool.read(f"/home/alice/{folder}/log"), re.MULTILINE)
 
 
-def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool) -> None:
+def capsules(pool: Pool, job: JobId) -> List[str]:
+    """Whatever there is in scratch for ``job``."""
+    return [path.name for path in pool.path(SCRATCH).iterdir() if f"-{job}-" in path.name]
+
+
+def copies(pool: Pool, job: JobId) -> List[object]:
+    """The JobStatus of each routed copy of ``job`` that is in the queue."""
+    return [ad.value("JobStatus") for ad in pool.queue(f'RoutedFromJobId == "{job}"')]
+
+
+def assert_gone(pool: Pool, *jobs: JobId) -> None:
+    """Nothing is left of these jobs, which alone are in the pool: no copy, machine, capsule."""
+    pool.until(
+        lambda: (
+            not machines(pool) and not any(copies(pool, j) + capsules(pool, j) for j in jobs)
+        ),
+        60,
+        f"all of {', '.join(map(str, jobs))} to be gone",
+    )
+
+
+# The jobs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_submitted(request: pytest.FixtureRequest) -> None:
+    """Submit the jobs that the tests to come have as fixtures named ``..._job``."""
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module:
+            for name in item.fixturenames:
+                if name.endswith("_job"):
+                    request.getfixturevalue(name)
+
+
+@pytest.fixture(scope="module")
+def example_job(pool: Pool) -> JobId:
     text = (EXAMPLES / "wordcount.sub").read_text()
     files = {name: (EXAMPLES / name).read_text() for name in ("wordcount.sh", "text file.txt")}
-    job = pool.submit("alice", "words", f"{text}", files, ["-append", "+WantJobRouter = True"])
-    ad = pool.wait(job, timeout_s=TIMEOUT_S)
+    return pool.submit("alice", "words", text, files, ["-append", "+WantJobRouter = True"])
+
+
+@pytest.fixture(scope="module")
+def seven_job(pool: Pool) -> JobId:
+    return submit(pool, "seven", "echo tried; exit 7", "max_retries = 2\nqueue")
+
+
+@pytest.fixture(scope="module")
+def killed_job(pool: Pool) -> JobId:
+    return submit(pool, "killed", "kill -9 $$")
+
+
+@pytest.fixture(scope="module")
+def spooled_job(pool: Pool) -> JobId:
+    more = (
+        "transfer_input_files = in\n"
+        "transfer_output_files = made, folder\n"
+        'transfer_output_remaps = "made = renamed"\n'
+        "queue"
+    )
+    script = "cat in; mkdir folder; echo below >folder/file; echo made >made; exit 4"
+    job = submit(pool, "spooled", script, more, {"in": "as it was\n"}, ("-spool",))
+    # It is elsewhere by now: what happens here is nothing to the job.
+    pool.put("/home/alice/spooled/in", "another\n", owner="alice")
+    return job
+
+
+@pytest.fixture(scope="module")
+def many_job(pool: Pool) -> JobId:
+    script = "cat in.$1; seq $1 >made.$1; exit $1"
+    more = (
+        "arguments = $(Process)\n"
+        "transfer_input_files = in.$(Process)\n"
+        "output = out.$(Process)\n"
+        "error = err.$(Process)\n"
+        f"queue {MANY}"
+    )
+    files = {f"in.{proc}": f"for process {proc}\n" for proc in range(MANY)}
+    return submit(pool, "many", script, more, files)
+
+
+@pytest.fixture(scope="module")
+def refused_job(pool: Pool) -> JobId:
+    return submit(pool, "refused", "exit 0", "stream_output = true\nqueue")
+
+
+# What becomes of them
+
+
+def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool, example_job: JobId) -> None:
+    ad = pool.wait(example_job, timeout_s=TIMEOUT_S)
     assert ad.integer("ExitCode") == 0
     printed = pool.read("/home/alice/words/wordcount.out")
     assert "I am alice on capsule" in printed and "/condor-23.9.6" in printed
@@ -47,46 +151,180 @@ def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool) -> None:
     assert pool.read("/home/alice/words/counts.txt").split()[:2] == ["7", "the"]
     log = pool.read("/home/alice/words/wordcount.log")
     assert "Normal termination (return value 0)" in log
-    pool.until(lambda: not scratch(pool), 60, "the capsule to be cleaned up")
+    pool.until(lambda: not capsules(pool, example_job), 60, "the capsule to be cleaned up")
 
 
-def test_an_exit_code_and_retries_are_the_guests(pool: Pool) -> None:
-    job = submit(pool, "seven", "echo tried; exit 7", "max_retries = 1\nqueue")
-    ad = pool.wait(job, timeout_s=TIMEOUT_S)
-    assert ad.integer("ExitCode") == 7
+def test_a_job_is_held_that_cannot_be_honoured(pool: Pool, refused_job: JobId) -> None:
+    ad = pool.wait(refused_job, timeout_s=TIMEOUT_S, until=(HELD,))
+    reason = ad.string("HoldReason") or ""
+    assert "StreamOut = true" in reason and "stream_output" in reason
+    assert not capsules(pool, refused_job)
+    pool.run("alice", ["condor_rm", str(refused_job)])
+    assert pool.wait(refused_job).integer("JobStatus") == REMOVED
+
+
+def test_a_failing_job_is_retried_as_often_as_it_says(pool: Pool, seven_job: JobId) -> None:
+    ad = pool.wait(seven_job, timeout_s=TIMEOUT_S)
+    assert (ad.integer("ExitCode"), ad.boolean("ExitBySignal")) == (7, False)
+    (copy,) = pool.routed(seven_job)
+    assert (copy.integer("NumJobCompletions"), copy.integer("JobRunCount")) == (3, 3)
+    assert ad.integer("JobRunCount") == 3
     assert "Normal termination (return value 7)" in pool.read("/home/alice/seven/log")
+    assert events(pool, "seven", seven_job).count("005") == 1
+    # Each run begins anew: only the last one's output is there.
     assert pool.read("/home/alice/seven/out") == "tried\n"
 
 
-def test_death_by_signal_is_in_the_users_log(pool: Pool) -> None:
-    job = submit(pool, "killed", "kill -9 $$")
-    ad = pool.wait(job, timeout_s=TIMEOUT_S)
+def test_death_by_signal_is_in_the_users_log(pool: Pool, killed_job: JobId) -> None:
+    ad = pool.wait(killed_job, timeout_s=TIMEOUT_S)
     assert (ad.boolean("ExitBySignal"), ad.integer("ExitSignal")) == (True, 9)
     assert "Abnormal termination (signal 9)" in pool.read("/home/alice/killed/log")
 
 
-def test_a_job_that_cannot_be_honoured_is_held_with_the_reason(pool: Pool) -> None:
-    job = submit(pool, "refused", "exit 0", "stream_output = true\nqueue")
-    ad = pool.wait(job, timeout_s=TIMEOUT_S, until=(HELD,))
-    reason = ad.string("HoldReason") or ""
-    assert "StreamOut = true" in reason and "stream_output" in reason
-    pool.run("alice", ["condor_rm", str(job)])
-    pool.until(lambda: not scratch(pool), 60, "no capsule to be left")
+def test_a_spooled_job_is_fetched_with_its_outputs(pool: Pool, spooled_job: JobId) -> None:
+    here = pool.path("/home/alice/spooled")
+
+    def is_done() -> bool:
+        # Its state is that of the routed job, and so a little ahead of its outputs.
+        (ad,) = pool.queue(spooled_job)
+        return ad.string("Managed") == "ScheddDone"
+
+    pool.until(is_done, TIMEOUT_S, "the job to be done")
+    (ad,) = pool.queue(spooled_job)
+    assert (ad.integer("JobStatus"), ad.integer("ExitCode")) == (COMPLETED, 4)
+    assert {path.name for path in here.iterdir()} == {"job.sh", "job.sub", "in"}
+    pool.run("alice", ["condor_transfer_data", str(spooled_job)], cwd="/home/alice")
+    made = {path.name: path.read_text() for path in here.iterdir() if path.is_file()}
+    assert (made["out"], made["err"], made["renamed"]) == ("as it was\n", "", "made\n")
+    assert (here / "folder/file").read_text() == "below\n"
+    expected = {"job.sh", "job.sub", "in", "out", "err", "log", "renamed", "folder"}
+    assert {path.name for path in here.iterdir()} == expected
+    assert events(pool, "spooled", spooled_job) == ["000", "001", "005"]
+    assert "(return value 4)" in made["log"]
+    spool = pool.run("root", ["condor_config_val", "SPOOL"]).stdout.decode().strip()
+    folders = pool.path(spool)
+    assert [path for path in folders.rglob(f"cluster{spooled_job.cluster}.*")]
+    pool.run("alice", ["condor_rm", str(spooled_job)])
+    assert pool.wait(spooled_job).integer("ExitCode") == 4
+    assert not [path for path in folders.rglob(f"cluster{spooled_job.cluster}.*")]
+    assert not capsules(pool, spooled_job)
 
 
-def test_a_removed_job_takes_its_machine_along(pool: Pool) -> None:
-    job = submit(pool, "removed", "sleep 9999")
+def test_many_jobs_of_a_cluster_run_once_each(pool: Pool, many_job: JobId) -> None:
+    for proc in range(MANY):
+        job = JobId(many_job.cluster, proc)
+        ad = pool.wait(job, timeout_s=2 * TIMEOUT_S)
+        assert ad.integer("ExitCode") == proc
+        assert pool.read(f"/home/alice/many/out.{proc}") == f"for process {proc}\n"
+        counted = "".join(f"{n}\n" for n in range(1, proc + 1))
+        assert pool.read(f"/home/alice/many/made.{proc}") == counted
+        assert events(pool, "many", job) == ["000", "001", "005"]
+        (copy,) = pool.routed(job)
+        assert copy.integer("NumJobStarts") == 1
+    past = pool.past(f"ClusterId == {many_job.cluster}")
+    assert sorted(ad.integer("ProcId") or 0 for ad in past) == list(range(MANY))
+    kinds = ("in", "out", "err", "made")
+    expected = {f"{kind}.{proc}" for kind in kinds for proc in range(MANY)}
+    found = {path.name for path in pool.path("/home/alice/many").iterdir()}
+    assert found == expected | {"job.sh", "job.sub", "log"}
 
-    def machines() -> list[int]:
-        return [pid for pid in pool.space.processes() if "qemu-system" in _program(pid)]
 
-    pool.until(lambda: bool(machines()), TIMEOUT_S, "the machine to start")
-    pool.run("alice", ["condor_rm", str(job)])
-    pool.until(lambda: not machines() and not scratch(pool), 90, "machine and capsule to go")
+@pytest.mark.usefixtures("all_submitted")
+def test_nothing_is_left_of_all_these(pool: Pool) -> None:
+    assert_quiet(pool)
 
 
-def _program(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/exe").readlink().name
-    except OSError:
-        return ""
+# Held and removed at moments when the router does not look
+
+
+class Router:
+    """The pool's router, which can be made to look away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+
+    def look_away(self) -> None:
+        """Stop it where it is."""
+        self.pool.daemons.kill("JOB_ROUTER", signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Have it go on, and wait until it has come round."""
+        before = self._rounds()
+        self.pool.daemons.kill("JOB_ROUTER", signal.SIGCONT)
+        # It may have been stopped half-way, so the first round is not enough.
+        self.pool.until(lambda: self._rounds() >= before + 2, 60, "the router to come round")
+
+    def _rounds(self) -> int:
+        return self.pool.daemons.log("JOB_ROUTER").count("Checking for candidate jobs")
+
+
+@pytest.fixture
+def router(pool: Pool) -> Iterator[Router]:
+    stopped = Router(pool)
+    yield stopped
+    stopped.go_on()
+
+
+def hold_and_remove(pool: Pool, held: JobId, removed: JobId) -> None:
+    pool.run("alice", ["condor_hold", "-reason", "alice wants", str(held)])
+    pool.run("alice", ["condor_rm", str(removed)])
+
+
+def assert_held_and_removed(pool: Pool, held: JobId, removed: JobId) -> None:
+    """Their owner's word counts, nothing is left of them, and nobody manages the held one."""
+    assert_gone(pool, held, removed)
+    assert pool.wait(removed).integer("JobStatus") == REMOVED
+    (ad,) = pool.queue(held)
+    assert ad.integer("JobStatus") == HELD
+    assert (ad.string("HoldReason") or "").startswith("alice wants")
+    assert ad.string("Managed") != "External"
+
+
+def test_jobs_held_and_removed_before_the_router_sees_them(pool: Pool, router: Router) -> None:
+    router.look_away()
+    held, removed = (submit(pool, f"unseen{n}", "exit 0") for n in (1, 2))
+    hold_and_remove(pool, held, removed)
+    router.go_on()
+    assert_held_and_removed(pool, held, removed)
+    assert not pool.routed(held) and not pool.routed(removed)
+    pool.run("alice", ["condor_rm", str(held)])
+    assert pool.wait(held).integer("JobStatus") == REMOVED
+    assert events(pool, "unseen1", held) == ["000", "012", "009"]
+    assert events(pool, "unseen2", removed) == ["000", "009"]
+
+
+def test_jobs_held_and_removed_while_their_machines_run(pool: Pool) -> None:
+    more = "transfer_input_files = seconds\nqueue"
+    held, removed = (
+        submit(pool, f"running{n}", "sleep $(cat seconds)", more, {"seconds": "9999\n"})
+        for n in (1, 2)
+    )
+    pool.until(lambda: len(machines(pool)) == 2, TIMEOUT_S, "the machines to run")
+    hold_and_remove(pool, held, removed)
+    assert_held_and_removed(pool, held, removed)
+    pool.put("/home/alice/running1/seconds", "0\n", owner="alice")
+    pool.run("alice", ["condor_release", str(held)])
+    assert pool.wait(held, timeout_s=TIMEOUT_S).integer("ExitCode") == 0
+    # No 012: the schedd leaves it to the router to log a routed job's hold, which does not.
+    expected = ["000", "001", "004", "013", "001", "005"]
+    assert events(pool, "running1", held) == expected
+    assert_quiet(pool)
+
+
+def test_jobs_held_and_removed_when_they_have_just_ended(pool: Pool, router: Router) -> None:
+    held, removed = (submit(pool, f"ended{n}", "echo ran") for n in (1, 2))
+    both = (held, removed)
+    pool.until(lambda: all(copies(pool, job) for job in both), 60, "them to be routed")
+    router.look_away()
+    pool.until(
+        lambda: all(copies(pool, job) == [COMPLETED] for job in both), TIMEOUT_S, "them to end"
+    )
+    hold_and_remove(pool, held, removed)
+    router.go_on()
+    assert_held_and_removed(pool, held, removed)
+    assert not pool.path("/home/alice/ended1/out").exists()
+    assert not pool.path("/home/alice/ended2/out").exists()
+    pool.run("alice", ["condor_rm", str(held)])
+    assert pool.wait(held).integer("JobStatus") == REMOVED
+    assert not {"005"} & {*events(pool, "ended1", held), *events(pool, "ended2", removed)}
+    assert_quiet(pool)

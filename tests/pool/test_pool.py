@@ -176,8 +176,12 @@ def test_a_second_start_is_refused(pool: Pool) -> None:
 
 
 def test_stop_leaves_nothing(pool: Pool) -> None:
+    orphan = Space(pool.folder, f"died-{os.getpid()}")
+    orphan.prepare()
     other = Pool(pool.suite, f"gone-{os.getpid()}", pool.cache)
     other.start(linger=True)
+    # It has swept up after one that died with its owner.
+    assert orphan.name not in left_over(pool)
     submit(other, "long", "sleep 4321")
     other.until(lambda: runs(other, "4321"), 60, "the job to run")
     inside = other.space.processes()
@@ -240,12 +244,13 @@ def test_a_pool_dies_with_the_process_that_started_it(pool: Pool) -> None:
         assert time.monotonic() < deadline_s, "the pool outlived its owner"
         time.sleep(0.1)
     # Its files remain, and whoever starts the next pool sweeps them up.
-    assert name in [space.name for space in all_spaces(pool.folder)]
-    after = Pool(pool.suite, f"after-{os.getpid()}", pool.cache)
-    after.start(with_plugin=False)
-    after.stop()
-    assert name not in [space.name for space in all_spaces(pool.folder)]
-    assert pool.is_ready()
+    assert name in left_over(pool)
+    orphan.discard()
+
+
+def left_over(pool: Pool) -> list[str]:
+    """The names of pools whose files are there."""
+    return [space.name for space in all_spaces(pool.folder)]
 
 
 def test_a_stale_state_file_is_recognized(tmp_path: Path) -> None:
@@ -280,6 +285,32 @@ def test_a_missing_mmdebstrap_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ToolError, match="'mmdebstrap' is not installed; .*apt-get install"):
         root.build_root(tmp_path, "trixie")
+
+
+#: In place of mmdebstrap, on a day when nothing can be had.
+NO_MIRROR = "#!/bin/sh\necho 'E: no Release file today' >&2\nexit 25\n"
+
+
+@pytest.mark.parametrize(("suite", "told"), [("unstable", "1 skipped"), ("trixie", "1 error")])
+def test_only_a_moving_suite_may_be_missing(tmp_path: Path, suite: str, told: str) -> None:
+    program = tmp_path / "bin/mmdebstrap"
+    program.parent.mkdir()
+    program.write_text(NO_MIRROR)
+    program.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{program.parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(tmp_path),
+        "VMCAPSULE_POOL_SUITE": suite,
+    }
+    one = f"{__file__}::{test_a_jobs_output_and_exit_code_come_back.__name__}"
+    argv = [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider", one]
+    done = subprocess.run(
+        argv, cwd=plugin.CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert told in done.stdout.splitlines()[-1], done.stdout
+    assert f"suite '{suite}' cannot be installed today" in done.stdout or suite == "trixie"
+    assert "E: no Release file today" in done.stdout
 
 
 def test_another_recipe_means_another_root(

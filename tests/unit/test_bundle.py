@@ -10,10 +10,10 @@ import pytest
 
 from vmcapsule import bundle, contract, extract, process
 from vmcapsule.ads import parse_ad
+from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit, raw_view
 from vmcapsule.errors import ConfigError, InputError, SpaceError
-from vmcapsule.images.datadisk import build_data_disk
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.resources import resource
 from vmcapsule.tarball import HTCondorTarball

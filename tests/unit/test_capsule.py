@@ -90,7 +90,7 @@ def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
     made = make(tmp_path / "c")
     with capsule.draft(made.folder) as aside:
         capsule.save(made, aside)
-    capsule.remove(made)
+    capsule.remove(made.folder)
     assert list(tmp_path.iterdir()) == []
 
 

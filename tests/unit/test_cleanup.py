@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
 from vmcapsule import capsule, contract
 from vmcapsule.ads import quote
-from vmcapsule.cleanup import cleanup
+from vmcapsule.cleanup import cleanup, settle
+from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit
-from vmcapsule.errors import AdError
-from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.errors import ToolError
 
 
 @pytest.fixture
@@ -25,8 +26,9 @@ def made(tmp_path: Path) -> capsule.Capsule:
     folder.mkdir(parents=True)
     create_vmdk(raw, folder / "data.vmdk", "monolithicSparse")
     made = capsule.Capsule(
-        folder, folder / "data.vmdk", tmp_path / "system.vmdk", 16 << 20, 1, 64, job_id="4.2"
-    )
+        folder, folder / "data.vmdk", tmp_path / "system.vmdk", 16 << 20, 1, 64,
+        job_id="4.2", global_job_id="host#4.2#1",
+    )  # fmt: skip
     capsule.save(made, folder)
     return made
 
@@ -44,9 +46,9 @@ def come_back(made: capsule.Capsule) -> Path:
     return folder / "data.vmdk"
 
 
-def clean(made: capsule.Capsule) -> str:
+def clean(made: capsule.Capsule, more: str = "") -> str:
     job_id, event = cleanup(
-        f'VmCapsuleDir = {quote(str(made.folder))}\nVmCapsuleSourceJobId = "4.2"\n'
+        f'VmCapsuleDir = {quote(str(made.folder))}\nVmCapsuleSourceJobId = "4.2"\n{more}'
     )
     assert job_id == "4.2"
     return event
@@ -59,7 +61,7 @@ def test_a_capsule_that_never_ran_goes(made: capsule.Capsule) -> None:
 
 def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: capsule.Capsule) -> None:
     come_back(made)
-    made.mark_delivered()
+    made.mark(capsule.DELIVERED)
     assert clean(made).startswith("removed")
     assert "gone already" in clean(made)
 
@@ -82,6 +84,40 @@ def test_a_folder_that_is_no_capsule_is_not_touched(tmp_path: Path) -> None:
     assert event.startswith("kept") and (tmp_path / "precious").exists()
 
 
-def test_an_ad_without_a_capsule_is_an_error() -> None:
-    with pytest.raises(AdError, match="VmCapsuleDir"):
-        cleanup("A = 1\n")
+def test_a_routed_job_that_was_refused_has_no_capsule(tmp_path: Path) -> None:
+    assert cleanup('VmCapsuleSourceJobId = "4.2"\n') == ("4.2", "there is no capsule")
+
+
+@pytest.mark.parametrize("status", [1, 2, 3, 5, 6])
+def test_a_run_that_did_not_end_leaves_nothing(made: capsule.Capsule, status: int) -> None:
+    come_back(made)
+    assert "did not end" in clean(made, f"JobStatus = {status}\n")
+    assert list(made.folder.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "stays"),
+    [(4, True), (None, True), (1, False), (2, False), (3, False), (5, False)],
+)
+def test_outputs_are_kept_for_jobs_that_have_ended(
+    made: capsule.Capsule, status: Optional[int], stays: bool
+) -> None:
+    come_back(made)
+    asked: list[str] = []
+
+    def status_of(job: str) -> Optional[int]:
+        asked.append(job)
+        return status
+
+    event = settle(made, status_of)
+    assert (event.startswith("kept"), made.folder.exists()) == (stays, stays)
+    assert asked == ["host#4.2#1"]
+
+
+def test_where_nobody_answers_outputs_are_kept(made: capsule.Capsule) -> None:
+    def status_of(job: str) -> Optional[int]:
+        raise ToolError("the schedd does not answer")
+
+    come_back(made)
+    assert "the schedd does not answer" in settle(made, status_of)
+    assert made.folder.exists()

@@ -91,11 +91,15 @@ AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n
         (["translate"], "Cmd = \n", 65, "line 1"),
         (["translate"], AD.format(cmd="gone", iwd="/nowhere"), 67, "template"),
         (["finalize"], "a = 1\n", 65, "no line of dashes"),
-        (["cleanup"], "A = 1\n", 65, "no VmCapsuleDir"),
+        (["cleanup"], "A = \n", 65, "line 1"),
+        (["cleanup"], "A = 1\n", 0, ""),
         (["cleanup"], 'VmCapsuleDir = "/gone"\n', 0, ""),
         (["inspect", "gone"], "", 64, "no capsule 'gone'"),
         (["boot", "."], "", 64, "is no capsule"),
         (["extract", "gone"], "", 64, "is no capsule"),
+        (["extract", "7.0"], "", 64, "no capsule of yours for job 7.0"),
+        (["gc", "--min-age", "x"], "", 64, "'x' is not a number of seconds"),
+        (["gc"], "", 0, ""),
         (["template", "build", "--data-size", "x"], "", 64, "'x' is no size"),
         (["template", "check", "--no-boot"], "", 67, "this template will not work"),
     ],
@@ -232,13 +236,13 @@ sys.exit(cli.main(["inspect", "x"]))
 
 
 def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
-    for name in ("translate", "finalize", "cleanup"):
+    for name, status in (("translate", 65), ("update", 0), ("finalize", 65), ("cleanup", 0)):
         hook = HOME / "hooks" / name
         done = subprocess.run(
             [sys.executable, hook], cwd=tmp_path, env={"HOME": str(tmp_path)},
             input="", capture_output=True, text=True,
         )  # fmt: skip
-        assert done.returncode == 65, done.stderr
+        assert done.returncode == status, done.stderr
         assert os.access(hook, os.X_OK)
 
 
@@ -254,10 +258,33 @@ def test_a_job_that_cannot_be_translated_is_held_when_the_router_asks(tmp_path: 
     assert "RequestGPUs = 1" in reason and "request_gpus" in reason
 
 
-def test_what_is_not_the_jobs_fault_is_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("env", "status", "reason"),
+    [
+        ({}, 67, "vmcapsule template build"),
+        ({"_CONDOR_VM_CAPSULE_TIMEOUT": "soon"}, 78, "VM_CAPSULE_TIMEOUT = soon"),
+        ({"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE_CAPSULE": "x"}, 78, "_CAPSULE = x"),
+    ],
+)
+def test_what_is_the_administrators_to_mend_holds_the_job_too(
+    env: dict[str, str], status: int, reason: str, tmp_path: Path
+) -> None:
     ad = AD.format(cmd="/bin/true", iwd=tmp_path)
-    done = vmcapsule("translate", cwd=tmp_path, stdin=f'[ Name = "capsule" ]\n------\n{ad}')
-    assert done.returncode == 67 and done.stdout == ""
+    stdin = f'[ Name = "capsule" ]\n------\n{ad}'
+    done = vmcapsule("translate", cwd=tmp_path, stdin=stdin, env=env)
+    assert done.returncode == 0, done.stderr
+    held = parse_ad(done.stdout)
+    assert held.integer("PeriodicHoldSubCode") == status
+    assert reason in (held.string("PeriodicHoldReason") or "")
+
+
+def test_a_held_routed_job_says_that_its_hold_was_seen(tmp_path: Path) -> None:
+    recorded = HOME / "tests/fixtures/jobrouter-23.9.6/update-running.stdin"
+    running = recorded.read_text()
+    assert vmcapsule("update", cwd=tmp_path, stdin=running).stdout == ""
+    held = re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 5", running)
+    assert held != running
+    assert vmcapsule("update", cwd=tmp_path, stdin=held).stdout == "VmCapsuleHoldSeen = true\n"
 
 
 def test_finalize_never_fails_a_job_that_the_router_sent(tmp_path: Path) -> None:
@@ -278,7 +305,8 @@ def test_the_printed_configuration_names_this_installation(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     settings = dict(re.findall(r"^(\w+) = (.*)$", done.stdout, re.MULTILINE))
     assert settings["VM_CAPSULE_CONDOR_TARBALL"] == "/srv/condor-1.tar"
-    assert settings["DAEMON_LIST"] == "$(DAEMON_LIST) JOB_ROUTER"
-    for name in ("TRANSLATE_JOB", "JOB_FINALIZE", "JOB_CLEANUP"):
+    assert settings["DAEMON_LIST"] == "$(DAEMON_LIST) JOB_ROUTER CAPSULE_GC"
+    assert os.access(settings["CAPSULE_GC"], os.X_OK)
+    for name in ("TRANSLATE_JOB", "UPDATE_JOB_INFO", "JOB_FINALIZE", "JOB_CLEANUP"):
         assert os.access(settings[f"CAPSULE_HOOK_{name}"], os.X_OK)
     assert "${" not in done.stdout

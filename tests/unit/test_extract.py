@@ -7,68 +7,23 @@ import os
 import resource
 import struct
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator
 
 import pytest
 
+from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from vmcapsule import contract, extract
-from vmcapsule.ads import parse_ad
 from vmcapsule.disk.fat import FatVolume
-from vmcapsule.disk.vmdk import create_vmdk, raw_edit
+from vmcapsule.disk.vmdk import raw_edit
 from vmcapsule.errors import DeliveryError, DiskError, GuestError
-from vmcapsule.images.datadisk import build_data_disk
 from vmcapsule.inspection import inspect, lines
-from vmcapsule.job import SourceJob, read_job
-from vmcapsule.pack import Entry, Stretch, dump_index
-
-OFFSET_BYTES = 1 << 20
-EXITED: dict[str, Any] = {
-    "format": contract.FORMAT,
-    "runner": "direct",
-    "state": "exited",
-    "exit_code": 0,
-    "exit_signal": None,
-    "core_dumped": False,
-    "started_at_s": 1.0,
-    "ended_at_s": 2.0,
-    "user_cpu_s": 0.5,
-    "system_cpu_s": 0.25,
-    "max_rss_kib": 1024,
-    "failure": None,
-    "missing_outputs": [],
-    "outputs": {"entries": 0, "packs": 0, "bytes": 0},
-    "phases": {"job": 1.0},
-    "condor_ad": None,
-    "guest": {"python": "3"},
-}
+from vmcapsule.job import SourceJob
+from vmcapsule.pack import Entry, Stretch
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    raw = tmp_path / "raw"
-    build_data_disk(raw, size_bytes=20 << 20, offset_bytes=OFFSET_BYTES)
-    path = tmp_path / "data.vmdk"
-    create_vmdk(raw, path, "monolithicFlat")
-    return path
-
-
-def guest_writes(
-    disk: Path,
-    record: Optional[dict[str, Any]],
-    entries: tuple[Entry, ...] = (),
-    pack: bytes = b"",
-    index: Optional[bytes] = None,
-) -> None:
-    """What a guest leaves: an index, a pack, and (last) the exit record."""
-    with raw_edit(disk, disk.parent) as raw:
-        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
-        volume.make_folder(contract.RECORD_DIR)
-        volume.write(contract.OUTPUT_INDEX, dump_index(entries) if index is None else index)
-        if pack:
-            volume.write(contract.OUTPUT_PACK % 0, pack)
-        if record is not None:
-            volume.write(contract.EXIT_RECORD, json.dumps(record).encode())
-        volume.flush()
+    return make_disk(tmp_path / "data.vmdk")
 
 
 @pytest.fixture
@@ -79,25 +34,15 @@ def home(tmp_path: Path) -> Iterator[Path]:
     assert not list(home.rglob(".vmcapsule-*")), "a temporary file was left"
 
 
-def make_job(home: Path, **attributes: str) -> SourceJob:
-    lines = {"Iwd": f'"{home}"', "Cmd": '"/bin/true"', "JobUniverse": "5", **attributes}
-    return read_job(parse_ad("\n".join(f"{name} = {text}" for name, text in lines.items())))
-
-
 def deliver(disk: Path, job: SourceJob) -> list[str]:
     with extract.opened(disk, None, disk.parent) as opened:
-        placed = extract.deliver(opened, extract.read_outputs(opened), job)
+        placed = extract.deliver(opened, extract.read_outputs(opened), job, "token")
     return [os.path.relpath(path, job.iwd) for path in placed]
 
 
 def exit_of(disk: Path) -> extract.JobExit:
     with extract.opened(disk, None, disk.parent) as opened:
         return extract.read_exit(opened)
-
-
-def file(path: str, at: int, length: int, mode: int = 0o644) -> Entry:
-    stretches = (Stretch(0, length, 0, at),) if length else ()
-    return Entry(path, "file", mode, 0, length, stretches)
 
 
 def test_outputs_are_placed_with_their_content_and_mode(disk: Path, home: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vmcapsule.ads import Ad, parse_ad, split_translate
-from vmcapsule.guest_ad import guest_ad
+from vmcapsule.guest_ad import guest_ad, sandbox_ad
 from vmcapsule.job import SourceJob, read_job
 
 pytest.importorskip("classad2")
@@ -66,8 +66,32 @@ def test_the_rest_is_verbatim() -> None:
         "WantJobRouter = true",
         'Owner = "root"',
         "StreamOut = false",
+        "TimerRemove = 5",
     ],
 )
 def test_what_a_starter_would_act_upon_is_dropped(line: str) -> None:
     job = read_job(parse_ad(f'Cmd = "/x"\nIwd = "/"\n{line}\n'))
     assert line.split(" = ")[0] not in made(job)
+
+
+def test_the_job_finds_its_own_ad_as_a_starter_leaves_it() -> None:
+    job = recorded()
+    ad = parse_ad(sandbox_ad(job, stdout="_condor_stdout", stderr="_condor_stderr"))
+    changed = {name for name in ad.names if ad.expr(name) != job.ad.expr(name)}
+    assert {"GlobalJobId", "UserLog", "Requirements", "TransferInput", "Cmd"} <= set(ad.names)
+    assert (ad.string("Out"), ad.string("OriginalOut")) == ("_condor_stdout", "run.out")
+    assert (ad.string("Err"), ad.string("OriginalErr")) == ("_condor_stderr", "run.err")
+    assert (ad.string("OrigIwd"), ad.integer("JobStatus")) == ("/home/alice", 2)
+    assert [ad.integer(f"Request{what}") for what in ("Cpus", "Memory", "Disk")] == [
+        1,
+        64,
+        51200,
+    ]
+    assert "Arguments" not in changed
+
+
+def test_the_job_finds_no_claims_and_no_renamed_streams_it_has_not() -> None:
+    job = read_job(parse_ad('Cmd = "/x"\nIwd = "/"\nPublicClaimId = "c"\nOut = "/dev/null"\n'))
+    ad = parse_ad(sandbox_ad(job, stdout=None, stderr=None))
+    assert ad.string("Out") == "/dev/null"
+    assert not {"PublicClaimId", "OriginalOut", "Err"} & set(ad.names)

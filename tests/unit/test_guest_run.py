@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 import pytest
 
@@ -84,7 +84,9 @@ def test_arguments_and_environment_arrive_byte_for_byte(place: Place) -> None:
 
 
 def test_job_finds_what_a_starter_provides(place: Place) -> None:
-    (place.data / contract.JOB_AD).write_text('MyType = "Job"\nClusterId = 11\nA = "a=b"\n')
+    (place.data / contract.SANDBOX_AD).write_text(
+        'MyType = "Job"\nClusterId = 11\nA = "a=b"\nJobStartDate = 7\nIwd = "/home"\n'
+    )
     (place.data / contract.MACHINE_AD).write_text("Cpus = 3\nMemory = 256\n")
     place.job('env; pwd; cat .job.ad .machine.ad; ls -ld . ; echo "$0"; id -un')
     lines = place.content(OUT).decode().splitlines()
@@ -96,6 +98,7 @@ def test_job_finds_what_a_starter_provides(place: Place) -> None:
         "ClusterId = 11",
         'A = "a=b"',
         f'Iwd = "{scratch}"',
+        "JobStartDate = 7",
         "Cpus = 3",
         "Memory = 256",
     ):
@@ -352,9 +355,81 @@ def test_streams_survive_outputs_that_cannot_be_saved(place: Place) -> None:
 
 def test_job_ad_of_any_length_arrives_whole(place: Place) -> None:
     text = 'First = 1\nLong = "' + "x" * (2 << 20) + '"\n'
-    (place.data / contract.JOB_AD).write_text(text)
+    (place.data / contract.SANDBOX_AD).write_text(text)
     place.job("tail -n 2 .job.ad")
-    assert place.content(OUT) == text.encode()
+    # Sorted, and with what is known only now.
+    assert place.content(OUT).splitlines()[-1] == text.encode().splitlines()[-1]
+
+
+def test_a_job_that_failed_sends_its_failure_files_and_streams(place: Place) -> None:
+    script = "echo out; echo x >made; echo y >why; exit 4"
+    listed = {"outputs": ["made"], "failure_outputs": ["why", "never"]}
+    record = place.job(script, success_status=3 << 8, **listed)
+    assert (record["state"], record["exit_code"]) == ("exited", 4)
+    assert sorted(place.entries()) == [ERR, OUT, "why"]
+    assert record["missing_outputs"] == ["never"]
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 3", 3 << 8), ("exit 3", None), ("kill -9 $$", 9), ("exit 0", 0)],
+)
+def test_a_job_that_did_not_fail_sends_its_outputs(
+    place: Place, script: str, status: Optional[int]
+) -> None:
+    place.job(f"echo x >made; {script}", success_status=status, failure_outputs=["why"])
+    assert sorted(place.entries()) == [ERR, OUT, "made"]
+
+
+def test_failure_files_outside_the_sandbox_are_no_record(place: Place) -> None:
+    record = place.job("exit 1", success_status=0, failure_outputs=["../x"])
+    assert failure(record)[0] == "record"
+
+
+def test_a_core_file_comes_back_beside_listed_outputs(place: Place) -> None:
+    report = {"exit_code": None, "exit_signal": 11, "core_dumped": True}
+    job = {"outputs": ["made"], "success_status": 11 | 0x80, "failure_outputs": ["why"]}
+    assert guest.listed_outputs(job, report, "core.1.0") == ["made", "core.1.0"]
+    assert guest.listed_outputs({**job, "success_status": 11}, report, "core.1.0") == ["why"]
+    assert guest.listed_outputs({"outputs": None}, report, "core.1.0") is None
+
+
+def test_limits_are_a_starters(place: Place) -> None:
+    if not is_root():
+        pytest.skip("needs root, who may raise limits")
+    (place.data / contract.JOB_AD).write_text("CoreSize = 8192\nStackSize = 4194304\n")
+    place.job("ulimit -Hc; ulimit -Sc; ulimit -Ss; cat /proc/self/oom_score_adj")
+    assert place.content(OUT).split() == [b"16", b"16", b"4096", b"800"]
+
+
+def test_without_sizes_there_is_no_core_and_stacks_are_not_limited(place: Place) -> None:
+    place.job("ulimit -Hc; ulimit -Sc; ulimit -Ss")
+    expected = [b"0", b"0", b"unlimited"]
+    assert place.content(OUT).split()[:2] == expected[:2]
+    if is_root():
+        assert place.content(OUT).split() == expected
+
+
+def test_the_record_says_what_the_job_took(place: Place) -> None:
+    record = place.job("head -c 2000000 /dev/zero >made; mkdir d; head -c 9000 /dev/zero >d/x")
+    assert 1965 <= record["disk_usage_kib"] < 2100
+    assert record["image_size_kib"] == record["max_rss_kib"] > 100
+
+
+def test_the_machine_gets_the_hosts_time_zone(place: Place, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    etc.mkdir()
+    (etc / "zone").write_bytes(b"as it was")
+    (etc / "localtime").symlink_to("zone")
+    guest.set_zone(str(place.data), "A/B", str(etc))
+    assert not (etc / "timezone").exists()
+    (place.data / contract.LOCALTIME).write_bytes(b"TZif2...")
+    guest.set_zone(str(place.data), "A/B", str(etc))
+    assert (etc / "localtime").read_bytes() == b"TZif2..."
+    assert (etc / "timezone").read_text() == "A/B\n"
+    guest.set_zone(str(place.data), None, str(etc))
+    assert not (etc / "timezone").exists()
+    assert (etc / "zone").read_bytes() == b"as it was"
 
 
 def test_directory_in_place_of_a_stream(place: Place) -> None:
@@ -486,7 +561,7 @@ def test_job_facts_from_an_exit_ad(place: Place) -> None:
     times = "7 (a) b) S " + " ".join(str(n) for n in range(4, 50))
     before = ["S"] + ["0"] * 20
     report: dict[str, Any] = {"exit_code": None, "duration_s": 1.5}
-    condor.lines += ["JobDuration = -3600"]
+    condor.lines += ["JobDuration = -3600", "ImageSize = 4000"]
     condor.read_exit(report, times, before)
     assert (report["exit_code"], report["exit_signal"], report["core_dumped"]) == (
         None,
@@ -494,7 +569,7 @@ def test_job_facts_from_an_exit_ad(place: Place) -> None:
         True,
     )
     assert report["duration_s"] == 1.5
-    assert report["max_rss_kib"] == 120
+    assert (report["max_rss_kib"], report["image_size_kib"]) == (120, 4000)
     assert report["user_cpu_s"] == 16 / os.sysconf("SC_CLK_TCK")  # cutime is field 16
     assert report["system_cpu_s"] == 3.5
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule.config import Config, load_config
+from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.vmdk import create_vmdk
 from vmcapsule.errors import DiskError
 from vmcapsule.images.check import Finding, check_template, judge, parse_probe
-from vmcapsule.images.datadisk import build_data_disk
 
 MIB = 1 << 20
 GOOD: Dict[str, Any] = {

@@ -10,20 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_boot import read_geometry
+from vmcapsule.disk.fat_format import ALIGN_BYTES, FAT32_CLUSTERS_MIN, fat_layout
+from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.partition import locate_fat, read_partitions
 from vmcapsule.errors import TemplateError, UsageError
-from vmcapsule.images.bootdisk import Partition, mbr
-from vmcapsule.images.datadisk import (
-    ALIGN_BYTES,
-    FAT32_CLUSTERS_MIN,
-    LABEL,
-    build_data_disk,
-    fat_layout,
-    heap_offset_bytes,
-)
 from vmcapsule.images.recipe import filled, load_recipe
 from vmcapsule.images.template_build import DIRECT_CMDLINE, DISK_CMDLINE, _vmx
+from vmcapsule.process import run
 from vmcapsule.template import parse_vmx, vmx_disks
 
 MIB = 1 << 20
@@ -44,8 +40,9 @@ def test_data_disk_has_an_aligned_labeled_volume(
         assert not volume.dirty
         assert volume.bits == (32 if size > 34 * MIB else 16)
         assert volume.free_bytes > size * 0.97 - 2 * MIB
-        heap = heap_offset_bytes(os.pread(fd, 512, offset), offset)
+        heap = offset + 512 * fat_layout(offset, size - offset).heap_sector
         assert heap % ALIGN_BYTES == 0
+        assert read_geometry(fd, offset).data_offset == heap
     finally:
         os.close(fd)
     assert raw.stat().st_blocks * 512 < 2 * MIB
@@ -55,14 +52,36 @@ def test_four_gib_has_clusters_of_32_kib() -> None:
     assert fat_layout(MIB, (4 << 30) - MIB).cluster_sectors == 64
 
 
-@given(st.integers(15 << 20, 2 << 40))
-def test_cluster_count_suits_the_kind_of_fat(size: int) -> None:
-    layout = fat_layout(MIB, size)
-    room = size // 512 // layout.cluster_sectors
-    if layout.bits == 32:
-        assert room * 0.98 >= FAT32_CLUSTERS_MIN
-    else:
-        assert 4085 * 1.02 < room < FAT32_CLUSTERS_MIN
+@given(st.integers(1, 5000), st.integers((15 << 20) // 512, (2 << 40) // 512))
+def test_a_layout_is_one_that_the_specification_allows(start: int, sectors: int) -> None:
+    layout = fat_layout(start * 512, sectors * 512)
+    low, high = (FAT32_CLUSTERS_MIN, 1 << 28) if layout.bits == 32 else (4085, 65524)
+    assert low <= layout.clusters <= high
+    assert (layout.clusters + 2) * layout.bits <= layout.fat_sectors * 512 * 8
+    assert (start + layout.heap_sector) % 8 == 0
+    assert layout.heap_sector < sectors * 0.04 + 64
+
+
+@pytest.mark.parametrize("start", [1, 63, 2048])
+@pytest.mark.parametrize("size", [15 * MIB, 33 * MIB, 34 * MIB, 150 * MIB + 512, 2 << 30])
+def test_other_programs_find_nothing_to_complain_of(
+    tmp_path: Path, start: int, size: int
+) -> None:
+    """fsck.vfat reads a volume only at a file's start: there, the layout is the same."""
+    whole, alone = tmp_path / "disk", tmp_path / "volume"
+    build_data_disk(whole, size_bytes=size + start * 512, offset_bytes=start * 512)
+    with whole.open("rb") as file:
+        file.seek(start * 512)
+        alone.write_bytes(file.read(4 * MIB))  # all that is not zeros
+    os.truncate(alone, size)
+    with alone.open("r+b") as file:
+        volume = FatVolume.open(file.fileno(), 0, writable=True)
+        volume.write("A long name", b"x" * 100_000)
+        volume.flush()
+    run(["fsck.vfat", "-n", alone], timeout_s=60)
+    listed = run(["mdir", "-b", "-i", alone, "::"], timeout_s=60).stdout.decode()
+    assert "A long name" in listed
+    assert LABEL in run(["mlabel", "-s", "-i", alone, "::"], timeout_s=60).stdout.decode()
 
 
 @pytest.mark.parametrize("offset", [0, 100, -512])

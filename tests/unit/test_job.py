@@ -38,6 +38,7 @@ def test_the_recorded_job_is_read_exactly(name: str) -> None:
     ad = recorded(name)
     assert read_job(ad) == SourceJob(
         job_id="11.0",
+        global_job_id=ad.string("GlobalJobId"),
         owner="alice",
         iwd=Path("/home/alice"),
         executable="/home/alice/analyse.sh",
@@ -51,6 +52,8 @@ def test_the_recorded_job_is_read_exactly(name: str) -> None:
         preserve_relative_paths=False,
         transfer_output=("summary.txt", "plots"),
         output_remaps=(("summary.txt", "results/summary-11.txt"),),
+        success_status=None,
+        failure_outputs=(),
         request_cpus=1,
         request_memory_mib=64,
         request_disk_kib=51200,
@@ -246,6 +249,23 @@ def test_memory_requests(lines: str, memory_mib: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        ("", None),
+        ("JobSuccessExitCode = 0", 0),
+        ("JobSuccessExitCode = 3", 3 << 8),
+        ("JobSuccessExitSignal = 9", 0),
+        ("JobSuccessExitSignal = 9\nJobSuccessExitBySignal = true", 9),
+        ("JobSuccessExitCode = 3\nJobSuccessExitBySignal = true", 0),
+        ("JobSuccessExitBySignal = true", None),
+        ('WhenToTransferOutput = "ON_SUCCESS"', None),
+    ],
+)
+def test_the_status_of_success(lines: str, status: Optional[int]) -> None:
+    assert job(lines + "\n").success_status == status
+
+
+@pytest.mark.parametrize(
     ("line", "expected"),
     [("", None), ('TransferOutput = ""\n', ()), ('TransferOutput = " a , b/,"\n', ("a", "b/"))],
 )
@@ -271,7 +291,7 @@ REFUSED = [
     ('Err = "x"\nTransferErr = false', "TransferErr = false"),
     ('ShouldTransferFiles = "no"', 'ShouldTransferFiles = "IF_NEEDED"'),
     ('WhenToTransferOutput = "ON_EXIT_OR_EVICT"', 'WhenToTransferOutput = "on_exit"'),
-    ('WhenToTransferOutput = "ON_SUCCESS"', 'WhenToTransferOutput = "ON_EXIT"'),
+    ('WhenToTransferOutput = "ALWAYS"', 'WhenToTransferOutput = "ON_SUCCESS"'),
     ('TransferInput = "a, https://x/y"', 'TransferInput = "a://b/../c:d"'.replace("://", ":/")),
     ('PublicInputFiles = "a"', 'PublicInputFiles = ""'),
     ('TransferOutputRemaps = "a = osdf://x/y"', 'TransferOutputRemaps = "a = b"'),
@@ -279,7 +299,21 @@ REFUSED = [
     ('TransferOutput = "a/../../b"', 'TransferOutput = "a..b"'),
     ('OutputDestination = "s3://x"', 'OutputDestination = ""'),
     ('TransferPlugins = "x=y"', 'TransferPlugins = ""'),
-    ('FailureFiles = "core"', "FailureFiles = undefined"),
+    ('FailureFiles = "a, /etc/passwd"', 'FailureFiles = "core"'),
+    ('OutputDirectory = "x"', 'OutputDirectory = ""'),
+    ('TransferInputRemaps = "a=b"', 'TransferInputRemaps = ""'),
+    ('CommonInputFiles = "x"', 'CommonInputFiles = ""'),
+    ("MaxTransferInputMB = 0", "MaxTransferInputMB = -1"),
+    ('MaxTransferOutputMB = "x"', "MaxTransferOutputMB = undefined"),
+    ('LimitDirectoryAccess = "/x"', 'LimitDirectoryAccess = ""'),
+    ("SendCredential = true", "SendCredential = false"),
+    ("SuspendJobAtExec = true", "SuspendJobAtExec = false"),
+    ("ManifestDesired = true", "ManifestDesired = false"),
+    ('ManifestDir = "x"', 'ManifestDir = ""'),
+    ('JobStarterLog = "x"', 'JobStarterLog = ""'),
+    ("StarterWaitForDebug = true", "StarterWaitForDebug = false"),
+    ("UseParrot = true", "UseParrot = false"),
+    ('PrimaryUnixGroup = "x"', 'PrimaryUnixGroup = ""'),
     ('Arguments = "$$(Arch)"', 'Arguments = "$(Arch)"'),
     ("RequestGPUs = 1", "RequestGPUs = 0"),
     ('x509userproxy = "/tmp/x"', "SendCredential = undefined"),
@@ -287,7 +321,6 @@ REFUSED = [
     ("SuccessCheckpointExitCode = 85", "SuccessCheckpointExitCode = undefined"),
     ("WantFTOnCheckpoint = true", "WantFTOnCheckpoint = false"),
     ("DeferralTime = 1", "DeferralTime = undefined"),
-    ('KillSig = "SIGINT"', 'KillSig = "SIGTERM"'),
     ('EncryptInputFiles = "a"', 'EncryptInputFiles = ""'),
     ("EncryptExecuteDirectory = true", "EncryptExecuteDirectory = false"),
     ("SkipIfDataflow = true", "SkipIfDataflow = false"),
@@ -295,7 +328,10 @@ REFUSED = [
     ("InteractiveJob = true", "InteractiveJob = false"),
     ('PreCmd = "x"', 'PreCmd = ""'),
     ('RequestedChroot = "/x"', 'RequestedChroot = ""'),
-    ("PreserveRelativeExecutable = true", "PreserveRelativeExecutable = false"),
+    (
+        'Cmd = "ls"\nTransferExecutable = false\nPreserveRelativeExecutable = true',
+        'Cmd = "ls"\nPreserveRelativeExecutable = true',
+    ),
     ("WantParallelScheduling = true", "WantParallelScheduling = false"),
     ("MaxHosts = 2", "MaxHosts = 1"),
 ]

@@ -133,7 +133,7 @@ def test_no_judgment_of_the_jobs_exit_is_left_to_the_vm_universe() -> None:
 def test_matchmaking_accounting_and_custom_attributes_come_along() -> None:
     extra = (
         'AcctGroup = "physics"\nConcurrencyLimits = "a:2"\nRank = KFlops\n'
-        'JobPrio = 7\nMyTag = strcat("a",  "b")\nWantGlidein = true\nJobBatchName = "b"\n'
+        'JobPrio = 7\nMyTag = strcat("a",  "b")\nWantGlidein = true\nJobLabel = "b"\n'
     )
     ad = routed_ad(recorded(extra), shipped(), CAPSULE)
     for line in extra.splitlines():

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from vmcapsule import run, translate
-from vmcapsule.ads import parse_ad
+from vmcapsule import capsule, extract, run, translate
+from vmcapsule.ads import Ad, parse_ad
 from vmcapsule.config import Config, load_config
-from vmcapsule.disk.vmdk import create_vmdk
-from vmcapsule.errors import AdError, ConfigError, DiskError, GuestError
-from vmcapsule.images.datadisk import build_data_disk
+from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.vmdk import create_vmdk, read_vmdk
+from vmcapsule.errors import AdError, ConfigError, DiskError, GuestError, TooLarge
 from vmcapsule.job import read_job
 from vmcapsule.template import load
 
@@ -95,7 +95,16 @@ def test_the_capsule_of_a_silent_guest_is_removed(
     assert list(config.scratch_dir_prefix.iterdir()) == []
 
 
-def translated(tmp_path: Path, config: Config, scratch: Path, classad: str) -> None:
+def translated(
+    tmp_path: Path,
+    config: Config,
+    scratch: Path,
+    classad: str,
+    *,
+    ad: str = "",
+    route: str = "",
+    **more: str,
+) -> tuple[Ad, capsule.Capsule]:
     knobs = {
         "VM_CAPSULE_TEMPLATE": str(config.template),
         "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(scratch),
@@ -103,7 +112,56 @@ def translated(tmp_path: Path, config: Config, scratch: Path, classad: str) -> N
         "VM_CAPSULE_CONDOR_TARBALL": str(config.condor_tarball),
         "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": classad,
     }
-    translate.translate(job_ad(tmp_path), load_config(knobs))
+    text = f'[ Name = "{route}" ]\n------\n' if route else ""
+    return translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
+
+
+@pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentSparse"])
+@pytest.mark.parametrize("offset", [1 << 20, 32256])
+def test_a_data_disk_has_room_for_what_the_job_asks(
+    tmp_path: Path, config: Config, form: str, offset: int
+) -> None:
+    folder = config.template / "condor_vm_capsule"
+    for old in folder.glob("data*.vmdk"):
+        old.unlink()
+    build_data_disk(tmp_path / "small", size_bytes=16 << 20, offset_bytes=offset, label="MINE")
+    create_vmdk(tmp_path / "small", folder / "data.vmdk", form, adapter="lsilogic")
+    _, made = translated(
+        tmp_path, config, tmp_path / "s", "vmware", ad="RequestDisk = 5 * 1024 * 1024\n"
+    )
+    disk = read_vmdk(made.data_disk)
+    assert disk.capacity_bytes == made.data_bytes >= 5 << 30
+    assert disk.adapter == "lsilogic"
+    with extract.opened(made.data_disk, None, tmp_path, made.data_bytes) as opened:
+        assert opened.volume.label == "MINE"
+        assert opened.volume.free_bytes >= 5 << 30
+        assert opened.volume.lookup("condor-init.py") is not None
+    used = sum(file.stat().st_blocks * 512 for file in disk.files)
+    assert used < 2 << 20, "it takes room only as it is filled"
+
+
+def test_a_disk_that_no_fat_can_be_is_refused(tmp_path: Path, config: Config) -> None:
+    with pytest.raises(TooLarge, match="request less disk"):
+        translated(tmp_path, config, tmp_path / "s", "qemu", ad="RequestDisk = 3000000000\n")
+    assert list((tmp_path / "s").glob("*")) == []
+
+
+def test_a_route_may_have_an_ad_template_of_its_own(tmp_path: Path, config: Config) -> None:
+    own = {"VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE_OldPool": "vmware"}
+    for route, universe in (("oldpool", 13), ("other", 5), ("", 5)):
+        ad, made = translated(tmp_path, config, tmp_path / "s", "qemu", route=route, **own)
+        assert ad.integer("JobUniverse") == universe
+        capsule.remove(made.folder)
+
+
+def test_an_ad_that_the_router_would_cut_off_is_refused(tmp_path: Path, config: Config) -> None:
+    note = {"ad": f'Note = "{"x" * 20_000}"\n', "route": "capsule"}
+    with pytest.raises(TooLarge, match="PIPE_BUFFER_MAX = 10240"):
+        translated(tmp_path, config, tmp_path / "s", "qemu", **note)
+    assert list((tmp_path / "s").iterdir()) == []
+    more = {"PIPE_BUFFER_MAX": "65536"}
+    ad, _ = translated(tmp_path, config, tmp_path / "s", "qemu", **note, **more)
+    assert len(ad.string("Note") or "") == 20_000
 
 
 def test_nothing_is_packed_for_a_kind_of_job_that_is_not_known(

@@ -14,7 +14,13 @@ from vmcapsule import process
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import DeliveryError, InputError
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.sandbox import deliveries, input_members, stderr_name, stdout_name
+from vmcapsule.sandbox import (
+    deliveries,
+    input_members,
+    spooled_names,
+    stderr_name,
+    stdout_name,
+)
 
 
 def job(iwd: Path, **attributes: str) -> SourceJob:
@@ -190,6 +196,18 @@ def test_listed_outputs_land_under_their_base_names(iwd: Path) -> None:
     }
 
 
+def test_a_spooled_job_is_told_what_came_to_the_top_of_its_folder(iwd: Path) -> None:
+    made = job(
+        iwd,
+        Out='"o"',
+        TransferOutput='"a/b.txt, plots, flat/"',
+        TransferOutputRemaps='"b.txt=elsewhere"',
+    )
+    came = ["_condor_stdout", "a", "a/b.txt", "plots", "plots/p", "flat", "flat/f", "other"]
+    assert spooled_names(made, came) == ("b.txt", "plots", "f")
+    assert spooled_names(job(iwd, Out='"o"'), ["_condor_stdout", "new"]) == ("new",)
+
+
 def test_preserved_outputs_keep_their_folders(iwd: Path) -> None:
     made = job(iwd, TransferOutput='"a/b.txt"', PreserveRelativePaths="true")
     assert places(made, "a/b.txt") == {"a/b.txt": "a/b.txt"}
@@ -198,6 +216,18 @@ def test_preserved_outputs_keep_their_folders(iwd: Path) -> None:
 def test_an_empty_list_brings_only_the_streams(iwd: Path) -> None:
     made = job(iwd, TransferOutput='""', Out='"o"')
     assert places(made, "_condor_stdout", "new") == {"_condor_stdout": "o"}
+
+
+def test_failure_files_land_like_listed_outputs(iwd: Path) -> None:
+    default = job(iwd, FailureFiles='"logs/why, core"')
+    assert places(default, "logs", "logs/why", "core") == {"logs/why": "why", "core": "core"}
+    listed = job(iwd, FailureFiles='"why"', TransferOutput='"made"')
+    assert places(listed, "made", "why", "other") == {"made": "made", "why": "why"}
+
+
+def test_a_core_file_comes_back_beside_listed_outputs(iwd: Path) -> None:
+    made = job(iwd, TransferOutput='""', ClusterId="7", ProcId="1")
+    assert places(made, "core.7.1", "core.7.2") == {"core.7.1": "core.7.1"}
 
 
 def test_remaps_apply_to_files_and_the_folders_they_are_in(iwd: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Callable
 import pytest
 
 from vmcapsule import process
+from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.vmdk import create_vmdk, raw_view, read_vmdk
-from vmcapsule.images.datadisk import build_data_disk
 from vmcapsule.template import Template
 
 from .conftest import Outcome

@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.unit.starter import Starter
 from vmcapsule.ads import Ad, parse_ad, quote
 from vmcapsule.capsule import UNREPORTED_SIGNAL
 
@@ -39,7 +41,7 @@ def translated(tmp_path: Path, script: str) -> tuple[str, Ad]:
     return source, parse_ad(done.stdout)
 
 
-def in_a_slot(routed: Ad, sandbox: Path) -> subprocess.CompletedProcess[str]:
+def started_in_a_slot(routed: Ad, sandbox: Path) -> subprocess.Popen[str]:
     """What a starter does: transfer the files, run the command with hardly an environment."""
     sandbox.mkdir()
     for name in [
@@ -48,10 +50,17 @@ def in_a_slot(routed: Ad, sandbox: Path) -> subprocess.CompletedProcess[str]:
     ]:
         shutil.copy(name, sandbox)
     program = sandbox / Path(routed.string("Cmd") or "").name
-    return subprocess.run(
-        [program], cwd=sandbox, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
-        timeout=TIMEOUT_S,
+    return subprocess.Popen(
+        [program], cwd=sandbox, env={"PATH": "/usr/bin:/bin"}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def in_a_slot(routed: Ad, sandbox: Path) -> subprocess.CompletedProcess[str]:
+    """`started_in_a_slot`, to its end."""
+    process = started_in_a_slot(routed, sandbox)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    return subprocess.CompletedProcess([], process.returncode, stdout, stderr)
 
 
 def test_the_slots_job_ends_as_the_guests_and_its_outputs_arrive(tmp_path: Path) -> None:
@@ -80,9 +89,56 @@ def test_a_guest_that_does_not_report_is_told_from_every_job(tmp_path: Path) -> 
     os.truncate(data, 70_000)
     done = in_a_slot(routed, sandbox)
     assert done.returncode == -UNREPORTED_SIGNAL
-    assert done.stderr.startswith("vmcapsule: ") and done.stderr.count("\n") == 1
+    what, no_chirp = done.stderr.splitlines()
+    assert what.startswith("vmcapsule: ") and "no chirp here" in no_chirp
     # The output list's folder is there all the same, or file transfer would hold the job.
     assert [path.name for path in (sandbox / "returned").iterdir()] == ["reason.txt"]
+
+
+def test_the_starter_is_told_how_often_and_why(tmp_path: Path) -> None:
+    _, routed = translated(tmp_path, "exit 0")
+    capsule = Path(routed.string("VmCapsuleDir") or "")
+    starter = Starter()
+    starter.write_contact(capsule)
+    (capsule / ".job.ad").write_text("NumJobCompletions = 4\nChirpVmCapsuleUnreported = 1\n")
+    (capsule / ".machine.ad").write_text('Machine = "ep1"\n')
+    left = [capsule / name for name in (".chirp.config", ".job.ad", ".machine.ad")]
+    sent = ",".join([routed.string("TransferInput") or "", *map(str, left)])
+    data = next(p for p in sent.split(",") if "data" in p)
+    os.truncate(data, 70_000)
+    done = in_a_slot(routed.with_({"TransferInput": quote(sent)}), tmp_path / "sandbox")
+    starter.close()
+    assert (done.returncode, done.stderr.count("\n")) == (-UNREPORTED_SIGNAL, 1)
+    told = starter.attributes
+    assert (told["ChirpVmCapsuleUnreported"], told["ChirpVmCapsuleRun"]) == (2, 5)
+    assert told["ChirpVmCapsuleReason"] == "ep1: " + done.stderr[len("vmcapsule: ") :].strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_starter_that_ends_it_ends_the_machine_and_nothing_is_left_to_transfer(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    _, routed = translated(tmp_path, "sleep 9999")
+    sandbox = tmp_path / "sandbox"
+    process = started_in_a_slot(routed, sandbox)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not (machines := [pid for pid in children.read_text().split() if is_machine(pid)]):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == -number
+    assert not any(is_machine(pid) for pid in machines)
+    assert not (sandbox / "returned").exists()
+
+
+def is_machine(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name.startswith("qemu-system")
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize(

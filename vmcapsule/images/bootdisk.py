@@ -6,15 +6,14 @@ syslinux's installer, which all work on files.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence
+from typing import List
 
+from vmcapsule.disk.mbr import SECTOR_BYTES, Partition, mbr
 from vmcapsule.errors import ToolError
 from vmcapsule.process import Arg, run
 
-SECTOR_BYTES = 512
 MIB = 1 << 20
 BOOT_OFFSET_BYTES = MIB
 #: Where distributions put syslinux's boot sector code.
@@ -29,42 +28,12 @@ _TOOL_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class Partition:
-    """A primary partition: bytes from the disk's start, a type code, bootable or not."""
-
-    offset_bytes: int
-    size_bytes: int
-    kind: int
-    active: bool = False
-
-
-@dataclass(frozen=True)
 class BootFiles:
     """What the boot partition holds."""
 
     kernel: bytes
     initrd: bytes
     syslinux_cfg: bytes
-
-
-def mbr(partitions: Sequence[Partition], code: bytes = b"") -> bytes:
-    """Return the disk's first sector: boot code, up to four partitions, the signature.
-
-    The cylinder/head/sector fields say "beyond", as is usual: firmware that boots large
-    disks reads the sector numbers behind them.
-    """
-    entries = b""
-    for part in partitions:
-        entries += struct.pack(
-            "<B3sB3sII",
-            0x80 if part.active else 0,
-            b"\xfe\xff\xff",
-            part.kind,
-            b"\xfe\xff\xff",
-            part.offset_bytes // SECTOR_BYTES,
-            part.size_bytes // SECTOR_BYTES,
-        )
-    return code[:440].ljust(446, b"\0") + entries.ljust(64, b"\0") + b"\x55\xaa"
 
 
 def build_system_disk(

@@ -12,11 +12,11 @@ from vmcapsule import accelerator
 from vmcapsule.boot import Machine, boot
 from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
+from vmcapsule.disk.data_disk import LABEL
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import copy_vmdk, raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import DiskError, GuestError, GuestTimeout, TemplateError, VmCapsuleError
-from vmcapsule.images.datadisk import LABEL
 from vmcapsule.resources import resource
 from vmcapsule.template import Template, load
 

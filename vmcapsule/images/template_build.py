@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Mapping, Sequence
 
+from vmcapsule.disk.data_disk import LABEL, build_data_disk
+from vmcapsule.disk.fat_format import fat_layout
 from vmcapsule.disk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError, UsageError
 from vmcapsule.images.bootdisk import MIB, BootFiles, build_system_disk
-from vmcapsule.images.datadisk import LABEL, build_data_disk, fat_layout
 from vmcapsule.images.guest_root import GuestRoot, build_guest_root
 from vmcapsule.images.initrd import build_initrd
 from vmcapsule.images.kernel import vmlinux

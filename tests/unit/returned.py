@@ -1,0 +1,95 @@
+"""Data disks and capsules as they come back from a guest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+from vmcapsule import capsule, capsule_name, contract
+from vmcapsule.ads import parse_ad
+from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.vmdk import create_vmdk, raw_edit
+from vmcapsule.job import SourceJob, read_job
+from vmcapsule.pack import Entry, Stretch, dump_index
+
+OFFSET_BYTES = 1 << 20
+EXITED: dict[str, Any] = {
+    "format": contract.FORMAT,
+    "runner": "direct",
+    "state": "exited",
+    "exit_code": 0,
+    "exit_signal": None,
+    "core_dumped": False,
+    "started_at_s": 1.0,
+    "ended_at_s": 2.0,
+    "user_cpu_s": 0.5,
+    "system_cpu_s": 0.25,
+    "max_rss_kib": 1024,
+    "failure": None,
+    "missing_outputs": [],
+    "outputs": {"entries": 0, "packs": 0, "bytes": 0},
+    "phases": {"job": 1.0},
+    "condor_ad": None,
+    "guest": {"python": "3"},
+}
+
+
+def make_disk(path: Path, form: str = "monolithicFlat") -> Path:
+    raw = path.with_name("raw")
+    build_data_disk(raw, size_bytes=20 << 20, offset_bytes=OFFSET_BYTES)
+    create_vmdk(raw, path, form)
+    raw.unlink()
+    return path
+
+
+def guest_writes(
+    disk: Path,
+    record: Optional[dict[str, Any]],
+    entries: tuple[Entry, ...] = (),
+    pack: bytes = b"",
+    index: Optional[bytes] = None,
+) -> None:
+    """What a guest leaves: an index, a pack, and (last) the exit record."""
+    with raw_edit(disk, disk.parent) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
+        volume.make_folder(contract.RECORD_DIR)
+        volume.write(contract.OUTPUT_INDEX, dump_index(entries) if index is None else index)
+        if pack:
+            volume.write(contract.OUTPUT_PACK % 0, pack)
+        if record is not None:
+            volume.write(contract.EXIT_RECORD, json.dumps(record).encode())
+        volume.flush()
+
+
+def file(path: str, at: int, length: int, mode: int = 0o644) -> Entry:
+    stretches = (Stretch(0, length, 0, at),) if length else ()
+    return Entry(path, "file", mode, 0, length, stretches)
+
+
+def make_job(home: Path, **attributes: str) -> SourceJob:
+    lines = {"Iwd": f'"{home}"', "Cmd": '"/bin/true"', "JobUniverse": "5", **attributes}
+    return read_job(parse_ad("\n".join(f"{name} = {text}" for name, text in lines.items())))
+
+
+def make_capsule(
+    scratch: Path, job: SourceJob, outputs: dict[str, bytes], kind: str = capsule_name.ROUTED
+) -> capsule.Capsule:
+    """A capsule whose guest has run ``job`` and left ``outputs``."""
+    folder = scratch / capsule_name.new_name(kind, job.job_id, job.global_job_id)
+    folder.mkdir(parents=True)
+    disk = make_disk(folder / "data.vmdk")
+    made = capsule.Capsule(
+        folder, disk, folder / "system.vmdk", 20 << 20, 1, 64,
+        job_id=job.job_id, global_job_id=job.global_job_id,
+    )  # fmt: skip
+    entries, pack = [], b""
+    for name, content in outputs.items():
+        entries.append(file(name, len(pack), len(content)))
+        pack += content
+    record = {**EXITED, "outputs": {"entries": len(entries), "packs": 1, "bytes": len(pack)}}
+    guest_writes(disk, record, tuple(entries), pack)
+    capsule.save_source_ad(job.ad.long_form(), folder)
+    capsule.save(made, folder)
+    return made

@@ -1,0 +1,131 @@
+"""A delivery may be killed anywhere: whoever finds the capsule next makes it whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from tests.unit.returned import make_capsule, make_job
+from vmcapsule import capsule, delivery
+from vmcapsule.ads import quote
+from vmcapsule.cleanup import cleanup
+from vmcapsule.errors import DeliveryError
+from vmcapsule.finalize import finalize
+
+OUTPUTS = {f"out{number}": bytes([number]) * 70_000 for number in range(1, 5)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+def job_of(home: Path, **more: str) -> dict[str, str]:
+    return {"ClusterId": "4", "ProcId": "2", "GlobalJobId": '"host#4.2#1"', **more}
+
+
+@pytest.fixture
+def made(tmp_path: Path, home: Path) -> capsule.Capsule:
+    return make_capsule(tmp_path / "scratch", make_job(home, **job_of(home)), OUTPUTS)
+
+
+def killed_at(number: int, name: str, work: Callable[[], object]) -> None:
+    """Do ``work`` in a process that SIGKILLs itself at the ``number``-th os.``name``."""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+        real = getattr(os, name)
+
+        def deadly(*arguments: object, **more: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **more)
+
+        setattr(os, name, deadly)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def found(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home.iterdir()}
+
+
+def hook_input(home: Path, made: capsule.Capsule, more: str = "") -> str:
+    source = "\n".join(f"{k} = {v}" for k, v in job_of(home).items())
+    iwd = f'Iwd = "{home}"\nCmd = "/bin/true"\n{more}'
+    return f"{source}\n{iwd}\n------\nVmCapsuleDir = {quote(str(made.folder))}\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [("fchmod", 1), ("fchmod", 3), ("replace", 1), ("replace", 3), ("replace", 4)],
+)
+def test_a_killed_delivery_is_finished_by_cleanup(
+    call: str, number: int, made: capsule.Capsule, home: Path
+) -> None:
+    killed_at(number, call, lambda: delivery.deliver_from(made, delivery.job_of(made)))
+    assert len([name for name in found(home) if name.startswith(".vmcapsule-")]) > 0 or (
+        call == "replace" and number == 5
+    )
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\nJobStatus = 4\n")
+    assert "finished its delivery" in event
+    assert found(home) == OUTPUTS
+    assert not made.folder.exists()
+
+
+def test_a_delivery_is_not_repeated_by_finalize(made: capsule.Capsule, home: Path) -> None:
+    first, _ = finalize(hook_input(home, made))
+    assert found(home) == OUTPUTS
+    (home / "out1").write_bytes(b"the user's next step was here")
+    again, _ = finalize(hook_input(home, made))
+    assert (home / "out1").read_bytes() == b"the user's next step was here"
+    assert first == again and first.integer("ExitCode") == 0
+
+
+def test_finalize_after_cleanup_says_that_all_is_done(
+    made: capsule.Capsule, home: Path
+) -> None:
+    first, _ = finalize(hook_input(home, made))
+    capsule.remove(made.folder)
+    repeated, how = finalize(hook_input(home, made, "VmCapsuleDelivered = true\n"))
+    assert how is None and first.boolean("VmCapsuleDelivered") is True
+    assert "ExitCode" not in repeated, "what the first one said stays"
+
+
+def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    with pytest.raises(DeliveryError, match="out3"):
+        delivery.deliver_from(made, delivery.job_of(made))
+    assert found_files(home) == []
+    assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    (home / "out3").rmdir()
+    delivery.deliver_from(made, delivery.job_of(made))
+    assert found(home) == OUTPUTS
+
+
+def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
+    made: capsule.Capsule, home: Path
+) -> None:
+    killed_at(4, "fchmod", lambda: delivery.deliver_from(made, delivery.job_of(made)))
+    assert len(found_files(home)) == 4
+    (home / "out2").mkdir()
+    with pytest.raises(DeliveryError, match="out2"):
+        delivery.deliver_from(made, delivery.job_of(made))
+    assert found_files(home) == []
+
+
+def found_files(home: Path) -> list[Path]:
+    return [path for path in home.iterdir() if path.is_file()]

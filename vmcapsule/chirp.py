@@ -1,0 +1,79 @@
+"""Attributes for the job's ad, told to HTCondor's starter from inside a slot.
+
+Chirp's *delayed updates* need nothing asked for by the job: the starter keeps them and
+sends them to the shadow with its next report, the job's exit at the latest, where they
+are in the job's ad before ``OnExitHold`` and ``OnExitRemove`` are evaluated.  Lines of
+text over a local connection; the file ``.chirp.config`` says where, and holds a cookie
+(``condor_starter.V6.1/io_proxy_handler.cpp``).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Mapping, Union
+
+from vmcapsule.errors import ToolError
+
+#: The starter answers at once, unless it is in the middle of something.
+TIMEOUT_S = 10.0
+#: A line may have 1,024 bytes, the expression in it 993; blanks count twice in the line.
+TEXT_CHARS_MAX = 450
+_CONTACT = re.compile(r"\[?([0-9A-Fa-f:.]+)\]? ([0-9]{1,5}) ([!-~]+)\s*\Z")
+_CONTACT_BYTES_MAX = 1024
+_ANSWER_BYTES_MAX = 64
+
+
+def set_delayed(changes: Mapping[str, Union[int, str]], contact: Path) -> None:
+    """Have the job's ad get ``changes`` with the starter's next report.
+
+    Names must begin with ``Chirp``.  A text is cut to `TEXT_CHARS_MAX` characters; what is
+    not printable ASCII in it, a double quote or a backslash is replaced.  ``contact`` is
+    the file ``.chirp.config``.  Raises `ToolError` where the starter does not take them,
+    as where an administrator has switched chirp off.
+    """
+    host, port, cookie = _read_contact(contact)
+    try:
+        with socket.create_connection((host, port), timeout=TIMEOUT_S) as link:
+            _say(link, f"cookie {cookie}")
+            for name, value in changes.items():
+                _say(link, update_line(name, value))
+    except OSError as error:
+        raise ToolError(f"HTCondor's starter does not answer: {error}") from error
+
+
+def _read_contact(contact: Path) -> tuple[str, int, str]:
+    try:
+        with contact.open("rb") as file:
+            text = file.read(_CONTACT_BYTES_MAX).decode("ascii", errors="replace")
+    except OSError as error:
+        raise ToolError(f"there is no chirp here: '{contact}': {error.strerror}") from error
+    match = _CONTACT.match(text)
+    if match is None:
+        raise ToolError(f"'{contact}' does not say where the starter listens: {text[:40]!r}")
+    return match.group(1), int(match.group(2)), match.group(3)
+
+
+def update_line(name: str, value: Union[int, str]) -> str:
+    """The request that sets one attribute: a ClassAd literal as one word of the protocol."""
+    word = str(value)
+    if isinstance(value, str):
+        plain = value.translate({ord('"'): "'", ord("\\"): "/"})[:TEXT_CHARS_MAX]
+        safe = "".join(char if " " <= char <= "~" else "?" for char in plain)
+        # A backslash keeps what follows, a blank too, in the word.
+        word = '"' + safe.replace(" ", "\\ ") + '"'
+    return f"set_job_attr_delayed {name} {word}"
+
+
+def _say(link: socket.socket, line: str) -> None:
+    link.sendall(line.encode("ascii") + b"\n")
+    answer = b""
+    while not answer.endswith(b"\n"):
+        more = link.recv(_ANSWER_BYTES_MAX)
+        if not more or len(answer) > _ANSWER_BYTES_MAX:
+            raise ToolError("HTCondor's starter broke the connection off")
+        answer += more
+    if answer.strip() != b"0":
+        word = line.split(" ", 1)[0]
+        raise ToolError(f"HTCondor's starter refused '{word}': {answer.strip()!r}")

@@ -1,0 +1,78 @@
+"""From a capsule that has run to outputs where its job wants them: once, whole, or not at all.
+
+Marks on the capsule say how far a delivery came.  One that was killed is begun again by
+whoever finds the capsule next; the caller holds the capsule's lock.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vmcapsule import capsule, extract
+from vmcapsule.ads import parse_ad
+from vmcapsule.errors import OutputMissing, VmCapsuleError
+from vmcapsule.job import SourceJob, read_job
+
+
+def job_of(made: capsule.Capsule) -> SourceJob:
+    """The job as it was when the capsule was made.
+
+    What the queue did to its ad since is not the job's description, and must not stand
+    between a job and its outputs.
+    """
+    return read_job(parse_ad(capsule.source_ad(made)))
+
+
+def exit_of(made: capsule.Capsule) -> extract.JobExit:
+    """How the capsule's job ended.  Raises `GuestError` and `DiskError`."""
+    with extract.opened(
+        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+    ) as disk:
+        return extract.read_exit(disk)
+
+
+def reported(made: capsule.Capsule) -> bool:
+    """Whether a guest left a record there; a disk that cannot be read may hold one."""
+    try:
+        with extract.opened(
+            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+        ) as disk:
+            return extract.read_record(disk) is not None
+    except VmCapsuleError:
+        return True
+
+
+def deliver_from(
+    made: capsule.Capsule, job: SourceJob
+) -> tuple[extract.JobExit, tuple[Path, ...]]:
+    """Deliver the outputs of a capsule that has run; say how its job ended.
+
+    Raises `OutputMissing`, after everything else was delivered, when the job did not
+    leave an output that it was to leave.
+    """
+    made.mark(capsule.DELIVERING)
+    try:
+        with extract.opened(
+            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+        ) as disk:
+            job_exit = extract.read_exit(disk)
+            files = extract.read_outputs(disk, job_exit)
+            outputs = extract.deliver(disk, files, job, made.folder.name[-8:])
+    except VmCapsuleError:
+        # It failed and was undone; the mark is for one that could not be.
+        made.unmark(capsule.DELIVERING)
+        raise
+    made.mark(capsule.DELIVERED)
+    made.unmark(capsule.DELIVERING)
+    check_missing(job_exit)
+    return job_exit, outputs
+
+
+def check_missing(job_exit: extract.JobExit) -> None:
+    """Raise `OutputMissing` when the job left less than it was to leave."""
+    if job_exit.missing_outputs:
+        raise OutputMissing(
+            f"the job (status {job_exit.status}) did not leave "
+            f"'{', '.join(job_exit.missing_outputs)}', which transfer_output_files names",
+            "correct the job or the list; its other outputs were delivered",
+        )

@@ -1,0 +1,47 @@
+"""The data disk: one vfat partition, on whose layout host and guest agree."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from vmcapsule.disk.fat_format import format_fat
+from vmcapsule.disk.mbr import Partition, mbr
+from vmcapsule.disk.vmdk import Vmdk, create_vmdk
+
+#: By this a guest made by our builder finds it.
+LABEL = "CONDOR-DATA"
+_TYPE_FAT32 = 0x0C
+
+
+def build_data_disk(
+    raw: Path, *, size_bytes: int, offset_bytes: int, label: str = LABEL
+) -> None:
+    """Write the raw data disk ``raw`` (sparse) of ``size_bytes``, empty.
+
+    Its partition begins at ``offset_bytes`` and takes all the rest.  Raises `UsageError`
+    where that cannot be.
+    """
+    room_bytes = size_bytes - offset_bytes
+    with raw.open("wb") as file:
+        file.truncate(size_bytes)
+        # Windows goes by the type, Linux looks: FAT32's is right for both but the smallest.
+        file.write(mbr([Partition(offset_bytes, room_bytes, _TYPE_FAT32)]))
+        file.flush()
+        format_fat(file.fileno(), offset_bytes, room_bytes, label)
+
+
+def make_data_disk(
+    target: Path,
+    *,
+    size_bytes: int,
+    offset_bytes: int,
+    label: str,
+    form: str,
+    adapter: str,
+) -> Vmdk:
+    """Make an empty data disk of a vmdk form; its files lie beside ``target``."""
+    with tempfile.TemporaryDirectory(prefix=".data-", dir=target.parent) as aside:
+        raw = Path(aside) / "raw"
+        build_data_disk(raw, size_bytes=size_bytes, offset_bytes=offset_bytes, label=label)
+        return create_vmdk(raw, target, form, adapter=adapter)
