@@ -39,6 +39,9 @@ DELIVERED = "delivered"
 KEPT = "kept"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
+#: A folder with an empty file for each output that the job was to leave and did leave:
+#: of one that is not there HTCondor's file transfer tells, and holds the job, by itself.
+WANTED = "wanted"
 #: By what the program on the execute point dies when the guest did not report.  Linux
 #: defines SIGSTKFLT and never sends it.
 UNREPORTED_SIGNAL = 16
@@ -71,6 +74,8 @@ class Capsule:
     job_id: Optional[str] = None
     global_job_id: Optional[str] = None
     network: bool = False
+    #: What the job is to leave, by sandbox-relative path, separated by commas.
+    wanted_outputs: str = ""
 
     @property
     def console(self) -> Path:

@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Callable
 
 from vmcapsule import capsule, delivery, job_queue
-from vmcapsule.ads import parse_ad
-from vmcapsule.errors import OutputMissing, ToolError, UsageError, VmCapsuleError
+from vmcapsule.ads import Ad, parse_ad
+from vmcapsule.errors import (
+    HOLD_TRANSFER_OUTPUT,
+    OutputMissing,
+    ToolError,
+    UsageError,
+    VmCapsuleError,
+)
 
 #: Where a job's outputs are still wanted; unknown is None.
 _WANTED = (job_queue.COMPLETED, None)
@@ -36,8 +42,18 @@ def cleanup(text: str) -> tuple[str, str]:
         # may be the one that never was in a queue.
         if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
             return job_id, settle(made, job_queue.status_of)
+        if _lacked_an_output(routed) and delivery.reported(made):
+            # HTCondor's file transfer delivers what there is before it holds a job.
+            made.mark(capsule.DELIVERING)
+            return job_id, settle(made, job_queue.status_of)
         capsule.remove(made.folder)
         return job_id, f"removed {folder}: its run did not end"
+
+
+def _lacked_an_output(routed: Ad) -> bool:
+    """Whether the routed job is, or was, held because the job left less than it was to."""
+    codes = (routed.integer("HoldReasonCode"), routed.integer("LastHoldReasonCode"))
+    return HOLD_TRANSFER_OUTPUT in codes
 
 
 def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:

@@ -76,10 +76,10 @@ seen: the routed job then leaves the queue, and its source can be released.
 """
 
 GC = """\
-Remove from VM_CAPSULE_SCRATCH_DIR_PREFIX the capsules that nobody owns any more:
-no process is at work on them and no job in the queue needs them.  One line for
-each.  Outputs that were not delivered are kept; 'vmcapsule extract' delivers
-them.  Root sees to everybody's, with the rights of each folder's owner.
+Remove from VM_CAPSULE_SCRATCH_DIR_PREFIX the capsules that nobody owns any
+more: no process is at work on them, and no job in the queue needs them.  Prints
+one line for each.  Outputs that were not delivered are kept for 'vmcapsule
+extract'.  Root sees to everybody's, with the rights of each one's owner.
 """
 
 EXTRACT = """\

@@ -12,6 +12,7 @@ from vmcapsule import capsule, extract
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob, read_job
+from vmcapsule.sandbox import spooled_names
 
 
 def job_of(made: capsule.Capsule) -> SourceJob:
@@ -29,6 +30,15 @@ def exit_of(made: capsule.Capsule) -> extract.JobExit:
         made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
     ) as disk:
         return extract.read_exit(disk)
+
+
+def top_names(made: capsule.Capsule) -> tuple[str, ...]:
+    """What came back at the top of the job's folder, streams aside (`spooled_names`)."""
+    with extract.opened(
+        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+    ) as disk:
+        entries = extract.read_outputs(disk).entries
+    return spooled_names(job_of(made), [entry.path for entry in entries])
 
 
 def reported(made: capsule.Capsule) -> bool:

@@ -13,6 +13,7 @@ not switched off; `vmcapsule.routed_ad` makes a hold and its reason of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -23,7 +24,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Optional, Union
+from typing import NoReturn, Optional, Sequence, Union
 
 from vmcapsule import boot, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
@@ -69,7 +70,7 @@ def _run_or_die(here: Path) -> JobExit:
         ) as disk:
             job_exit = extract.read_exit(disk)
             extract.read_outputs(disk, job_exit)
-        hand_back(made)
+        hand_back(made, job_exit.missing_outputs)
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / capsule.CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
@@ -96,7 +97,7 @@ def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
     )
 
 
-def hand_back(made: capsule.Capsule) -> None:
+def hand_back(made: capsule.Capsule, missing: Sequence[str]) -> None:
     """Put the data disk's files where the routed job's output list finds them.
 
     Under another name than they came: the capsule on the access point keeps its own
@@ -106,17 +107,36 @@ def hand_back(made: capsule.Capsule) -> None:
     returned.mkdir(exist_ok=True)
     for file in read_vmdk(made.data_disk).files:
         file.rename(returned / file.name)
+    lacking = {os.path.normpath(item) for item in missing}
+    for item in _wanted(made):
+        if extract.as_reported(item) not in lacking:
+            _vouch_for(item, made.folder)
+
+
+def _wanted(made: capsule.Capsule) -> list[str]:
+    return [item for item in made.wanted_outputs.split(",") if item]
+
+
+def _vouch_for(item: str, here: Path) -> None:
+    """Let file transfer find what it is to find of an output that is there."""
+    place = here / capsule.WANTED / item
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.touch()
 
 
 def hand_back_nothing(here: Path, reason: str) -> None:
-    """Leave the folder that the output list names, with nothing but the reason in it.
+    """Leave what the output list names, with nothing but the reason in it.
 
-    Without it file transfer would fail and hold the job before it could be run again.
+    Without that file transfer would fail and hold the job before it could be run again.
     """
     returned = here / capsule.RETURNED
     shutil.rmtree(returned, ignore_errors=True)
     returned.mkdir()
     (returned / "reason.txt").write_text(reason + "\n", errors="backslashreplace")
+    with contextlib.suppress(VmCapsuleError):  # no capsule came, so nothing else is listed
+        for item in _wanted(capsule.load(here)):
+            _vouch_for(item, here)
 
 
 def _reason(error: Exception, console: Path) -> str:

@@ -36,6 +36,9 @@ class JobExit:
     user_cpu_s: float
     system_cpu_s: float
     max_rss_kib: int
+    #: 0: not known.
+    image_size_kib: int
+    disk_usage_kib: int
     missing_outputs: tuple[str, ...]
     phases_s: Mapping[str, float]
     guest: Mapping[str, str]
@@ -146,6 +149,11 @@ def read_exit(disk: DataDisk) -> JobExit:
         raise _unreadable(error) from error
 
 
+def as_reported(path: str) -> str:
+    """How a path appears in `JobExit.missing_outputs`."""
+    return _word(path)
+
+
 def _word(value: object, limit: int = 500) -> str:
     """One printable line from a hostile string."""
     line = " ".join(str(value).split())
@@ -169,7 +177,9 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
         user_cpu_s=_number(record["user_cpu_s"]),
         system_cpu_s=_number(record["system_cpu_s"]),
         max_rss_kib=int(_number(record["max_rss_kib"])),
-        missing_outputs=tuple(_word(path) for path in missing),
+        image_size_kib=int(_number(record.get("image_size_kib", 0))),
+        disk_usage_kib=int(_number(record.get("disk_usage_kib", 0))),
+        missing_outputs=tuple(as_reported(path) for path in missing),
         phases_s={_word(k, 40): _number(v) for k, v in record.get("phases", {}).items()},
         guest={_word(k, 40): _word(v) for k, v in record.get("guest", {}).items()},
         entries=int(_number(record["outputs"]["entries"])),

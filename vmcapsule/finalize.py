@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,11 @@ from vmcapsule.job import id_of
 
 #: In the source ad: its outputs arrived, whatever becomes of the capsule.
 _DELIVERED = "VmCapsuleDelivered"
+#: In the source ad: what was delivered, and HTCondor's own attribute for that.
+_OUTPUTS = "VmCapsuleOutputs"
+_SPOOLED = "SpooledOutputFiles"
+_OUTPUTS_CHARS_MAX = 1 << 20
+_UNDEFINED = "undefined"
 
 
 def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
@@ -33,7 +39,8 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
             "give the ad that 'vmcapsule translate' printed",
         )
     if source.boolean(_DELIVERED) and not Path(folder).exists():
-        return parse_ad(f"{_DELIVERED} = true"), None
+        names = source.expr(_OUTPUTS) or _UNDEFINED
+        return parse_ad(f"{_DELIVERED} = true\n{_SPOOLED} = {names}"), None
     made = capsule.load(Path(folder))
     job_id = id_of(source)
     if made.job_id != job_id:
@@ -47,7 +54,20 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
             delivery.check_missing(job_exit)
         else:
             job_exit, _ = delivery.deliver_from(made, delivery.job_of(made))
-    return exit_attributes(job_exit), job_exit
+        names = _outputs(made, source)
+    return exit_attributes(job_exit).with_({_OUTPUTS: names, _SPOOLED: names}), job_exit
+
+
+def _outputs(made: capsule.Capsule, source: Ad) -> str:
+    """What was delivered, as condor_transfer_data is told of a spooled job's outputs.
+
+    The JobRouter gives the source the routed job's list, which names our returned disk.
+    """
+    if "SUBMIT_Iwd" not in source:
+        return _UNDEFINED
+    names = quote(",".join(delivery.top_names(made)))
+    # The JobRouter reads PIPE_BUFFER_MAX bytes of us; without a list all that is new is sent.
+    return names if len(names) < _OUTPUTS_CHARS_MAX else _UNDEFINED
 
 
 def undelivered(text: str, error: VmCapsuleError) -> Ad:
@@ -68,8 +88,15 @@ def undelivered(text: str, error: VmCapsuleError) -> Ad:
     if user_log:
         note = Path(source.string("Iwd") or "/") / f"{user_log}.vmcapsule"
         _leave_note(note, f"Job {job_id}: {reason}\n{'' if has_all else remedy}")
+    names = _UNDEFINED
+    if has_all and folder:
+        # Whatever happens, the JobRouter is to get an ad.
+        with contextlib.suppress(VmCapsuleError, OSError):
+            names = _outputs(capsule.load(Path(folder)), source)
     lines = [
         f"{_DELIVERED} = {str(has_all).lower()}",
+        f"{_OUTPUTS} = {names}",
+        f"{_SPOOLED} = {names}",
         "ExitBySignal = false",
         f"ExitCode = {error.exit_status}",
         f"ExitReason = {quote(reason)}",
@@ -98,12 +125,17 @@ def exit_attributes(job_exit: JobExit) -> Ad:
         lines.append(f"ExitSignal = {job_exit.exit_signal}")
     else:
         lines.append(f"ExitCode = {job_exit.exit_code}")
+    if by_signal:
+        lines.append(f"JobCoreDumped = {str(job_exit.core_dumped).lower()}")
+    # What the slot used is QEMU's.
+    if job_exit.image_size_kib:
+        lines.append(f"ImageSize = {job_exit.image_size_kib}")
+    if job_exit.disk_usage_kib:
+        lines.append(f"DiskUsage = {job_exit.disk_usage_kib}")
     lines += [
         f"{_DELIVERED} = true",
-        f"JobCoreDumped = {str(job_exit.core_dumped).lower()}",
         f"RemoteUserCpu = {job_exit.user_cpu_s:.6f}",
         f"RemoteSysCpu = {job_exit.system_cpu_s:.6f}",
         f"ResidentSetSize = {job_exit.max_rss_kib}",
-        f"JobDuration = {max(job_exit.ended_at_s - job_exit.started_at_s, 0):.6f}",
     ]
     return parse_ad("\n".join(lines))

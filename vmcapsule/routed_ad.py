@@ -12,7 +12,7 @@ from typing import Callable, Mapping, Sequence
 
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
-from vmcapsule.capsule import RETURNED, UNREPORTED_SIGNAL
+from vmcapsule.capsule import RETURNED, UNREPORTED_SIGNAL, WANTED
 from vmcapsule.errors import AdError, ConfigError, GuestError
 from vmcapsule.job import SourceJob
 from vmcapsule.job_attributes import belongs_to_source
@@ -78,8 +78,8 @@ class CapsuleFacts:
 
     ``vmdk_files`` are all files of all disks, extents among them; ``size_kib`` is what
     they take up together; ``memory_mib`` includes what the guest needs for itself.
-    ``program`` is what boots the capsule in a vanilla slot, and ``shared_files`` are the
-    template's that go with it, by full path.
+    ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are the
+    template's that go with it, by full path, and ``wanted_outputs`` what the job must leave.
     """
 
     folder: Path
@@ -92,6 +92,7 @@ class CapsuleFacts:
     network: bool = False
     program: str = ""
     shared_files: tuple[Path, ...] = ()
+    wanted_outputs: tuple[str, ...] = ()
 
 
 def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
@@ -190,13 +191,15 @@ def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Valu
     """
     paths = [str(capsule.folder / name) for name in (*capsule.vmdk_files, *capsule.other_files)]
     paths += [str(path) for path in capsule.shared_files]
+    outputs = [RETURNED, *(f"{WANTED}/{item}" for item in capsule.wanted_outputs)]
     return {
         "Cmd": quote(str(capsule.folder / capsule.program)),
         "TransferExecutable": True,
         "Out": quote("execute.out"),
         "Err": quote("execute.err"),
         "TransferInput": _list(paths),
-        "TransferOutput": quote(RETURNED),
+        "TransferOutput": _list(outputs),
+        "PreserveRelativePaths": True,
         "ShouldTransferFiles": quote("YES"),
         "WhenToTransferOutput": quote("ON_EXIT"),
         "RequestDisk": 2 * capsule.size_kib + job.request_disk_kib,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Optional
 
-from vmcapsule import accelerator, boot, bundle, capsule, capsule_name, extract
+from vmcapsule import accelerator, boot, bundle, capsule, capsule_name, extract, sandbox
 from vmcapsule.config import Config
 from vmcapsule.delivery import deliver_from
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
@@ -153,6 +153,7 @@ def planned(
         job_id=job.job_id,
         global_job_id=job.global_job_id,
         network=config.network,
+        wanted_outputs=",".join(sandbox.wanted_outputs(job)),
     )
 
 

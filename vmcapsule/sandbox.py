@@ -227,6 +227,12 @@ def _returned_name(job: SourceJob, path: str) -> Optional[str]:
     return None
 
 
+def wanted_outputs(job: SourceJob) -> tuple[str, ...]:
+    """The outputs that ``job`` must leave, each once; () where it need not leave any."""
+    items = (os.path.normpath(item.rstrip("/") or ".") for item in job.transfer_output or ())
+    return tuple(dict.fromkeys(item for item in items if item != "."))
+
+
 def spooled_names(job: SourceJob, paths: Sequence[str]) -> tuple[str, ...]:
     """What of the returned ``paths`` lies at the top of the job's folder, remaps aside.
 

@@ -13,6 +13,7 @@ from vmcapsule.disk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import (
     AdError,
     ConfigError,
+    InputError,
     TooLarge,
     VmCapsuleError,
     one_line,
@@ -33,6 +34,8 @@ from vmcapsule.run import pack
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
+#: After this a routed job that is to be held is held in any case.
+HELD_WITHOUT_UPDATE_S = 120
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
 
@@ -87,7 +90,8 @@ def _check_length(ad: Ad, limit_bytes: int) -> None:
 def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
     """A routed ad that is held at once, saying why, for a job that cannot be translated.
 
-    The JobRouter mirrors the hold on the source job, whose owner reads the reason there;
+    The UPDATE_JOB_INFO hook holds it, with the error's own hold code: PeriodicHold has but
+    one.  The JobRouter mirrors the hold on the source job, whose owner reads the reason there;
     of a hook that merely fails nobody is told, and it is run again and again.  None when it
     is not the JobRouter that asks: it sends a route above the ad.
     """
@@ -97,6 +101,7 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
         return None
     if route is None:
         return None
+    reason = quote(f"vmcapsule: {one_line(str(error))}")
     changes: dict[str, Value] = {
         name: source.expr(name) or "undefined" for name in ("Owner", "Iwd") if name in source
     }
@@ -105,8 +110,12 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
             "Cmd": quote("/bin/false"),
             "TransferExecutable": False,
             "Requirements": False,
-            "PeriodicHold": True,
-            "PeriodicHoldReason": quote(f"vmcapsule: {one_line(str(error))}"),
+            "VmCapsuleHoldReason": reason,
+            "VmCapsuleHoldReasonCode": error.hold_code,
+            "VmCapsuleHoldReasonSubCode": _subcode(error),
+            # Where there is no UPDATE_JOB_INFO hook.
+            "PeriodicHold": f"time() - QDate > {HELD_WITHOUT_UPDATE_S}",
+            "PeriodicHoldReason": reason,
             "PeriodicHoldSubCode": error.exit_status,
             "PeriodicRemove": REMOVED_WHEN_HELD,
             "VmCapsuleSourceJobId": quote(id_of(source)),
@@ -115,6 +124,14 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
     return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
         changes
     )
+
+
+def _subcode(error: VmCapsuleError) -> int:
+    """Of an input that cannot be read the errno, as HTCondor's shadow has it."""
+    cause = error.__cause__
+    if isinstance(error, InputError) and isinstance(cause, OSError):
+        return cause.errno or error.exit_status
+    return error.exit_status
 
 
 def _ad_template(path: Path) -> Ad:
@@ -199,6 +216,7 @@ def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
         size_kib=sum(file.stat().st_size for file in (*data, *files)) // 1024,
         program=PROGRAM,
         shared_files=tuple(files),
+        wanted_outputs=tuple(item for item in made.wanted_outputs.split(",") if item),
     )
 
 

@@ -1,21 +1,35 @@
-"""The UPDATE_JOB_INFO hook: says of a held routed job that the JobRouter has seen the hold.
+"""The UPDATE_JOB_INFO hook: holds the routed job of a source that cannot be translated.
 
-It runs at every poll for every routed job, so it imports nothing and mostly prints
-nothing.  What it prints is put into the routed job's ad, and the same poll mirrors the
-hold on the source job; the routed job, which has then done its duty, removes itself by
-its PeriodicRemove.  So a released source job is routed anew.
+It runs at every poll for every routed job, so it imports next to nothing and mostly prints
+nothing.  What it prints is put into the routed job's ad, and the same poll mirrors a hold
+on the source job.  A held routed job has done its duty then: the mark that the hold was
+seen has its PeriodicRemove remove it, so that a released source job is routed anew.
 """
 
 import sys
+import time
 
 #: A routed ad is far smaller.
 _BYTES_MAX = 64 << 20
+_HELD = b"5"
+#: `vmcapsule.translate.held_ad` has what is to be put into the ad under these names.
+_HOLD = (b"HoldReason", b"HoldReasonCode", b"HoldReasonSubCode")
 
 
 def main() -> int:
     """Read a routed ad on standard input; print what is to change in it."""
-    lines = sys.stdin.buffer.read(_BYTES_MAX).split(b"\n")
-    held = any(line.replace(b" ", b"").lower() == b"jobstatus=5" for line in lines)
-    if held:
-        print("VmCapsuleHoldSeen = true")
+    ad = {}
+    for line in sys.stdin.buffer.read(_BYTES_MAX).split(b"\n"):
+        name, equals, text = line.partition(b"=")
+        if equals:
+            ad[name.strip().lower()] = text.strip()
+    changes = []
+    asked = [ad.get(b"vmcapsule" + name.lower()) for name in _HOLD]
+    if ad.get(b"jobstatus") != _HELD and None not in asked:
+        changes = [b"JobStatus = " + _HELD, b"EnteredCurrentStatus = %d" % time.time()]
+        changes += [name + b" = " + (text or b"") for name, text in zip(_HOLD, asked)]
+    if changes or ad.get(b"jobstatus") == _HELD:
+        changes.append(b"VmCapsuleHoldSeen = true")
+    sys.stdout.buffer.write(b"".join(line + b"\n" for line in changes))
+    sys.stdout.flush()
     return 0

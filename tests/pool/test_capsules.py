@@ -15,7 +15,7 @@ import pytest
 
 from tests.pool.faults import assert_quiet, machines
 from tests.pool.plugin import SCRATCH
-from tests.pool.pool import COMPLETED, HELD, REMOVED, JobId, Pool
+from tests.pool.pool import COMPLETED, HELD, REMOVED, RUNNING, JobId, Pool
 
 pytestmark = pytest.mark.pool
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -300,6 +300,8 @@ def test_jobs_held_and_removed_while_their_machines_run(pool: Pool) -> None:
         for n in (1, 2)
     )
     pool.until(lambda: len(machines(pool)) == 2, TIMEOUT_S, "the machines to run")
+    for job in (held, removed):
+        pool.wait(job, until=(RUNNING,))
     hold_and_remove(pool, held, removed)
     assert_held_and_removed(pool, held, removed)
     pool.put("/home/alice/running1/seconds", "0\n", owner="alice")

@@ -14,6 +14,12 @@ from vmcapsule.disk.vmdk import create_vmdk, raw_edit
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.pack import Entry, Stretch, dump_index
 
+VMX = """\
+ide0:0.present = "TRUE"
+ide0:0.fileName = "system.vmdk"
+ide0:1.present = "TRUE"
+ide0:1.fileName = "data.vmdk"
+"""
 OFFSET_BYTES = 1 << 20
 EXITED: dict[str, Any] = {
     "format": contract.FORMAT,
@@ -93,3 +99,21 @@ def make_capsule(
     capsule.save_source_ad(job.ad.long_form(), folder)
     capsule.save(made, folder)
     return made
+
+
+def small_template(folder: Path) -> dict[str, str]:
+    """Make a template without a kernel, and a tarball; return the knobs that name them."""
+    template = folder / "template" / "condor_vm_capsule"
+    template.mkdir(parents=True)
+    (template / "vm.vmx").write_text(VMX)
+    build_data_disk(folder / "data", size_bytes=16 << 20, offset_bytes=OFFSET_BYTES)
+    create_vmdk(folder / "data", template / "data.vmdk", "monolithicFlat")
+    (folder / "system").write_bytes(bytes(1 << 20))
+    create_vmdk(folder / "system", template / "system.vmdk", "monolithicSparse")
+    (folder / "condor-1.0.tar").write_bytes(b"staged, not looked into")
+    return {
+        "VM_CAPSULE_TEMPLATE": str(folder / "template"),
+        "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(folder / "scratch"),
+        "VM_CAPSULE_CACHE_DIR": str(folder / "cache"),
+        "VM_CAPSULE_CONDOR_TARBALL": str(folder / "condor-1.0.tar"),
+    }

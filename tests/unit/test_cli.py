@@ -6,20 +6,24 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Optional
 
 import pytest
 
+from tests.unit.returned import small_template
 from vmcapsule import errors, report
-from vmcapsule.ads import parse_ad
+from vmcapsule.ads import Ad, parse_ad
 
 HOME = Path(__file__).resolve().parents[2]
 COMMANDS = [
     [],
     ["run"],
     ["translate"],
+    ["update"],
     ["finalize"],
+    ["gc"],
     ["cleanup"],
     ["config"],
     ["boot"],
@@ -246,16 +250,44 @@ def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
         assert os.access(hook, os.X_OK)
 
 
+def held_by_the_update_hook(
+    ad: str, tmp_path: Path, env: Optional[dict[str, str]] = None
+) -> Ad:
+    """What becomes of a source ad that the router sends: translated, then updated."""
+    stdin = f'[ Name = "capsule" ]\n------\n{ad}'
+    done = vmcapsule("translate", cwd=tmp_path, stdin=stdin, env=env)
+    assert done.returncode == 0, done.stderr
+    routed = parse_ad(done.stdout)
+    assert routed.integer("JobUniverse") == 5 and routed.boolean("Requirements") is False
+    assert routed.value("PeriodicHold") is None, "it is not held before the hook had its turn"
+    assert routed.string("PeriodicHoldReason") == routed.string("VmCapsuleHoldReason")
+    idle = routed.with_({"JobStatus": 1, "QDate": 1})
+    printed = parse_ad(vmcapsule("update", cwd=tmp_path, stdin=idle.long_form()).stdout)
+    held = idle.with_({name: text for name, text in printed.attributes})
+    assert held.integer("JobStatus") == 5 and held.boolean("VmCapsuleHoldSeen") is True
+    assert held.boolean("PeriodicRemove") is True
+    assert 0 <= time.time() - (held.integer("EnteredCurrentStatus") or 0) < 60
+    again = vmcapsule("update", cwd=tmp_path, stdin=held.long_form()).stdout
+    assert again == "VmCapsuleHoldSeen = true\n"
+    return held
+
+
 def test_a_job_that_cannot_be_translated_is_held_when_the_router_asks(tmp_path: Path) -> None:
     ad = AD.format(cmd="/bin/true", iwd=tmp_path) + 'Owner = "alice"\nRequestGPUs = 1\n'
-    done = vmcapsule("translate", cwd=tmp_path, stdin=f'[ Name = "capsule" ]\n------\n{ad}')
-    assert done.returncode == 0
-    held = parse_ad(done.stdout)
-    assert held.integer("JobUniverse") == 5 and held.string("Owner") == "alice"
-    assert held.boolean("PeriodicHold") is True and held.boolean("Requirements") is False
-    assert held.integer("PeriodicHoldSubCode") == 65
-    reason = held.string("PeriodicHoldReason") or ""
+    held = held_by_the_update_hook(ad, tmp_path)
+    assert held.string("Owner") == "alice"
+    assert (held.integer("HoldReasonCode"), held.integer("HoldReasonSubCode")) == (26, 65)
+    reason = held.string("HoldReason") or ""
     assert "RequestGPUs = 1" in reason and "request_gpus" in reason
+
+
+def test_a_missing_input_holds_with_htcondors_own_code(tmp_path: Path) -> None:
+    knobs = {f"_CONDOR_{name}": value for name, value in small_template(tmp_path).items()}
+    ad = AD.format(cmd="/bin/true", iwd=tmp_path) + 'TransferInput = "gone"\n'
+    held = held_by_the_update_hook(ad, tmp_path, env=knobs)
+    # CONDOR_HOLD_CODE TransferInputError, and ENOENT.
+    assert (held.integer("HoldReasonCode"), held.integer("HoldReasonSubCode")) == (13, 2)
+    assert "gone" in (held.string("HoldReason") or "")
 
 
 @pytest.mark.parametrize(
@@ -269,13 +301,9 @@ def test_a_job_that_cannot_be_translated_is_held_when_the_router_asks(tmp_path: 
 def test_what_is_the_administrators_to_mend_holds_the_job_too(
     env: dict[str, str], status: int, reason: str, tmp_path: Path
 ) -> None:
-    ad = AD.format(cmd="/bin/true", iwd=tmp_path)
-    stdin = f'[ Name = "capsule" ]\n------\n{ad}'
-    done = vmcapsule("translate", cwd=tmp_path, stdin=stdin, env=env)
-    assert done.returncode == 0, done.stderr
-    held = parse_ad(done.stdout)
-    assert held.integer("PeriodicHoldSubCode") == status
-    assert reason in (held.string("PeriodicHoldReason") or "")
+    held = held_by_the_update_hook(AD.format(cmd="/bin/true", iwd=tmp_path), tmp_path, env)
+    assert held.integer("HoldReasonSubCode") == status
+    assert reason in (held.string("HoldReason") or "")
 
 
 def test_a_held_routed_job_says_that_its_hold_was_seen(tmp_path: Path) -> None:

@@ -103,6 +103,19 @@ def test_finalize_after_cleanup_says_that_all_is_done(
     assert "ExitCode" not in repeated, "what the first one said stays"
 
 
+def test_a_spooled_job_is_told_what_to_fetch(made: capsule.Capsule, home: Path) -> None:
+    ordinary, _ = finalize(hook_input(home, made))
+    assert ordinary.value("SpooledOutputFiles") is None and "SpooledOutputFiles" in ordinary
+    spooled, _ = finalize(hook_input(home, made, 'SUBMIT_Iwd = "/elsewhere"\n'))
+    assert spooled.string("SpooledOutputFiles") == "out1,out2,out3,out4"
+    capsule.remove(made.folder)
+    before = (
+        f"VmCapsuleDelivered = true\nVmCapsuleOutputs = {spooled.expr('VmCapsuleOutputs')}\n"
+    )
+    repeated, _ = finalize(hook_input(home, made, before))
+    assert repeated.string("SpooledOutputFiles") == "out1,out2,out3,out4"
+
+
 def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
     made: capsule.Capsule, home: Path
 ) -> None:
@@ -125,6 +138,15 @@ def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
     with pytest.raises(DeliveryError, match="out2"):
         delivery.deliver_from(made, delivery.job_of(made))
     assert found_files(home) == []
+
+
+def test_what_there_is_is_delivered_of_a_job_that_is_held_for_what_is_not(
+    made: capsule.Capsule, home: Path
+) -> None:
+    held = "JobStatus = 5\nHoldReasonCode = 12\n"
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert "finished its delivery" in event
+    assert found(home) == OUTPUTS and not made.folder.exists()
 
 
 def found_files(home: Path) -> list[Path]:

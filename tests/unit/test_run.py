@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.returned import small_template
 from vmcapsule import capsule, extract, run, translate
 from vmcapsule.ads import Ad, parse_ad
 from vmcapsule.config import Config, load_config
@@ -19,33 +20,11 @@ from vmcapsule.errors import AdError, ConfigError, DiskError, GuestError, TooLar
 from vmcapsule.job import read_job
 from vmcapsule.template import load
 
-VMX = """\
-ide0:0.present = "TRUE"
-ide0:0.fileName = "system.vmdk"
-ide0:1.present = "TRUE"
-ide0:1.fileName = "data.vmdk"
-"""
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A template without a kernel (so nothing is probed) and a scratch folder."""
-    folder = tmp_path / "template" / "condor_vm_capsule"
-    folder.mkdir(parents=True)
-    (folder / "vm.vmx").write_text(VMX)
-    build_data_disk(tmp_path / "data", size_bytes=16 << 20, offset_bytes=1 << 20)
-    create_vmdk(tmp_path / "data", folder / "data.vmdk", "monolithicFlat")
-    (tmp_path / "system").write_bytes(bytes(1 << 20))
-    create_vmdk(tmp_path / "system", folder / "system.vmdk", "monolithicSparse")
-    (tmp_path / "condor-1.0.tar").write_bytes(b"staged, not looked into")
-    return load_config(
-        {
-            "VM_CAPSULE_TEMPLATE": str(tmp_path / "template"),
-            "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(tmp_path / "scratch"),
-            "VM_CAPSULE_CACHE_DIR": str(tmp_path / "cache"),
-            "VM_CAPSULE_CONDOR_TARBALL": str(tmp_path / "condor-1.0.tar"),
-        }
-    )
+    return load_config(small_template(tmp_path))
 
 
 def job_ad(tmp_path: Path) -> str:

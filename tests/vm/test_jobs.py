@@ -80,20 +80,38 @@ def test_a_folder_of_outputs_comes_back(run_job: Run, runner: str) -> None:
     assert (done.folder / "results/renamed.txt").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.skipif(not Path("/etc/localtime").exists(), reason="this machine has no time zone")
 def test_the_job_finds_what_a_starter_provides(run_job: Run, runner: str) -> None:
     done = run_job(
         'echo "$_CONDOR_SLOT $BATCH_SYSTEM $OMP_NUM_THREADS"\n'
-        '[ "$PWD" = "$_CONDOR_SCRATCH_DIR" ] && [ "$TMPDIR" = "$PWD" ] && echo home\n'
+        '[ "$PWD" = "$_CONDOR_SCRATCH_DIR" ] && cd "$TMPDIR" && pwd && cd - >there\n'
+        "ulimit -n; ulimit -s; ulimit -Hc; umask; cat /proc/self/oom_score_adj\n"
+        "nproc; cmp /etc/localtime localtime && echo zone\n"
         "grep -c . .job.ad >ad-lines; grep -i '^Cpus = 2' .machine.ad; id -u >uid\n"
         "grep '^Custom = \"x\"' .job.ad",
-        'request_cpus = 2\nrequest_memory = 200\n+Custom = "x"',
+        "request_cpus = 2\nrequest_memory = 200\n"
+        '+Custom = "x"\ntransfer_input_files = /etc/localtime',
         "--runner",
         runner,
     )
     assert done.status == 0, done.stderr + done.read("err")
-    assert done.read("out") == 'slot1_1 HTCondor 2\nhome\nCpus = 2\nCustom = "x"\n'
+    limits = "32768\nunlimited\n0\n0022\n800\n"
+    expected = f'slot1_1 HTCondor 2\n/tmp\n{limits}2\nzone\nCpus = 2\nCustom = "x"\n'
+    assert done.read("out") == expected
     assert int(done.read("uid")) != 0
     assert int(done.read("ad-lines")) > 10
+
+
+def test_a_job_that_failed_leaves_its_failure_files(run_job: Run, runner: str) -> None:
+    done = run_job(
+        "echo out; echo 1 >made; mkdir logs; echo 2 >logs/why; exit 4",
+        'transfer_output_files = made\nsuccess_exit_code = 3\n+FailureFiles = "logs/why"',
+        "--runner",
+        runner,
+    )
+    assert done.status == 4
+    left = {path.name for path in done.folder.iterdir()} - {"job.sh", "job.sub"}
+    assert left == {"out", "err", "why"}
 
 
 def test_a_missing_output_is_an_error_and_the_rest_is_delivered(
