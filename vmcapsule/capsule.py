@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional, get_args, get_type_hints
+from typing import Any, Iterator, Optional, Union, get_args, get_type_hints
 
 from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.disk.extents import copy_sparse
@@ -158,14 +158,17 @@ def draft(folder: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-    except OSError as error:
+    except TooLarge:
+        raise
+    except (OSError, SpaceError) as error:
         raise space_error(folder.parent, error) from error
 
 
-def space_error(folder: Path, error: OSError) -> SpaceError:
+def space_error(folder: Path, error: Union[OSError, SpaceError]) -> SpaceError:
     """The error for scratch that cannot be written."""
+    reason = error.message if isinstance(error, SpaceError) else error.strerror or error
     return SpaceError(
-        f"cannot build a capsule under '{folder}': {error.strerror or error}",
+        f"cannot build a capsule under '{folder}': {reason}",
         "make room or permit writing there, or set VM_CAPSULE_SCRATCH_DIR_PREFIX elsewhere",
     )
 

@@ -257,6 +257,10 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _seconds_or_none_at_all(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
 def _mebibytes(text: str) -> int:
     number, unit = text.rstrip("iB"), text.rstrip("iB")[-1:].upper()
     scale = {"M": 1, "G": 1024, "T": 1024 * 1024}.get(unit)
@@ -282,7 +286,7 @@ def _add_hooks(commands: Any) -> None:
     )
     gc.add_argument(
         "--min-age",
-        type=_seconds,
+        type=_seconds_or_none_at_all,
         default=60.0,
         metavar="S",
         help="leave folders alone that changed in the last S seconds (default: 60)",

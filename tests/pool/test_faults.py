@@ -87,13 +87,14 @@ ROWS: Dict[str, Row] = {row.name: row for row in _rows()}
 
 #: Leaves a data disk that no longer holds a file system, and is gone at once.
 SCRIBBLE = """\
-#!/bin/sh
-while read -r device folder kind rest; do
-    [ "$kind" = vfat ] && disk=$device
-done </proc/mounts
-busybox dd if=/dev/urandom of="$disk" bs=64k count=16 conv=fsync
-echo o >/proc/sysrq-trigger
-sleep 60
+import os, time
+mounts = [line.split() for line in open("/proc/mounts")]
+(device,) = [words[0] for words in mounts if words[2] == "vfat"]
+fd = os.open(device, os.O_WRONLY)
+os.write(fd, os.urandom(1 << 20))
+os.fsync(fd)
+open("/proc/sysrq-trigger", "w").write("o")
+time.sleep(60)
 """
 
 
@@ -194,7 +195,7 @@ def test_scratch_full_in_translate_holds_the_job(case: Case) -> None:
     reason = ad.string("HoldReason") or ""
     assert reason.startswith("vmcapsule: ") and SMALL_SCRATCH in reason, reason
     assert "make room" in reason
-    assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (3, 73)
+    assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (26, 73)
     case.assert_nothing_left(source=True)
     assert not list(case.pool.path(SMALL_SCRATCH).iterdir())
     case.pool.run("root", ["mount", "-o", "remount,size=1g", SMALL_SCRATCH])
@@ -208,7 +209,7 @@ def test_a_disk_that_comes_back_damaged_is_tried_again_then_held(case: Case) -> 
     reason = ad.string("HoldReason") or ""
     assert "did not report in 2 runs" in reason
     # The disk itself is what is complained about.
-    assert "data.vmdk" in reason or "FAT" in reason, reason
+    assert "file system" in reason, reason
     case.assert_nothing_left(source=True)
     (copy,) = case.pool.routed(case.job)
     assert copy.integer("NumJobStarts") == 2

@@ -180,7 +180,11 @@ def test_create_overwrites_nothing(tmp_path: Path):
 def test_a_full_disk_is_a_space_error(tmp_path: Path, monkeypatch):
     disk = make(tmp_path, "monolithicSparse")
 
-    def full(*_: object, **__: object) -> None:
+    real = process.run
+
+    def full(argv, **more: object):
+        if argv[1] != "convert":
+            return real(argv, **more)
         raise ToolError(
             "'qemu-img convert' failed: error while writing: No space left on device"
         )
@@ -449,3 +453,17 @@ def test_a_disk_made_transferable_keeps_its_content_and_loses_its_holes(
     assert sum(path.stat().st_size for path in made.files) < 1 << 20
     with raw_view(folder / "data.vmdk", tmp_path) as image:
         assert os.pread(image.fd, 13, 5 << 20) == b"in the middle"
+
+
+@pytest.mark.parametrize(
+    "form", ["monolithicSparse", "twoGbMaxExtentSparse", "streamOptimized"]
+)
+def test_a_disk_that_was_cut_short_is_damaged(tmp_path: Path, form: str) -> None:
+    """qemu-img itself reads zeros behind the end."""
+    raw = tmp_path / "raw"
+    raw.write_bytes(os.urandom(4 << 20))
+    disk = create_vmdk(raw, tmp_path / "d.vmdk", form)
+    largest = max(disk.files, key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - (256 << 10))
+    with pytest.raises(DiskError, match="damaged"), raw_view(disk.path, tmp_path):
+        pass

@@ -30,6 +30,8 @@ __all__ = [
 
 #: A conversion is bound by the disk's speed; this is for one that hangs.
 CONVERT_TIMEOUT_S = 4 * 3600.0
+#: 'qemu-img check': nothing is wrong, or this form is not checked.
+_CHECK_OK = (0, 63)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,20 @@ def _aside(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+def _check(disk: Vmdk) -> None:
+    """Raise `DiskError` for a sparse disk that was cut short: 'convert' sees zeros there."""
+    argv: list[process.Arg] = ["qemu-img", "check", "-f", "vmdk", disk.path]
+    checked = process.run(argv, timeout_s=CONVERT_TIMEOUT_S, check=False)
+    if checked.returncode not in _CHECK_OK:
+        said = " ".join((checked.stderr or checked.stdout).decode(errors="replace").split())
+        raise DiskError(
+            f"'{disk.path}' is damaged: {said[:200]}",
+            "it did not arrive as it was; run the job again",
+        )
+
+
 def _to_raw(disk: Vmdk, folder: Path) -> Path:
+    _check(disk)
     image = folder / "disk.raw"
     _qemu_img(["convert", "-f", "vmdk", "-O", "raw", disk.path, image], image)
     size_bytes = image.stat().st_size
