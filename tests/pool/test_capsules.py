@@ -21,7 +21,7 @@ pytestmark = pytest.mark.pool
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 #: Emulated, and several machines at once.
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 #: As many jobs as there are in a cluster.
 MANY = 20
 

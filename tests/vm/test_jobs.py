@@ -56,6 +56,19 @@ def test_stdin_utf8_and_quotes_arrive(run_job: Run, runner: str, tmp_path: Path)
     assert done.read("out") == "Grüße, 世界\n[plain][two words][it's][]\na ü b\n"
 
 
+def test_a_long_environment_and_many_arguments_arrive(run_job: Run, runner: str) -> None:
+    """More than a daemon of HTCondor's reads of a hook unless it is told to."""
+    environment = " ".join(f"BIG{number}={'x' * 200}" for number in range(500))
+    arguments = " ".join(f"argument-{number}" for number in range(3000))
+    done = run_job(
+        "env | grep -c ^BIG; echo $#",
+        f'environment = "{environment}"\narguments = "{arguments}"',
+        "--runner",
+        runner,
+    )
+    assert (done.status, done.read("out")) == (0, "500\n3000\n")
+
+
 def test_a_folder_of_outputs_comes_back(run_job: Run, runner: str) -> None:
     done = run_job(
         "mkdir -p plots/deep; echo 1 >plots/a.txt; echo 2 >'plots/deep/ü:b.txt'\n"

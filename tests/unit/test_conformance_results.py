@@ -1,0 +1,127 @@
+"""The conformance suite's results: kept, shown as a table, and written as documentation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conformance import document, results, table
+from tests.conformance.cases import Case, Expected, load_cases
+from tests.conformance.compare import DIFFERENT, REFUSED, SAME, Verdict
+from tests.conformance.results import Results
+from tests.conformance.ways import COMPARED
+
+REASON = "StreamOut = true: no connection; take it out"
+SAID = {
+    "alike": dict.fromkeys(COMPARED, Verdict(SAME)),
+    "streamed": dict.fromkeys(COMPARED, Verdict(REFUSED, (REASON,))),
+    "retried": {
+        "qemu": Verdict(SAME),
+        "run": Verdict(DIFFERENT, ("runs: 1, natively 3",)),
+    },
+    "broken": {"qemu": Verdict(DIFFERENT, ("exit: code 1",), ("exit: code 1",))},
+}
+FOUND = Results({"HTCondor": "23.9.6"}, SAID)
+
+
+def case(name: str, *expected: Expected) -> Case:
+    return Case(name, Path(name), f"The case {name} | so", expected=expected)
+
+
+LISTED = Expected(DIFFERENT, ("run", "direct"), ("runs: *",), "There is no queue.")
+ALL = [case("alike"), case("broken"), case("retried", LISTED), case("streamed")]
+
+
+def test_results_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert results.read(path) == Results({}, {})
+    results.write(FOUND, path)
+    assert results.read(path) == FOUND
+    text = path.read_text()
+    results.write(results.read(path), path)
+    assert path.read_text() == text
+
+
+def test_some_cases_run_again_leave_the_others(tmp_path: Path) -> None:
+    new = Results({"HTCondor": "25.0.0"}, {"retried": {"run": Verdict(SAME)}, "new": {}})
+    both = results.merged(FOUND, new, ["alike", "retried", "new"], COMPARED)
+    assert both.versions == {"HTCondor": "25.0.0"}
+    assert list(both.verdicts) == ["alike", "new", "retried"]
+    assert both.verdicts["retried"] == {"qemu": Verdict(SAME), "run": Verdict(SAME)}
+
+
+def test_ways_that_are_no_more_are_dropped() -> None:
+    both = results.merged(FOUND, Results({}, {}), ["alike"], ["run"])
+    assert set(both.verdicts["alike"]) == {"run"}
+
+
+def test_the_table_fits_a_terminal_and_tells_what_is_wrong() -> None:
+    lines = table.lines(SAID, COMPARED)
+    assert max(map(len, lines)) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in lines[:6]}
+    assert rows["alike"] == ["same"] * 3
+    assert rows["retried"] == ["same", "different", "-"]
+    assert rows["broken"] == ["different", "!", "-", "-"]
+    assert "4 cases: same                               2           1           1" in lines
+    assert lines[-1] == "broken (qemu): exit: code 1"
+    assert table.is_wrong(SAID)
+    del_broken = {name: said for name, said in SAID.items() if name != "broken"}
+    assert not table.is_wrong(del_broken)
+    assert not any(line.startswith("broken") for line in table.lines(del_broken, COMPARED))
+
+
+def test_a_long_list_of_what_is_wrong_is_cut() -> None:
+    many = Verdict(DIFFERENT, (), tuple(f"file {n}: missing" for n in range(100)))
+    lines = table.lines({"many": {"qemu": many}}, ["qemu"])
+    assert len(lines) < 30
+    assert lines[-1] == "many (qemu): and 92 more"
+
+
+def test_the_page_says_what_works_what_is_refused_and_what_differs() -> None:
+    page = document.text(ALL, FOUND)
+    assert "| alike | The case alike \\| so | same | same | same |\n" in page
+    assert "| retried | The case retried \\| so | same | different | not run |\n" in page
+    assert "- `StreamOut = true`: no connection; take it out\n" in page
+    assert "- There is no queue. (run) Seen in: retried.\n" in page
+    assert "HTCondor 23.9.6" in page
+    assert "| | same: of 4 cases | 2 | 1 | 1 |\n" in page
+
+
+def test_a_refusal_of_some_ways_names_them() -> None:
+    some = {"streamed": {"qemu": SAID["streamed"]["qemu"]}}
+    page = document.text(ALL, replace(FOUND, verdicts=some))
+    assert "- `StreamOut = true`: no connection; take it out (qemu)\n" in page
+
+
+def test_nothing_that_is_not_seen_is_told() -> None:
+    page = document.text(ALL, replace(FOUND, verdicts={}))
+    assert "There is no queue." not in page
+    assert page.count("\n\nNothing.\n") == 2
+
+
+# What is committed
+
+
+def test_the_committed_page_belongs_to_the_committed_results() -> None:
+    page = document.text(load_cases((), COMPARED), results.read())
+    assert document.PAGE.read_text(encoding="utf-8") == page, "run './dev conformance'"
+
+
+@pytest.mark.parametrize("way", COMPARED)
+def test_every_case_was_run_every_way(way: str) -> None:
+    verdicts = results.read().verdicts
+    names = [case.name for case in load_cases((), COMPARED)]
+    assert [name for name in names if way not in verdicts.get(name, {})] == []
+
+
+def test_nothing_is_different_without_a_reason() -> None:
+    verdicts = results.read().verdicts
+    wrong = [
+        f"{name} ({way}): {text}"
+        for name, said in verdicts.items()
+        for way, verdict in said.items()
+        for text in verdict.wrong
+    ]
+    assert wrong == []
