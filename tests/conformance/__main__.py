@@ -1,0 +1,69 @@
+"""``python -m tests.conformance [CASE...] [--way WAY]``: what ``./dev conformance`` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import List, Optional
+
+from tests.conformance import document, results, table
+from tests.conformance.cases import Case, load_cases
+from tests.conformance.suite import run_suite
+from tests.conformance.ways import COMPARED
+from tests.pool.pool import Pool
+from vmcapsule.errors import VmCapsuleError
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """Run cases and print the table; 1 when anything is not as expected."""
+    args = _parser().parse_args(arguments)
+    try:
+        every = load_cases((), COMPARED)
+        cases = load_cases(args.cases, COMPARED) if args.cases else every
+        if args.quick:
+            cases = [case for case in cases if not case.is_slow]
+        if args.list:
+            print("\n".join(f"{case.name}: {case.about}" for case in cases))
+            return 0
+        return _run(cases, every, tuple(args.way or COMPARED), args)
+    except VmCapsuleError as error:
+        print(f"./dev conformance: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./dev conformance",
+        description="Run jobs natively and in capsules, and compare what becomes of them.",
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="default: all")
+    parser.add_argument("--way", action="append", choices=COMPARED, help="default: all")
+    parser.add_argument("--quick", action="store_true", help="without the slow cases")
+    parser.add_argument("--list", action="store_true", help="say what cases there are")
+    parser.add_argument("--suite", default="trixie", help="Debian's (default: trixie)")
+    parser.add_argument(
+        "--dry", action="store_true", help="leave the results and the documentation as they are"
+    )
+    return parser
+
+
+def _run(
+    cases: List[Case], every: List[Case], ways: tuple[str, ...], args: argparse.Namespace
+) -> int:
+    pool = Pool(args.suite, "conformance")
+    pool.start()
+    try:
+        found = run_suite(pool, cases, ways, lambda step: print(step, file=sys.stderr))
+    finally:
+        pool.stop()
+    print("\n".join(table.lines(found.verdicts, ways)))
+    if not args.dry:
+        names = [case.name for case in every]
+        kept = results.merged(results.read(), found, names, COMPARED)
+        results.write(kept)
+        document.PAGE.write_text(document.text(every, kept), encoding="utf-8")
+    return 1 if table.is_wrong(found.verdicts) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo $#
+printf '<%s>\n' "$@"
+exit 0

@@ -1,0 +1,2 @@
+#!/bin/sh
+env | grep '^CASE' | LC_ALL=C sort | sha256sum

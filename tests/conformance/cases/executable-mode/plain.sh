@@ -1,0 +1,3 @@
+#!/bin/sh
+echo ran as "${0##*/}"
+stat -c %a "$0"

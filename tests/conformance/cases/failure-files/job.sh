@@ -1,0 +1,4 @@
+#!/bin/sh
+echo why >why
+echo made >made
+exit 3

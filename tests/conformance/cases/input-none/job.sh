@@ -1,0 +1,3 @@
+#!/bin/sh
+readlink /proc/self/fd/0
+wc -c

@@ -1,0 +1,3 @@
+#!/bin/sh
+stat -c %s data
+tail -c 8 data

@@ -1,0 +1,2 @@
+#!/bin/sh
+cat a debian_version

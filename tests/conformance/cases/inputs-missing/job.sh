@@ -1,0 +1,3 @@
+#!/bin/sh
+echo before the end
+exit 7

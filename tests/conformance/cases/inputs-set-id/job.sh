@@ -1,0 +1,3 @@
+#!/bin/sh
+cd in
+stat -c '%a %n' *

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo tried
+exit 7

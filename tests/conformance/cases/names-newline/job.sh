@@ -1,0 +1,6 @@
+#!/bin/sh
+cd in
+printf '<%s>' *
+cd ..
+mkdir result
+cp in/* result

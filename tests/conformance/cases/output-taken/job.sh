@@ -1,0 +1,3 @@
+#!/bin/sh
+echo printed
+echo made >out

@@ -1,0 +1,2 @@
+#!/bin/sh
+head -c 5368709120 /dev/zero | tr '\0' x >data

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo made >made
+echo said
+kill -9 $$

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo made >made
+kill -SEGV $$

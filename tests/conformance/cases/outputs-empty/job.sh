@@ -1,0 +1,4 @@
+#!/bin/sh
+: >empty
+mkdir -p folder/none folder/deep/none
+: >folder/empty

@@ -1,0 +1,4 @@
+#!/bin/sh
+mkdir folder
+echo new >folder/both
+echo new >folder/new

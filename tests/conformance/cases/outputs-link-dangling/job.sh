@@ -1,0 +1,3 @@
+#!/bin/sh
+ln -s nowhere link
+echo new >new

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo target >target
+ln -s target link
+ln -s /etc/debian_version far

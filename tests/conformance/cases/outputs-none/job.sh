@@ -1,0 +1,3 @@
+#!/bin/sh
+echo new >new
+echo out

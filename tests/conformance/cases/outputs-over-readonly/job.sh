@@ -1,0 +1,3 @@
+#!/bin/sh
+echo new >readonly
+echo new >another

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo a >a
+echo b >b

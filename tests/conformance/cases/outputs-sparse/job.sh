@@ -1,0 +1,3 @@
+#!/bin/sh
+truncate -s 40M data
+echo end >>data

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo secret >secret
+chmod 000 secret
+echo new >new

@@ -1,0 +1,3 @@
+#!/bin/sh
+echo 1 >one.dat
+echo 2 >two.dat

@@ -1,0 +1,4 @@
+#!/bin/sh
+echo hello
+echo "on the other hand" >&2
+echo made >made

@@ -1,0 +1,3 @@
+#!/bin/sh
+cat before after 2>/dev/null
+echo ran

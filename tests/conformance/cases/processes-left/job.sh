@@ -1,0 +1,3 @@
+#!/bin/sh
+(trap '' HUP TERM; sleep 300; echo late >late) &
+echo over

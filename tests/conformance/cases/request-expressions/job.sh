@@ -1,0 +1,3 @@
+#!/bin/sh
+echo $OMP_NUM_THREADS
+[ $(nproc) -ge 2 ] && echo "CPUs enough"

@@ -1,0 +1,4 @@
+#!/bin/sh
+cat in
+echo more >>in
+echo made >made

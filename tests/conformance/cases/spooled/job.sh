@@ -1,0 +1,6 @@
+#!/bin/sh
+cat in
+mkdir folder
+echo below >folder/file
+echo made >made
+exit 4

@@ -1,0 +1,52 @@
+"""A dozen of the cases, for every change; './dev conformance' runs all of them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conformance.cases import load_cases
+from tests.conformance.results import Results
+from tests.conformance.suite import run_suite
+from tests.conformance.ways import COMPARED
+from tests.pool.pool import Pool
+from tests.pool.root import SuiteUnavailable
+
+pytestmark = pytest.mark.pool
+
+CASES = (
+    "arguments-new",
+    "custom-attributes",
+    "environment-new",
+    "exit-code",
+    "inputs-links",
+    "inputs-missing",
+    "names-odd",
+    "outputs-by-signal",
+    "outputs-default",
+    "outputs-remapped",
+    "sandbox",
+    "stream-output",
+)
+
+
+@pytest.fixture(scope="module")
+def found() -> Results:
+    """The verdicts, from a pool of their own: other tests' are busy, and set otherwise."""
+    suite = os.environ.get("VMCAPSULE_POOL_SUITE", "trixie")
+    pool = Pool(suite, f"conformance-{os.getpid()}")
+    try:
+        pool.start()
+    except SuiteUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        return run_suite(pool, load_cases(CASES, COMPARED), COMPARED)
+    finally:
+        pool.stop()
+
+
+@pytest.mark.parametrize("way", COMPARED)
+@pytest.mark.parametrize("name", CASES)
+def test_a_job_does_not_notice(found: Results, name: str, way: str) -> None:
+    assert found.verdicts[name][way].wrong == ()

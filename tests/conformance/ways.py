@@ -1,0 +1,49 @@
+"""The ways a case is run: one table, with the native one first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Dict, Protocol, Sequence
+
+from tests.conformance.alone import Alone
+from tests.conformance.cases import Case
+from tests.conformance.outcome import Outcomes
+from tests.conformance.queued import Queued
+from tests.pool.pool import Pool
+
+NATIVE = "native"
+
+
+class Runner(Protocol):
+    """What runs cases one way."""
+
+    def run(self, cases: Sequence[Case]) -> Outcomes:
+        """Run the cases; return what became of each, by name."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way: what it is, for people, and what runs cases so in a pool."""
+
+    about: str
+    runner: Callable[[Pool, str], Runner]
+
+
+#: Another kind of routed job is another line here.
+WAYS: Dict[str, Way] = {
+    NATIVE: Way("HTCondor without vmcapsule: the reference", Queued),
+    "qemu": Way(
+        "routed by the JobRouter into a capsule that QEMU boots in a vanilla slot",
+        lambda pool, way: Queued(pool, way, ["+WantJobRouter = True"]),
+    ),
+    "run": Way(
+        "`vmcapsule run`: on one machine, under a personal HTCondor in the guest",
+        lambda pool, way: Alone(pool, way, "condor"),
+    ),
+    "direct": Way(
+        "`vmcapsule run --runner direct`: without HTCondor in the guest",
+        lambda pool, way: Alone(pool, way, "direct"),
+    ),
+}
+#: Those that are compared with the native one.
+COMPARED = tuple(way for way in WAYS if way != NATIVE)
