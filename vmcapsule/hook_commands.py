@@ -43,6 +43,7 @@ def translate(arguments: argparse.Namespace) -> int:
         held = held_ad(text, failure)
         if held is None:
             raise failure from error
+        _complain(failure)
         _print(held)
         return 0
     _log(config.translate_log, made.job_id or "?", f"translated into {made.folder}")
@@ -73,6 +74,7 @@ def finalize(arguments: argparse.Namespace) -> int:
         except AdError:
             _log(log, "?", f"failed: {failure}")
             raise failure from error
+        _complain(failure)
         event = f"not delivered: {failure}"
     _log(log, _source_of(text), event)
     _print(ad)
@@ -95,8 +97,9 @@ def cleanup(arguments: argparse.Namespace) -> int:
         _log(log, "?", f"failed: {error}")
         raise
     except (VmCapsuleError, OSError) as error:
-        job_id, event = "?", f"left to gc: {_failure(error)}"
-        print(f"vmcapsule: {one_line(event)}", file=sys.stderr)
+        failure = _failure(error)
+        _complain(failure)
+        job_id, event = "?", f"left to gc: {failure}"
     _log(log, job_id, event)
     return 0
 
@@ -126,8 +129,13 @@ def _exit_log() -> Optional[Path]:
     try:
         return report.configuration().exit_log
     except VmCapsuleError as error:
-        print(f"vmcapsule: warning: {one_line(str(error))}", file=sys.stderr)
+        _complain(error)
         return None
+
+
+def _complain(error: VmCapsuleError) -> None:
+    """Tell whoever reads standard error: a person, or JobRouterLog."""
+    print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
 
 
 def _log(log: Optional[Path], job_id: str, event: str) -> None:

@@ -21,9 +21,9 @@ CASES = Path(__file__).parent / "cases"
 EXPECTED, PREPARE, SUBMIT_FILE, DAG_FILE = "expected.ini", "prepare", "job.sub", "job.dag"
 #: What a section of ``expected.ini`` may say.
 _KEYS = {
-    "case": {"submit", "native", "vague", "ignore", "slow"},
+    "case": {"submit", "native", "vague", "ignore", "slow", "busy"},
     "refused": {"ways", "names"},
-    "different": {"ways", "what", "reason"},
+    "different": {"ways", "what", "reason", "perhaps"},
 }
 
 
@@ -32,13 +32,14 @@ class Expected:
     """What a section says of some ways: a refusal, or differences and their reason.
 
     ``patterns`` match the text of differences (fnmatch); of a refusal they are the words
-    that the reason must name.
+    that the reason must name.  What is a matter of time is there ``perhaps``.
     """
 
     kind: str
     ways: Tuple[str, ...]
     patterns: Tuple[str, ...]
     reason: str = ""
+    perhaps: bool = False
 
     def matches(self, difference: str) -> bool:
         """Is this difference one of those listed?"""
@@ -51,7 +52,8 @@ class Case:
 
     ``submit`` are options for condor_submit.  ``native_waits``: no machine of the pool can
     run it as it is, and so nobody waits for that.  Of files that match ``vague`` only
-    the kind is compared, of those that match ``ignore`` nothing.
+    the kind is compared, of those that match ``ignore`` nothing.  A case ``is_busy`` that
+    takes so much CPU time that, emulated, it could as well be the hypervisor's.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Case:
     vague: Tuple[str, ...] = ()
     ignore: Tuple[str, ...] = ()
     is_slow: bool = False
+    is_busy: bool = False
     expected: Tuple[Expected, ...] = field(default=())
 
     @property
@@ -107,6 +110,7 @@ def read_case(folder: Path, ways: Collection[str]) -> Case:
         vague=tuple(about.get("vague", "").split()),
         ignore=tuple(about.get("ignore", "").split()),
         is_slow=about.get("slow") == "yes",
+        is_busy=about.get("busy") == "yes",
         expected=tuple(expected),
     )
 
@@ -132,7 +136,7 @@ def _expected(
     patterns = tuple(line.strip() for line in values.get("what", "").splitlines() if line)
     if not reason or not patterns:
         raise UsageError(f"{folder / EXPECTED}: [{section}] lacks what or reason", "add it")
-    return Expected(kind, named, patterns, reason)
+    return Expected(kind, named, patterns, reason, values.get("perhaps") == "yes")
 
 
 def _about(submit_file: Path) -> str:

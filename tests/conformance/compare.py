@@ -35,7 +35,8 @@ class Verdict:
 
 def judge(case: Case, way: str, native: Outcome, other: Outcome) -> Verdict:
     """Compare a way's outcome with the native one and with what the case lists for it."""
-    refusals = _refusals(native, other)
+    is_listed = any(one.kind == REFUSED for one in case.expected_of(way))
+    refusals = _refusals(native, other, is_listed)
     if refusals:
         return Verdict(REFUSED, refusals, tuple(_wrong_refusal(case, way, refusals)))
     found = tuple(differences(case, native, other))
@@ -43,12 +44,12 @@ def judge(case: Case, way: str, native: Outcome, other: Outcome) -> Verdict:
     return Verdict(DIFFERENT if found else SAME, found, wrong)
 
 
-def _refusals(native: Outcome, other: Outcome) -> Tuple[str, ...]:
+def _refusals(native: Outcome, other: Outcome, is_listed: bool) -> Tuple[str, ...]:
     """Why the jobs were refused, each reason once; nothing when one of them was not.
 
-    What the native way cannot do either is no refusal.
+    What the native way does not do either is no refusal, unless it is listed as one.
     """
-    if any(job.state in (HELD, FAILED) for job in native.jobs):
+    if not is_listed and any(job.state in (HELD, FAILED) for job in native.jobs):
         return ()
     if not other.jobs or not all(_is_refused(job) for job in other.jobs):
         return ()
@@ -78,7 +79,8 @@ def _wrong_differences(case: Case, way: str, found: Tuple[str, ...]) -> Iterator
     for difference in found:
         if not any(one.matches(difference) for one in listed):
             yield difference
-    for pattern in (pattern for one in listed for pattern in one.patterns):
+    certain = [one for one in listed if not one.perhaps]
+    for pattern in (pattern for one in certain for pattern in one.patterns):
         if not any(fnmatchcase(difference, pattern) for difference in found):
             yield f"listed, but does not occur: {pattern}"
 
@@ -88,7 +90,7 @@ def differences(case: Case, native: Outcome, other: Outcome) -> List[str]:
     if len(native.jobs) != len(other.jobs):
         return [f"jobs: {len(other.jobs)}, natively {len(native.jobs)}"]
     pairs = list(zip(native.jobs, other.jobs))
-    by_job = [dict(_job_differences(*pair)) for pair in pairs]
+    by_job = [dict(_job_differences(case, *pair)) for pair in pairs]
     found = _folded(by_job)
     if all(_ended_alike(*pair) for pair in pairs):
         found += _tree_differences(case, native.tree, other.tree)
@@ -112,7 +114,7 @@ def _ended_alike(native: JobEnd, other: JobEnd) -> bool:
     return native.state == other.state or {native.state, other.state} == {HELD, FAILED}
 
 
-def _job_differences(native: JobEnd, other: JobEnd) -> Iterator[Tuple[str, str]]:
+def _job_differences(case: Case, native: JobEnd, other: JobEnd) -> Iterator[Tuple[str, str]]:
     """(aspect, what) of two ends of one job."""
     if not _ended_alike(native, other):
         yield "state", f"{_state(other)}, natively {_state(native)}"
@@ -129,7 +131,7 @@ def _job_differences(native: JobEnd, other: JobEnd) -> Iterator[Tuple[str, str]]
     if native.story is not None and other.story is not None and native.story != other.story:
         yield "log", f"{', '.join(other.story)}; natively {', '.join(native.story)}"
     if native.state == ENDED:
-        yield from _usage_differences(native.usage, other.usage, other.story is not None)
+        yield from _usage_differences(case, native.usage, other)
 
 
 def _state(job: JobEnd) -> str:
@@ -151,21 +153,27 @@ def _hold(job: JobEnd) -> str:
     return f"code {job.hold_code}{subcode}"
 
 
-def _usage_differences(native: Usage, other: Usage, has_ad: bool) -> Iterator[Tuple[str, str]]:
+def _usage_differences(case: Case, native: Usage, job: JobEnd) -> Iterator[Tuple[str, str]]:
     """What a job used is never the same twice; it must be there, and be the job's own.
 
     The hypervisor's would be far more: ten seconds of CPU and hundreds of MiB.
     """
+    other, has_ad = job.usage, job.story is not None
+    is_cpu = _is_some if case.is_busy else _is_plausible_cpu
     for name, mine, theirs, unit, is_plausible in (
-        ("CPU time", other.cpu_s, native.cpu_s, "s", _is_plausible_cpu),
+        ("CPU time", other.cpu_s, native.cpu_s, "s", is_cpu),
         ("memory", other.memory_mib, native.memory_mib, "MiB", _is_plausible_memory),
-        ("disk", other.disk_kib, native.disk_kib, "KiB", lambda mine, theirs: True),
+        ("disk", other.disk_kib, native.disk_kib, "KiB", _is_some),
     ):
         if mine is None:
             if has_ad and theirs is not None:
                 yield name, "not in the ad"
         elif theirs is not None and not is_plausible(mine, theirs):
             yield name, f"not the job's: {mine} {unit}, natively {theirs} {unit}"
+
+
+def _is_some(mine: float, native: float) -> bool:
+    return mine > 0
 
 
 def _is_plausible_cpu(mine: float, native: float) -> bool:

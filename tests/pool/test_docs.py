@@ -12,7 +12,8 @@ from tests.pool.plugin import HOME
 from tests.pool.pool import HELD, JobId, Pool
 
 pytestmark = pytest.mark.pool
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md").read_text()
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = (DOCS / "troubleshooting.md").read_text()
 FENCE = re.compile(r"^( *)```(sh|text)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SUBMIT = """\
 executable = job.sh
@@ -27,8 +28,8 @@ JOB = {"job.sh": "#!/bin/sh\necho done\n"}
 TIMEOUT_S = 300
 
 
-def blocks(kind: str) -> list[str]:
-    return [textwrap.dedent(text) for _, found, text in FENCE.findall(PAGE) if found == kind]
+def blocks(kind: str, page: str = PAGE) -> list[str]:
+    return [textwrap.dedent(text) for _, found, text in FENCE.findall(page) if found == kind]
 
 
 def words(text: str) -> str:
@@ -63,7 +64,14 @@ def test_the_page_shows_what_is_printed(shown: str, printed: str) -> None:
 
 
 def test_the_commands_of_the_page_work(pool: Pool) -> None:
-    commands = blocks("sh")
+    # Those of HTCondor on other pages need a pool, too.
+    others = [page.read_text() for page in sorted(DOCS.glob("[!t]*.md"))]
+    commands = blocks("sh") + [
+        command
+        for page in others
+        for command in blocks("sh", page)
+        if command.startswith("condor_")
+    ]
     assert any("vmcapsule extract 11.0" in command for command in commands)
     program = f'#!/bin/sh\nPYTHONPATH={HOME} exec python3 -m vmcapsule "$@"\n'
     pool.put("/usr/local/bin/vmcapsule", program, mode=0o755)

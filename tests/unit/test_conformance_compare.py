@@ -143,6 +143,15 @@ def test_cpu_time_of_a_hypervisor_is_not_the_jobs() -> None:
     assert said.evidence == ("CPU time: not the job's: 14.0 s, natively 0.1 s",)
 
 
+def test_of_a_busy_job_some_cpu_time_is_wanted() -> None:
+    native = replace(DONE, usage=Usage(cpu_s=0.0))
+    busy = case(is_busy=True)
+    much, none = (replace(DONE, usage=Usage(cpu_s=s)) for s in (60.0, 0.0))
+    assert judge(busy, WAY, outcome(native), outcome(much)).word == SAME
+    said = judge(busy, WAY, outcome(native), outcome(none))
+    assert said.evidence == ("CPU time: not the job's: 0.0 s, natively 0.0 s",)
+
+
 def test_a_listed_difference_is_no_fault() -> None:
     other = outcome(replace(DONE, runs=2))
     said = judge(case(differing("runs: *")), WAY, outcome(), other)
@@ -152,6 +161,14 @@ def test_a_listed_difference_is_no_fault() -> None:
 def test_a_listed_difference_must_occur() -> None:
     said = judge(case(differing("runs: *")), WAY, outcome(), outcome())
     assert (said.word, said.wrong) == (SAME, ("listed, but does not occur: runs: *",))
+
+
+def test_a_difference_that_is_listed_as_perhaps_need_not_occur() -> None:
+    perhaps = replace(differing("runs: *"), perhaps=True)
+    assert judge(case(perhaps), WAY, outcome(), outcome()).wrong == ()
+    other = outcome(replace(DONE, runs=2, exit_code=1))
+    said = judge(case(perhaps), WAY, outcome(), other)
+    assert said.wrong == ("exit: code 1, natively code 0",)
 
 
 def test_what_is_listed_covers_no_other_difference() -> None:
@@ -181,6 +198,14 @@ def test_a_refusal_must_be_listed_and_name_the_attribute() -> None:
 def test_a_job_that_was_to_be_refused_and_ran_is_wrong() -> None:
     named = Expected(REFUSED, (WAY,), ("StreamOut",))
     assert judge(case(named), WAY, outcome(), outcome()).wrong == ("to be refused, but it ran",)
+
+
+def test_what_is_held_natively_is_refused_only_where_that_is_listed() -> None:
+    native = outcome(JobEnd(HELD, hold_code=33))
+    assert judge(case(), WAY, native, outcome(refusal())).word == DIFFERENT
+    listed = case(Expected(REFUSED, (WAY,), ("StreamOut",)))
+    said = judge(listed, WAY, native, outcome(refusal()))
+    assert (said.word, said.wrong) == (REFUSED, ())
 
 
 @pytest.mark.parametrize("status", [66, 70, 74, None])

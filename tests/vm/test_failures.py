@@ -77,6 +77,8 @@ def waiting_job(tmp_path: Path) -> Iterator[Callable[[], tuple[subprocess.Popen[
             cwd=tmp_path,
             env={**os.environ, "_CONDOR_VM_CAPSULE_SCRATCH_DIR_PREFIX": str(scratch)},
             stderr=subprocess.PIPE,
+            # A shell that put us into the background has us ignore it, and what we start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(command)
         return command, scratch

@@ -1,7 +1,7 @@
 #!/bin/sh
-# 40 MiB in a variable, and some CPU.
+# 20 MiB in a variable, and some CPU.
 block=$(head -c 10485760 /dev/zero | tr '\0' x)
-more=$block$block$block
+more=$block$block
 n=0
-while [ $n -lt 200000 ]; do n=$((n + 1)); done
+while [ $n -lt 50000 ]; do n=$((n + 1)); done
 echo ${#more}

@@ -1,2 +1,2 @@
 #!/bin/sh
-sleep 600
+sleep 120
