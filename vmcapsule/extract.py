@@ -307,7 +307,8 @@ def _place_of_file(entry: Entry, place: Path, folders: list[Path]) -> Path:
     """Where a file really goes, its folder made; `DeliveryError` where something else is."""
     if place.is_symlink():
         place = Path(os.path.realpath(place))
-    _make_folder(place.parent, folders, 0o755)
+    # The mode that HTCondor gives to folders that it makes for a remapped output.
+    _make_folder(place.parent, folders, 0o700)
     if place.is_dir() or (place.exists() and not place.is_file()):
         raise DeliveryError(
             f"the job's output '{entry.path}' belongs at '{place}', which is no regular file",

@@ -173,7 +173,8 @@ def _member(source: Path, path: str) -> Member:
         source,
         path,
         kind,
-        stat.S_IMODE(status.st_mode),
+        # As HTCondor transfers a file: without set-id and sticky bits.
+        status.st_mode & 0o777,
         status.st_mtime_ns,
         status.st_size if kind == FILE else 0,
         status.st_blocks * 512,

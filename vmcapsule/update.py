@@ -28,7 +28,10 @@ def main() -> int:
     if ad.get(b"jobstatus") != _HELD and None not in asked:
         changes = [b"JobStatus = " + _HELD, b"EnteredCurrentStatus = %d" % time.time()]
         changes += [name + b" = " + (text or b"") for name, text in zip(_HOLD, asked)]
-    if changes or ad.get(b"jobstatus") == _HELD:
+    is_held = bool(changes) or ad.get(b"jobstatus") == _HELD
+    # Once only.  Then the job may go at any moment, and the JobRouter's failed attempt to
+    # write into one that is gone takes other jobs' next changes along.
+    if is_held and ad.get(b"vmcapsuleholdseen") != b"true":
         changes.append(b"VmCapsuleHoldSeen = true")
     sys.stdout.buffer.write(b"".join(line + b"\n" for line in changes))
     sys.stdout.flush()

@@ -17,16 +17,16 @@ pytestmark = pytest.mark.pool
 
 CASES = (
     "arguments-new",
-    "custom-attributes",
+    "arguments-old",
     "environment-new",
     "exit-code",
     "inputs-links",
     "inputs-missing",
     "names-odd",
+    "output-merged",
     "outputs-by-signal",
     "outputs-default",
-    "outputs-remapped",
-    "sandbox",
+    "plain",
     "stream-output",
 )
 

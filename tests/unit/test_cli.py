@@ -268,7 +268,7 @@ def held_by_the_update_hook(
     assert held.boolean("PeriodicRemove") is True
     assert 0 <= time.time() - (held.integer("EnteredCurrentStatus") or 0) < 60
     again = vmcapsule("update", cwd=tmp_path, stdin=held.long_form()).stdout
-    assert again == "VmCapsuleHoldSeen = true\n"
+    assert again == "", "it may be gone, and a failed change of it takes others along"
     return held
 
 

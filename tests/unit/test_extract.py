@@ -83,6 +83,13 @@ def test_set_id_bits_are_not_taken_over(disk: Path, home: Path) -> None:
     assert (home / "tool").stat().st_mode & 0o7777 == 0o755
 
 
+def test_a_folder_made_for_a_remapped_output_is_the_owners_own(disk: Path, home: Path) -> None:
+    guest_writes(disk, EXITED, (file("a", 0, 2),), b"hi")
+    deliver(disk, make_job(home, TransferOutput='"a"', TransferOutputRemaps='"a=new/deep/b"'))
+    assert (home / "new/deep/b").read_bytes() == b"hi"
+    assert [(home / name).stat().st_mode & 0o777 for name in ("new/deep",)] == [0o700]
+
+
 def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
     folder = Entry("n", "dir", 0o755)
     guest_writes(disk, EXITED, (file("a", 0, 2), folder, file("n/b", 2, 2)), b"hiyo")

@@ -87,7 +87,7 @@ def test_relative_paths_are_preserved_on_request(iwd: Path) -> None:
 
 
 def test_the_executable_gets_its_execute_bits_and_others_keep_their_modes(iwd: Path) -> None:
-    (iwd / "prog").chmod(0o640)
+    (iwd / "prog").chmod(0o6640)  # set-id bits stay behind, as with HTCondor
     modes = {m.path: m.mode for m in input_members(job(iwd, TransferInput='"tables"'))}
     assert modes["prog"] == 0o751
     assert modes["tables/deep"] == 0o750
