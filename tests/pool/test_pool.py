@@ -191,12 +191,16 @@ def test_stop_leaves_nothing(pool: Pool) -> None:
     folder = Path(f"/proc/{init.pid}/ns")
     kinds = ("mnt", "pid", "net", "ipc", "uts")
     namespaces = {str((folder / kind).readlink()) for kind in kinds}
+    # While one is open nobody else's new namespace is given its number.
+    kept_open = [(folder / kind).open("rb") for kind in kinds]
     assert not namespaces & {str(link.readlink()) for link in Path("/proc/self/ns").iterdir()}
 
     assert Pool(pool.suite, other.space.name, pool.cache).stop()
 
     assert not [pid for pid in inside if Path(f"/proc/{pid}").exists()]
     assert not users_of(namespaces)
+    for file in kept_open:
+        file.close()
     mounts = Path("/proc/self/mountinfo").read_text()
     assert not [line for line in mounts.splitlines() if other.space.name in line]
     assert not [name for name in namespaces if name in mounts]
