@@ -39,14 +39,16 @@ def translate(arguments: argparse.Namespace) -> int:
         ad, made = work(text, config)
     except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)
-        _log(config.translate_log if config else None, _job_of(text), f"failed: {failure}")
+        report.log_event(
+            config.translate_log if config else None, _job_of(text), f"failed: {failure}"
+        )
         held = held_ad(text, failure)
         if held is None:
             raise failure from error
         _complain(failure)
         _print(held)
         return 0
-    _log(config.translate_log, made.job_id or "?", f"translated into {made.folder}")
+    report.log_event(config.translate_log, made.job_id or "?", f"translated into {made.folder}")
     try:
         _print(ad)
     except BaseException:
@@ -72,11 +74,11 @@ def finalize(arguments: argparse.Namespace) -> int:
         try:
             ad = undelivered(text, failure)
         except AdError:
-            _log(log, "?", f"failed: {failure}")
+            report.log_event(log, "?", f"failed: {failure}")
             raise failure from error
         _complain(failure)
         event = f"not delivered: {failure}"
-    _log(log, _source_of(text), event)
+    report.log_event(log, _source_of(text), event)
     _print(ad)
     return 0
 
@@ -94,13 +96,13 @@ def cleanup(arguments: argparse.Namespace) -> int:
     try:
         job_id, event = work(text)
     except AdError as error:
-        _log(log, "?", f"failed: {error}")
+        report.log_event(log, "?", f"failed: {error}")
         raise
     except (VmCapsuleError, OSError) as error:
         failure = _failure(error)
         _complain(failure)
         job_id, event = "?", f"left to gc: {failure}"
-    _log(log, job_id, event)
+    report.log_event(log, job_id, event)
     return 0
 
 
@@ -136,10 +138,6 @@ def _exit_log() -> Optional[Path]:
 def _complain(error: VmCapsuleError) -> None:
     """Tell whoever reads standard error: a person, or JobRouterLog."""
     print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
-
-
-def _log(log: Optional[Path], job_id: str, event: str) -> None:
-    report.log_event(log, job_id, event)
 
 
 def _job_of(text: str) -> str:

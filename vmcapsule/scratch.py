@@ -54,8 +54,8 @@ def _find(scratch: Path, job_id: Optional[str]) -> Iterator[Found]:
 def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:
     """Remove what earlier tries to translate this job left behind.
 
-    A job that is translated has no run that counts.  What somebody is at work on stays,
-    and so does a result whose delivery has begun.
+    A job that the JobRouter has translated has no run that counts.  What somebody is at
+    work on or wants to keep stays, and so does a result whose delivery has begun.
     """
     digest = capsule_name.digest_of(job_id, global_job_id)
     for found in find(scratch, job_id):
@@ -67,5 +67,6 @@ def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:
         ):
             continue
         with contextlib.suppress(FileNotFoundError), capsule.held_if_free(found.path) as free:
-            if free and not (found.path / capsule.DELIVERING).exists():
+            marks = (capsule.DELIVERING, capsule.KEPT)
+            if free and not any((found.path / mark).exists() for mark in marks):
                 capsule.remove(found.path)

@@ -48,7 +48,9 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
     """
     route, source = split_translate(text)
     job = read_job(source)
-    scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
+    if route is not None:
+        # The router sends a job that has no run; a person may try one that is running.
+        scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
     ad_template = _ad_template(config.ad_template_of(_name_of(route)))
     # The ad template's own universe says what is made: nothing is packed before it is known.
     make, facts = _WAYS[kind_of(ad_template)]

@@ -133,6 +133,17 @@ def test_a_route_may_have_an_ad_template_of_its_own(tmp_path: Path, config: Conf
         capsule.remove(made.folder)
 
 
+def test_only_the_router_clears_away_what_an_earlier_translation_made(
+    tmp_path: Path, config: Config
+) -> None:
+    scratch = tmp_path / "s"
+    _, running = translated(tmp_path, config, scratch, "qemu", route="capsule")
+    _, by_hand = translated(tmp_path, config, scratch, "qemu")
+    assert running.folder.exists(), "its routed job may be running"
+    _, again = translated(tmp_path, config, scratch, "qemu", route="capsule")
+    assert set(scratch.iterdir()) == {by_hand.folder, again.folder}
+
+
 def test_an_ad_that_the_router_would_cut_off_is_refused(tmp_path: Path, config: Config) -> None:
     note = {"ad": f'Note = "{"x" * 20_000}"\n', "route": "capsule"}
     with pytest.raises(TooLarge, match="PIPE_BUFFER_MAX = 10240"):

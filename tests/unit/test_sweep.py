@@ -160,5 +160,8 @@ def test_a_new_translation_clears_what_earlier_ones_left(tmp_path: Path) -> None
     (tmp_path / "s" / f".{mine.folder.name}.abc").mkdir()
     began = made_for(tmp_path, 1)
     began.mark(capsule.DELIVERING)
+    kept = made_for(tmp_path, 1)
+    kept.mark(capsule.KEPT)
     scratch.clear(tmp_path / "s", "4.1", "host#4.1#1")
-    assert left(tmp_path) == {other_proc.folder.name, other_queue.name, began.folder.name}
+    stay = {other_proc.folder.name, other_queue.name, began.folder.name, kept.folder.name}
+    assert left(tmp_path) == stay
