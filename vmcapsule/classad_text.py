@@ -9,7 +9,7 @@ Only text is handled here; what an expression means is for the ClassAd library t
 from __future__ import annotations
 
 import re
-from typing import Iterator, Optional
+from typing import Iterator, Mapping, Optional
 
 #: Strings, quoted names and comments are passed over whole; brackets and ';' matter.
 _TOKEN = re.compile(
@@ -24,6 +24,7 @@ _TOKEN = re.compile(
 )
 _CLOSES = {"]": "[", ")": "(", "}": "{"}
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
@@ -128,6 +129,23 @@ def strip_leading_comments(text: str) -> str:
         if match.lastgroup != "comment" and match.group().strip():
             return text[match.start() :].strip()
     return ""
+
+
+def rename(expr: str, names: Mapping[str, str]) -> str:
+    """Write other names for attributes that a long form expression refers to.
+
+    ``names`` are the new names by the old ones in lower case.  Raises `TextError` for what
+    is no expression.
+    """
+
+    def other(match: re.Match[str]) -> str:
+        return names.get(match.group().lower(), match.group())
+
+    parts = [
+        match.group() if match.lastgroup else _WORD.sub(other, match.group())
+        for match in _tokens(to_new_form(expr))
+    ]
+    return to_long_form("".join(parts))
 
 
 def _strip_comments(text: str) -> str:

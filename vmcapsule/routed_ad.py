@@ -13,6 +13,7 @@ from typing import Callable, Mapping, Sequence
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
 from vmcapsule.capsule import RETURNED, UNREPORTED_SIGNAL, WANTED
+from vmcapsule.classad_text import rename
 from vmcapsule.errors import AdError, ConfigError, GuestError
 from vmcapsule.job import SourceJob
 from vmcapsule.job_attributes import belongs_to_source
@@ -63,6 +64,12 @@ _COPIED = (
     "AccountingGroup",
     "MaxJobRetirementTime",
 )
+#: What a job says of its success, under names that mean nothing to a starter: HTCondor 25's
+#: does not transfer the outputs of a job that failed by them, and ours are the disk.
+_SUCCESS = {
+    f"jobsuccessexit{what.lower()}": f"VmCapsuleSuccessExit{what}"
+    for what in ("Code", "Signal", "BySignal")
+}
 #: Where the template has no Requirements of its own: what condor_submit would have added.
 _VM_REQUIREMENTS = (
     '(TARGET.Arch == "X86_64") && (TARGET.HasVM =?= true)'
@@ -221,9 +228,16 @@ def _at_exit(job: SourceJob, tries: int) -> dict[str, Value]:
     reason = f'strcat("vmcapsule: the guest did not report in ", {runs}, " runs", {why})'
 
     def unless_silent(then: str, name: str, default: str) -> str:
-        return f"ifThenElse({silent}, {then}, {job.ad.expr(name) or default})"
+        policy = rename(job.ad.expr(name) or default, _SUCCESS)
+        return f"ifThenElse({silent}, {then}, {policy})"
 
+    success = {
+        _SUCCESS[name.lower()]: text
+        for name, text in job.ad.attributes
+        if name.lower() in _SUCCESS
+    }
     changes: dict[str, Value] = {
+        **success,
         "OnExitRemove": unless_silent("false", "OnExitRemove", "true"),
         "OnExitHold": unless_silent(f"{runs} >= {tries}", "OnExitHold", "false"),
         "OnExitHoldReason": unless_silent(reason, "OnExitHoldReason", "undefined"),

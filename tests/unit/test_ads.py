@@ -256,6 +256,16 @@ def test_new_form_strings_survive(value: str) -> None:
     assert parse_ad(f"[ a = {classad2.quote(value)} ]").string("a") == value
 
 
+@given(one_line)
+def test_other_names_for_attributes_leave_the_rest_alone(value: str) -> None:
+    text = quote(f"Old {value}.")
+    expr = f"strcat({text}, oLD, Older, MY.Old, 'Old')"
+    assert (
+        classad_text.rename(expr, {"old": "New"})
+        == f"strcat({text}, New, Older, MY.New, 'Old')"
+    )
+
+
 def test_values_have_types() -> None:
     ad = parse_ad('S = "x"\nI = 3\nR = 2.5\nB = true\nU = undefined\nE = 1/0\nX = I * 2\n')
     assert (ad.string("S"), ad.integer("I"), ad.integer("R")) == ("x", 3, 2)

@@ -49,6 +49,28 @@ def told(runs: int, completions: int) -> str:
 
 
 @pytest.mark.parametrize(
+    ("own", "status", "removed"),
+    [
+        ("JobSuccessExitCode = 3", "ExitBySignal = false\nExitCode = 3\n", True),
+        ("JobSuccessExitCode = 3", "ExitBySignal = false\nExitCode = 0\n", False),
+        ("jobsuccessexitcode = 3", "ExitBySignal = false\nExitCode = 3\n", True),
+    ],
+)
+def test_the_jobs_own_idea_of_success_ends_its_retries(
+    own: str, status: str, removed: bool
+) -> None:
+    policy = "OnExitRemove = NumJobCompletions > JobMaxRetries || ExitCode =?= "
+    source = f"JobMaxRetries = 2\n{own}\n{policy}MY.JobSuccessExitCode\n"
+    ended = later(source, status + "NumJobCompletions = 1\n")
+    assert ended.boolean("OnExitRemove") is removed
+
+
+def test_no_starter_takes_the_guests_run_for_a_failure() -> None:
+    # It would bring back the job's FailureFiles then, and not the disk.
+    assert "JobSuccessExitCode" not in routed("JobSuccessExitCode = 3\n")
+
+
+@pytest.mark.parametrize(
     ("facts", "removed", "held"),
     [
         ("ExitBySignal = false\nExitCode = 0\nNumJobCompletions = 1\n", True, False),
