@@ -122,7 +122,7 @@ def _parse(ad: Ad, name: str, parse: Callable[[str], _Parsed]) -> Optional[_Pars
     if text is None:
         return None
     try:
-        return parse(text)
+        return parse(job_text.expand_match_macros(text))
     except ValueError as error:
         raise AdError(f"{ad.shown(name)}: {error}", f"correct {name}") from error
 

@@ -18,6 +18,25 @@ _WORD = re.compile(r"[^ \t\n\r']+|'(?:[^']|'')*'|(?P<open>')|(?P<blank>[ \t\n\r]
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
+#: What stands for the job's folder, which only the starter knows (`contract`), and for itself.
+_MATCH_MACROS = {"condorscratchdir": "#CoNdOrScRaTcHdIr#", "dollardollar": "$$"}
+_MATCH_MACRO = re.compile(r"\$\$\((condorscratchdir|dollardollar)\)", re.IGNORECASE)
+
+
+def expand_match_macros(text: str) -> str:
+    """Expand the ``$$()`` that mean the same on every machine, as the schedd does.
+
+    An execute point calls its CondorScratchDir by a mark that the starter replaces in the
+    job's environment.
+    """
+    return _MATCH_MACRO.sub(lambda match: _MATCH_MACROS[match[1].lower()], text)
+
+
+def has_match_macro(text: str) -> bool:
+    """Whether there is a ``$$()`` that `expand_match_macros` cannot expand."""
+    return "$$(" in _MATCH_MACRO.sub("", text)
+
+
 def split_v2(text: str) -> tuple[str, ...]:
     """Split V2 text into its words."""
     words: list[str] = []

@@ -7,6 +7,7 @@ The attributes are those of ``condor_utils/submit_utils.cpp`` and of the starter
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Callable, Iterator
 
@@ -18,6 +19,9 @@ from vmcapsule.errors import JobRefused
 Predicate = Callable[[Ad, str], bool]
 
 VANILLA = 5
+#: condor_submit takes a resource's name as it is: request_fpgas becomes Requestfpgas.
+#: A RequestedBy or a Requestor is the user's own.
+_RESOURCE = re.compile(r"(?i:request)(?!(?:ed|er|or)(?![a-z]))[A-Za-z]")
 _NULL_FILES = ("", "/dev/null")
 
 
@@ -81,6 +85,10 @@ def _names_a_remote_file(stream: str) -> Predicate:
 
 
 def _has_match_macro(ad: Ad, name: str) -> bool:
+    return job_text.has_match_macro(ad.expr(name) or "")
+
+
+def _has_any_match_macro(ad: Ad, name: str) -> bool:
     return "$$(" in (ad.expr(name) or "")
 
 
@@ -109,9 +117,9 @@ def _custom_resources(ad: Ad) -> Iterator[Refusal]:
     ordinary = {"requestcpus", "requestmemory", "requestdisk", "requestgpus"}
     for name in ad.names:
         after = name[len("request") :]
-        if name.lower().startswith("request") and after[:1].isupper():
-            if name.lower() in ordinary or not isinstance(ad.value(name), (int, float)):
-                continue
+        if not _RESOURCE.match(name) or name.lower() in ordinary:
+            continue
+        if isinstance(ad.value(name), (int, float)):
             yield Refusal(
                 (name,),
                 _is_positive,
@@ -247,8 +255,14 @@ TABLE: tuple[Refusal, ...] = (
         _NOT_ROUTED,
     ),
     Refusal(
-        ("Cmd", "Args", "Arguments", "Env", "Environment", "In", "Out", "Err", "TransferInput"),
+        ("Args", "Arguments", "Env", "Environment"),
         _has_match_macro,
+        "$$() stands for an attribute of the machine matched, and the guest is not known yet",
+        "write the value itself",
+    ),
+    Refusal(
+        ("Cmd", "In", "Out", "Err", "TransferInput", "TransferOutput", "TransferOutputRemaps"),
+        _has_any_match_macro,
         "$$() stands for an attribute of the machine matched, and the guest is not known yet",
         "write the value itself",
     ),

@@ -351,10 +351,22 @@ def test_every_row_of_the_table_is_tried() -> None:
     assert [row.why for row in TABLE if not tried & set(row.attributes)] == []
 
 
+def test_match_macros_that_mean_the_same_everywhere_are_expanded() -> None:
+    read = job(
+        'Environment = "WHERE=$$(CondorScratchDir)/x COST=$$(DOLLARDOLLAR)(5)"\n'
+        'Args = "$$(dollardollar)"\n'
+    )
+    assert dict(read.environment) == {"WHERE": "#CoNdOrScRaTcHdIr#/x", "COST": "$$(5)"}
+    assert read.arguments == ("$$",)
+
+
 def test_a_custom_resource_is_refused() -> None:
     with pytest.raises(JobRefused, match="^RequestFpga = 1: the guest has no resource 'Fpga'"):
         job("RequestFpga = 1\n")
     job("RequestFpga = 0\n")
+    # As condor_submit writes it, for request_oracles.
+    with pytest.raises(JobRefused, match="^Requestoracles = 2: .*'oracles'"):
+        job("Requestoracles = 2\n")
     job('RequestedBy = "me"\nRequestor = 3\n')
 
 
