@@ -2,8 +2,9 @@
 
 The rules are HTCondor's file transfer's (``FileTransfer::ExpandFileTransferList``,
 ``filename_remap_find`` in its sources): links to files are followed, a link to a folder
-is an error unless a trailing slash asks for its contents, sockets and FIFOs stay
-behind, and a later file of the same name replaces an earlier one.
+is an error unless a trailing slash asks for its contents, sockets, FIFOs and, below a
+folder, links that lead nowhere stay behind, and a later file of the same name replaces
+an earlier one.
 """
 
 from __future__ import annotations
@@ -152,11 +153,18 @@ def _contents(folder: Path, prefix: str) -> Iterator[Member]:
             raise unreadable(folder, error) from error
         for name in names:
             path = f"{prefix}/{name}" if prefix else name
+            if _leads_nowhere(folder / name):
+                continue
             member = _listed(folder / name, path)
             if member.kind:
                 yield member
             if member.kind == FOLDER:
                 pending.append((folder / name, path))
+
+
+def _leads_nowhere(source: Path) -> bool:
+    """Whether it is a link that cannot be followed: below a folder, such stay behind."""
+    return source.is_symlink() and not os.path.exists(source)  # noqa: PTH110 - never raises
 
 
 def _member(source: Path, path: str) -> Member:

@@ -108,6 +108,14 @@ def test_links_to_files_are_followed_and_links_to_folders_refused(iwd: Path) -> 
         input_members(job(iwd, TransferInput='"tables"'))
 
 
+def test_links_below_a_folder_that_lead_nowhere_stay_behind(iwd: Path) -> None:
+    (iwd / "tables/dangling").symlink_to("nowhere")
+    (iwd / "tables/loop").symlink_to("loop")
+    found = packed(job(iwd, TransferInput='"tables"'))
+    assert "tables/deep/y.csv" in found
+    assert not {"tables/dangling", "tables/loop"} & set(found)
+
+
 def test_what_is_behind_a_folder_link_comes_with_a_trailing_slash(iwd: Path) -> None:
     (iwd / "t").symlink_to("tables/deep")
     assert packed(job(iwd, TransferInput='"t/"')) == {"prog": "prog", "y.csv": "t/y.csv"}
