@@ -8,6 +8,7 @@ from typing import Callable
 from vmcapsule import capsule, delivery, job_queue
 from vmcapsule.ads import Ad, parse_ad
 from vmcapsule.errors import (
+    HOLD_JOB_POLICY,
     HOLD_TRANSFER_OUTPUT,
     OutputMissing,
     ToolError,
@@ -42,7 +43,7 @@ def cleanup(text: str) -> tuple[str, str]:
         # may be the one that never was in a queue.
         if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
             return job_id, settle(made, job_queue.status_of)
-        if _lacked_an_output(routed) and delivery.reported(made):
+        if _held_after_its_run(routed) and delivery.reported(made):
             # HTCondor's file transfer delivers what there is before it holds a job.
             made.mark(capsule.DELIVERING)
             return job_id, settle(made, job_queue.status_of)
@@ -50,10 +51,20 @@ def cleanup(text: str) -> tuple[str, str]:
         return job_id, f"removed {folder}: its run did not end"
 
 
-def _lacked_an_output(routed: Ad) -> bool:
-    """Whether the routed job is, or was, held because the job left less than it was to."""
+def _held_after_its_run(routed: Ad) -> bool:
+    """Whether the routed job is, or was, held because of how its run ended.
+
+    That is because the job left less than it was to, or its owner's on_exit_hold said so;
+    nothing else in a routed ad holds by policy, but for runs whose guest did not report.
+    """
     codes = (routed.integer("HoldReasonCode"), routed.integer("LastHoldReasonCode"))
-    return HOLD_TRANSFER_OUTPUT in codes
+    if HOLD_TRANSFER_OUTPUT in codes:
+        return True
+    silent = (
+        routed.boolean("ExitBySignal") is True
+        and routed.integer("ExitSignal") == capsule.UNREPORTED_SIGNAL
+    )
+    return HOLD_JOB_POLICY in codes and not silent
 
 
 def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:

@@ -8,6 +8,7 @@ that fits (12 ``TransferOutputError``, 13 ``TransferInputError``), else 26
 
 from __future__ import annotations
 
+HOLD_JOB_POLICY = 3
 HOLD_TRANSFER_OUTPUT = 12
 HOLD_TRANSFER_INPUT = 13
 HOLD_SYSTEM_POLICY = 26

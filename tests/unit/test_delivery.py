@@ -140,13 +140,38 @@ def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
     assert found_files(home) == []
 
 
-def test_what_there_is_is_delivered_of_a_job_that_is_held_for_what_is_not(
-    made: capsule.Capsule, home: Path
+@pytest.mark.parametrize(
+    "held",
+    [
+        # For an output that is not there; by on_exit_hold; the latter, removed since.
+        "JobStatus = 5\nHoldReasonCode = 12\n",
+        "JobStatus = 5\nHoldReasonCode = 3\nExitBySignal = false\nExitCode = 3\n",
+        "JobStatus = 3\nLastHoldReasonCode = 3\nExitBySignal = true\nExitSignal = 9\n",
+    ],
+)
+def test_what_there_is_is_delivered_of_a_job_that_is_held_after_its_run(
+    made: capsule.Capsule, home: Path, held: str
 ) -> None:
-    held = "JobStatus = 5\nHoldReasonCode = 12\n"
     _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
     assert "finished its delivery" in event
     assert found(home) == OUTPUTS and not made.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "JobStatus = 5\nHoldReasonCode = 1\nExitBySignal = false\nExitCode = 3\n",
+        # The guest did not report: what is there is of an earlier run.
+        "JobStatus = 5\nHoldReasonCode = 3\nExitBySignal = true\n"
+        f"ExitSignal = {capsule.UNREPORTED_SIGNAL}\n",
+    ],
+)
+def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
+    made: capsule.Capsule, home: Path, held: str
+) -> None:
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert "did not end" in event
+    assert found_files(home) == []
 
 
 def found_files(home: Path) -> list[Path]:
