@@ -833,6 +833,8 @@ class Direct:
         ad = parse_ad(job_ad)
 
         def setup() -> None:
+            # As every child of HTCondor's daemons finds it.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             oom_score(JOB_OOM_SCORE)
             limit_job(ad)
             become(login, sandbox)

@@ -109,6 +109,12 @@ def test_job_finds_what_a_starter_provides(place: Place) -> None:
     assert "root" not in lines
 
 
+def test_signals_are_as_htcondor_leaves_them(place: Place) -> None:
+    place.job("sed -n 's/^SigIgn://p; s/^SigBlk://p' /proc/self/status")
+    blocked, ignored = (int(word, 16) for word in place.content(OUT).split())
+    assert (blocked, ignored) == (0, 1 << (signal.SIGPIPE - 1))
+
+
 def test_slot_ad_is_the_hosts_on_top_of_the_startds() -> None:
     startd = 'Name = "slot1@x"\nCpus = 8\nOpSysAndVer = "Debian13"\nChildCpus = {}\n'
     text = guest.machine_ad('Cpus = 2\nName = "slot1_1@capsule"\n', startd)
