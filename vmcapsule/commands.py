@@ -16,6 +16,7 @@ from vmcapsule.config import Config
 from vmcapsule.errors import (
     SYSTEM_ERROR,
     InputError,
+    SubmitError,
     TemplateError,
     UsageError,
     VmCapsuleError,
@@ -69,7 +70,7 @@ def _report_failure(name: str, error: Exception, as_json: bool) -> int:
 
 
 def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
-    from vmcapsule.submit import ads_from_submit, is_submit_file
+    from vmcapsule.submit import ads_from_submit, is_dag, is_submit_file
 
     try:
         text = file.read_bytes().decode(errors="surrogateescape")
@@ -79,6 +80,11 @@ def _job_ads(file: Path, config: Config) -> tuple[Ad, ...]:
         ) from error
     if is_submit_file(text):
         return ads_from_submit(file, tarball=config.condor_tarball, cache=config.cache)
+    if is_dag(text):
+        raise SubmitError(
+            f"'{file}' describes a DAG, which needs a queue",
+            "submit it to a pool with condor_submit_dag, or run its nodes' submit files",
+        )
     ads = split_many(text)
     if not ads:
         raise InputError(f"'{file}' holds no job", "name a submit file or a job ad")

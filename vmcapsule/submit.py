@@ -28,6 +28,9 @@ _SUBMIT_LINE = re.compile(
     r"^[ \t]*(?:queue\b(?![ \t]*=)|(?:executable|universe)[ \t]*=)",
     re.IGNORECASE | re.MULTILINE,
 )
+_DAG_LINE = re.compile(r"^[ \t]*JOB[ \t]+\w\S*[ \t]+[^=\s]", re.IGNORECASE | re.MULTILINE)
+#: A schedd makes the jobs of such a submit file when there is room; here is no schedd.
+_ALL_AT_ONCE = ("-append", "max_materialize =", "-append", "max_idle =")
 _UNUSED = re.compile(r"the line '(.*?)' was unused by condor_submit", re.DOTALL)
 _ERROR = re.compile(r"^\s*ERROR\b", re.MULTILINE)
 _COMMANDS_TEXT = """
@@ -63,6 +66,11 @@ def is_submit_file(text: str) -> bool:
     return not text.lstrip().startswith("[") and _SUBMIT_LINE.search(text) is not None
 
 
+def is_dag(text: str) -> bool:
+    """Does this text look like DAGMan's description of a DAG?"""
+    return _DAG_LINE.search(text) is not None
+
+
 def ads_from_submit(file: Path, *, tarball: Optional[Path], cache: Path) -> tuple[Ad, ...]:
     """Return the ad of each job that a submit file queues, in order.
 
@@ -74,7 +82,8 @@ def ads_from_submit(file: Path, *, tarball: Optional[Path], cache: Path) -> tupl
     Raises `SubmitError` for what condor_submit does not accept or does not know and for
     a file that queues no job, `ToolError` where there is no condor_submit.
     """
-    command = [*condor_submit_command(tarball, cache), "-dump", "-", _argument(file)]
+    program = condor_submit_command(tarball, cache)
+    command = [*program, *_ALL_AT_ONCE, "-dump", "-", _argument(file)]
     result = run(command, timeout_s=SUBMIT_TIMEOUT_S, env=_environment(), check=False)
     messages = result.stderr.decode(errors="surrogateescape")
     if result.returncode != 0:

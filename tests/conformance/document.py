@@ -23,11 +23,29 @@ The cases are in `tests/conformance/cases`. {versions}.
 
 """
 
+_EVERYWHERE = """
+## What every job finds otherwise
+
+A job that looks for it can tell that it is in a machine of its own:
+
+- The machine is called `capsule` and has the template's kernel and programs, not the
+  execute machine's: what a job takes from there must be among its inputs or in the
+  template. It has as many CPUs and as much memory as the job asked for.
+- There is no network unless the pool's administrator gives it one
+  (`VM_CAPSULE_NETWORK`), and then only outwards.
+- The login has the owner's name, an empty home and no further groups.
+- Input files have the time stamps that they have on the access point; HTCondor's
+  transfer gives them the time of their arrival.
+- Chirp, `condor_ssh_to_job` and `condor_tail` do not reach the job, and while it runs
+  `condor_q` shows what QEMU uses. When it has ended, its ad has its own figures.
+- An evicted job begins anew, as every vanilla job does.
+"""
+
 
 def text(cases: Sequence[Case], results: Results) -> str:
     """The whole page; the same for the same results."""
     parts = [_head(results), _table(cases, results), _refused(cases, results)]
-    return "".join([*parts, _different(cases, results)])
+    return "".join([*parts, _different(cases, results), _EVERYWHERE])
 
 
 def _head(results: Results) -> str:

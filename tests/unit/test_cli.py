@@ -79,6 +79,7 @@ def test_what_the_system_refuses_is_told_on_one_line(tmp_path: Path) -> None:
     assert done.stderr == f"vmcapsule: '{tmp_path}/file/cache': Not a directory; correct that\n"
 
 
+DAG = Path(__file__).resolve().parents[1] / "conformance" / "cases" / "dag" / "job.dag"
 AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n'
 
 
@@ -91,6 +92,7 @@ AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n
         (["run", "--timeout", "soon", "x"], "", 64, "'soon' is not a number of seconds"),
         (["run", "/dev/null"], "", 66, "'/dev/null' holds no job"),
         (["run", "gone.sub"], "", 66, "'gone.sub': No such file"),
+        (["run", str(DAG)], "", 65, "describes a DAG, which needs a queue"),
         (["translate"], "", 65, "no ads"),
         (["translate"], "Cmd = \n", 65, "line 1"),
         (["translate"], AD.format(cmd="gone", iwd="/nowhere"), 67, "template"),
