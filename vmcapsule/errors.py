@@ -12,6 +12,7 @@ HOLD_JOB_POLICY = 3
 HOLD_TRANSFER_OUTPUT = 12
 HOLD_TRANSFER_INPUT = 13
 HOLD_SYSTEM_POLICY = 26
+HOLD_INPUT_LIMIT = 32
 
 #: The exit status where the operating system said no and nothing better is known.
 SYSTEM_ERROR = 71
@@ -90,6 +91,12 @@ class InputError(VmCapsuleError):
 
     exit_status = 66
     hold_code = HOLD_TRANSFER_INPUT
+
+
+class InputLimit(InputError):
+    """The job's inputs are more than its own limit allows."""
+
+    hold_code = HOLD_INPUT_LIMIT
 
 
 class TemplateError(VmCapsuleError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Optional
 
+from vmcapsule import job_text
 from vmcapsule.ads import Ad, Value, quote
 from vmcapsule.job import SourceJob
 
@@ -65,7 +66,7 @@ def guest_ad(
         "RequestDisk": 1,
         "Requirements": True,
     }
-    return _sorted(kept.with_(made)).long_form()
+    return _sorted(kept.with_(_expanded(kept)).with_(made)).long_form()
 
 
 def sandbox_ad(job: SourceJob, *, stdout: Optional[str], stderr: Optional[str]) -> str:
@@ -91,7 +92,13 @@ def sandbox_ad(job: SourceJob, *, stdout: Optional[str], stderr: Optional[str]) 
         if original and renamed:
             made.update({name: quote(renamed), f"Original{name}": quote(original)})
     kept = job.ad.without(name for name in job.ad.names if "claimid" in name.lower())
-    return _sorted(kept.with_(made)).long_form()
+    return _sorted(kept.with_(_expanded(kept)).with_(made)).long_form()
+
+
+def _expanded(ad: Ad) -> dict[str, Value]:
+    """What the schedd expands when it matches a job to a machine."""
+    texts = ((name, ad.expr(name)) for name in ("Args", "Arguments", "Env", "Environment"))
+    return {name: job_text.expand_match_macros(text) for name, text in texts if text}
 
 
 def _is_dropped(name: str) -> bool:

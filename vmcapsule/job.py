@@ -52,6 +52,7 @@ class SourceJob:
     stdout: Optional[str]
     stderr: Optional[str]
     transfer_input: tuple[str, ...]
+    input_limit_mib: Optional[int]
     preserve_relative_paths: bool
     transfer_output: Optional[tuple[str, ...]]
     output_remaps: tuple[tuple[str, str], ...]
@@ -84,6 +85,7 @@ def read_job(ad: Ad) -> SourceJob:
         stdout=_stream(ad, "Out"),
         stderr=_stream(ad, "Err"),
         transfer_input=job_text.split_list(ad.string("TransferInput") or ""),
+        input_limit_mib=_limit(ad, "MaxTransferInputMB"),
         preserve_relative_paths=bool(ad.boolean("PreserveRelativePaths")),
         transfer_output=_transfer_output(ad),
         output_remaps=_parse(ad, "TransferOutputRemaps", job_text.remaps) or (),
@@ -164,6 +166,12 @@ def _success_status(ad: Ad) -> Optional[int]:
     if code is None and signal is None:
         return None
     return (signal or 0) if ad.boolean("JobSuccessExitBySignal") else (code or 0) << 8
+
+
+def _limit(ad: Ad, name: str) -> Optional[int]:
+    """A number below 0 stands for no limit."""
+    value = ad.integer(name)
+    return None if value is None or value < 0 else value
 
 
 def _amount(ad: Ad, name: str, default: int, maximum: int) -> int:

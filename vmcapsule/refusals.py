@@ -237,9 +237,9 @@ TABLE: tuple[Refusal, ...] = (
         _USE_INPUT_FILES,
     ),
     Refusal(
-        ("MaxTransferInputMB", "MaxTransferOutputMB"),
+        ("MaxTransferOutputMB",),
         _is_limit,
-        "how much is transferred is not limited",
+        "how much comes back is not limited",
         _NOT_ROUTED,
     ),
     Refusal(
@@ -336,7 +336,7 @@ TABLE: tuple[Refusal, ...] = (
         "whether outputs are newer than inputs is not looked at",
         "take skip_if_dataflow out of the submit file",
     ),
-    Refusal(("NoopJob",), _is_true, "a job that is not to run needs no capsule", _NOT_ROUTED),
+    Refusal(("IsNoopJob",), _is_true, "a job that is not to run needs no capsule", _NOT_ROUTED),
     Refusal(
         ("InteractiveJob",), _is_true, "nobody can log in to the guest", "submit without -i"
     ),

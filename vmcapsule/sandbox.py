@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 
 from vmcapsule import contract
-from vmcapsule.errors import DeliveryError, InputError
+from vmcapsule.errors import DeliveryError, InputError, InputLimit
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import FILE, FOLDER, Member, unreadable
 
@@ -51,7 +51,8 @@ def stderr_name(job: SourceJob) -> Optional[str]:
 def input_members(job: SourceJob) -> tuple[Member, ...]:
     """List what goes into the sandbox: executable, standard input, input files.
 
-    Raises `InputError` for what is missing, cannot be read, or cannot be transferred.
+    Raises `InputError` for what is missing, cannot be read, or cannot be transferred, and
+    `InputLimit` for more than the job's MaxTransferInputMB.
     """
     members = []
     if not os.path.isdir(job.iwd):  # noqa: PTH112 - which raises for one closed to us
@@ -72,7 +73,17 @@ def input_members(job: SourceJob) -> tuple[Member, ...]:
         members.extend(_expand(job, item))
     if job.transfer_executable:
         members = [_executable(m) if m.path == program.path else m for m in members]
+    _check_limit(job, sum(member.size_bytes for member in members))
     return tuple(members)
+
+
+def _check_limit(job: SourceJob, size_bytes: int) -> None:
+    limit_mib = job.input_limit_mib
+    if limit_mib is not None and size_bytes > limit_mib << 20:
+        raise InputLimit(
+            f"MaxTransferInputMB = {limit_mib}: the job's inputs are {size_bytes} bytes",
+            "raise max_transfer_input_mb, or send less",
+        )
 
 
 def _absolute(job: SourceJob, name: str) -> Path:
@@ -221,6 +232,8 @@ def _returned_name(job: SourceJob, path: str) -> Optional[str]:
     for item in (*(job.transfer_output or ()), *job.failure_outputs):
         base = os.path.normpath(item.rstrip("/") or ".")
         if base == ".":
+            return path
+        if job.preserve_relative_paths and base.startswith(path + "/"):
             return path
         inside = path[len(base) + 1 :] if path.startswith(base + "/") else None
         if inside is None and path != base:

@@ -12,7 +12,7 @@ import pytest
 
 from vmcapsule import process
 from vmcapsule.ads import parse_ad
-from vmcapsule.errors import DeliveryError, InputError
+from vmcapsule.errors import DeliveryError, InputError, InputLimit
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.sandbox import (
     deliveries,
@@ -97,6 +97,17 @@ def test_an_executable_that_is_listed_again_is_executable(iwd: Path) -> None:
     (iwd / "prog").chmod(0o640)
     members = input_members(job(iwd, TransferInput='"prog"'))
     assert [(m.path, m.mode) for m in members] == [("prog", 0o751)] * 2
+
+
+def test_the_jobs_own_limit_of_its_inputs_is_kept(iwd: Path) -> None:
+    with (iwd / "a.txt").open("wb") as file:
+        file.truncate(2 << 20)
+    limited = {"TransferInput": '"a.txt"', "TransferExecutable": "false"}
+    with pytest.raises(InputLimit, match="MaxTransferInputMB = 1: .* 2097152 bytes") as caught:
+        input_members(job(iwd, MaxTransferInputMB="1", **limited))
+    assert caught.value.hold_code == 32
+    for enough in ("2", "-1"):
+        assert input_members(job(iwd, MaxTransferInputMB=enough, **limited))
 
 
 def test_links_to_files_are_followed_and_links_to_folders_refused(iwd: Path) -> None:
@@ -218,7 +229,8 @@ def test_a_spooled_job_is_told_what_came_to_the_top_of_its_folder(iwd: Path) -> 
 
 def test_preserved_outputs_keep_their_folders(iwd: Path) -> None:
     made = job(iwd, TransferOutput='"a/b.txt"', PreserveRelativePaths="true")
-    assert places(made, "a/b.txt") == {"a/b.txt": "a/b.txt"}
+    # With the modes that the job gave them.
+    assert places(made, "a", "a/b.txt", "ab") == {"a": "a", "a/b.txt": "a/b.txt"}
 
 
 def test_an_empty_list_brings_only_the_streams(iwd: Path) -> None:
