@@ -5,23 +5,29 @@ from __future__ import annotations
 import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from tests.htcondor import judge
 from tests.htcondor.found import Script, find_modules, find_scripts
 from tests.htcondor.judge import End, Row
 from tests.htcondor.trial import NATIVE, ROUTED, Source, Trial
 from tests.pool.pool import Pool
-from vmcapsule.errors import VmCapsuleError
+from vmcapsule.config import default_cache
+from vmcapsule.errors import ToolError, VmCapsuleError
+from vmcapsule.images.template_build import build_template
+from vmcapsule.template import FOLDER
 
 #: Seconds for one test.  Emulated machines are slow.
-_LIMITS_S = {NATIVE: 300, ROUTED: 900}
+_LIMITS_S = {NATIVE: 300, ROUTED: 480}
 #: Some tests remove all of their user's jobs, or evict all from a machine, or look for
 #: errors in all logs: each has a pool for itself.
 _POOLS = 4
+#: The jobs are in perl, and want more of it than Debian's smallest system has.
+_PACKAGES = ("perl",)
+_TEST_CONFIG = "96-test"
 #: A starter may else wait ten minutes for an evicted job that does not go.
 _POOL_CONFIG = "MachineMaxVacateTime = 10\n"
 
@@ -61,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(suite: str, source: Source, scripts: Sequence[Script]) -> List[Row]:
     """Run the tests that can be run, each in one of some pools, as these become idle."""
+    templates = _templates()
     idle: SimpleQueue[Pool] = SimpleQueue()
 
     def row(script: Script) -> Row:
@@ -74,26 +81,65 @@ def _run(suite: str, source: Source, scripts: Sequence[Script]) -> List[Row]:
 
     with ExitStack() as stack:
         for number in range(_POOLS):
-            pool = Pool(suite, f"htcondor-{number}")
-            pool.start()
+            pool = Pool(suite, f"htcondor-{number}", templates=templates)
             stack.callback(pool.stop)
-            pool.configure("95-htcondor", _POOL_CONFIG)
-            pool.reconfigure()
+            _start(pool)
             idle.put(pool)
         with ThreadPoolExecutor(_POOLS) as workers:
             return list(workers.map(row, scripts))
 
 
+def _templates() -> Path:
+    """The folder of a template, built once, that can run what the tests' jobs are."""
+    folder = default_cache() / "htcondor-tests" / "templates"
+    if not (folder / FOLDER).is_dir():
+        build_template(folder, packages=_PACKAGES, progress=_say)
+    return folder
+
+
+def _say(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+
+
+def _start(pool: Pool) -> None:
+    pool.start()
+    pool.configure("95-htcondor", _POOL_CONFIG)
+    pool.reconfigure()
+
+
 def _judged(pool: Pool, source: Source, script: Script) -> Row:
     """Run a test natively and, if it passes, with its jobs routed."""
     ends: Dict[str, End] = {}
-    for way in (NATIVE, ROUTED):
-        ends[way] = Trial(pool, source, way, _LIMITS_S[way]).run(script)
-        word = "passes" if ends[way].passed else f"fails: {ends[way].why}"
-        print(f"{way}: {script.name} {word}", file=sys.stderr, flush=True)
-        if not ends[way].passed:
-            break
+    try:
+        with _configured(pool, script):
+            for way in (NATIVE, ROUTED):
+                ends[way] = Trial(pool, source, way, _LIMITS_S[way]).run(script)
+                if not ends[way].passed:
+                    break
+    except ToolError as error:
+        # Where it passed natively the route is to blame, until somebody has looked.
+        way = ROUTED if NATIVE in ends else NATIVE
+        ends[way] = End(False, f"its pool failed: {error.message}")
+        pool.stop()
+        _start(pool)
+    for way, end in ends.items():
+        word = "passes" if end.passed else f"fails: {end.why}"
+        _say(f"{way}: {script.name} {word}")
     return Row(script.name, ends.get(NATIVE), ends.get(ROUTED))
+
+
+@contextmanager
+def _configured(pool: Pool, script: Script) -> Iterator[None]:
+    """Give the pool what the test asks for, as long as it runs."""
+    if not script.config:
+        yield
+        return
+    pool.configure(_TEST_CONFIG, script.config)
+    # Some of it, such as how many CPUs there are, is read at start only.
+    pool.restart("MASTER")
+    yield
+    pool.unconfigure(_TEST_CONFIG)
+    pool.restart("MASTER")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,11 @@ KINDS = (
 #: Of another universe, or of another system.
 _OTHERS = ("*_sched", "*_java", "*_local", "*_par", "win_*")
 _OWN_POOL = re.compile(r"StartCondorWithParams|StartPersonal\b|CondorPersonal::")
+#: The configuration that a test asks for, and of it what every pool here has.
+_CONFIG = re.compile(
+    r"<<['\"]?CONDOR_TESTREQ_CONFIG.*?\n(.*?)^CONDOR_TESTREQ_CONFIG", re.S | re.M
+)
+_DAEMONS = re.compile(r"^\s*DAEMON_LIST\s*=.*\n", re.M)
 _PROGRAM = re.compile(r"\b([\w-]+)\.exe\b")
 #: Where the tests' perl modules lie: installed beside them, or in a source tree.
 _MODULE = "CondorTest.pm"
@@ -37,11 +42,13 @@ _MODULE_FOLDERS = (".", "../condor_scripts")
 class Script:
     """One test: ``name`` without ``.run``, and the compiled programs it wants.
 
-    ``unfit`` says why it cannot judge a route; it is empty for one that can.
+    ``config`` is what its pool's configuration must say besides.  ``unfit`` says why it
+    cannot judge a route; it is empty for one that can.
     """
 
     name: str
     programs: Tuple[str, ...] = ()
+    config: str = ""
     unfit: str = ""
 
 
@@ -90,7 +97,13 @@ def read_script(folder: Path, name: str) -> Script:
         return Script(name, unfit="it starts a pool of its own, which has no router")
     submits = [path.read_text(errors="replace") for path in _submit_files(folder, name)]
     programs = sorted({word for one in (text, *submits) for word in _PROGRAM.findall(one)})
-    return Script(name, tuple(programs))
+    return Script(name, tuple(programs), _config(text))
+
+
+def _config(text: str) -> str:
+    """What a test says of its pool; without the daemons, or the router would be missing."""
+    said = "".join(_CONFIG.findall(text))
+    return _DAEMONS.sub("", said)
 
 
 def _submit_files(folder: Path, name: str) -> List[Path]:

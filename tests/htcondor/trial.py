@@ -10,8 +10,7 @@ from typing import List, Tuple
 
 from tests.htcondor.found import Script
 from tests.htcondor.judge import End, reason
-from tests.pool.pool import Pool, PoolError
-from vmcapsule.errors import ToolError
+from tests.pool.pool import Pool
 from vmcapsule.process import run
 
 NATIVE, ROUTED = "native", "routed"
@@ -50,30 +49,33 @@ class Trial:
     def run(self, script: Script) -> End:
         """Run one test in a fresh copy of the folder and say how it ended.
 
-        It leaves nothing behind: no job, no file.
+        It leaves nothing behind: no job, no file.  `ToolError` when it does, or when the
+        pool does not answer: that is then of no more use.
         """
-        try:
-            self._make(script)
-            for program in script.programs:
-                self._compile(program, self._inside(script))
-            done = self.pool.run(
-                USER,
-                self._argv(script),
-                cwd=self._inside(script),
-                timeout_s=self.limit_s,
-                check=False,
-            )
-        except ToolError as error:
-            return End(False, error.message)
-        else:
-            jobs, carried = self._jobs(script)
-            why = reason(done.stdout.decode(errors="replace"))
-            if done.returncode == _TIMED_OUT:
-                why = f"not done after {self.limit_s:g} s; at last: {why}"
-            passed = done.returncode == 0
-            return End(passed, "" if passed else why, jobs, carried)
-        finally:
+        self._make(script)
+        lacking = [name for name in script.programs if not self._compile(name, script)]
+        if lacking:
             self._remove(script)
+            why = f"it wants {lacking[0]}.exe, which does not compile by itself here"
+            return End(False, why)
+        done = self.pool.run(
+            USER,
+            self._argv(script),
+            cwd=self._inside(script),
+            timeout_s=self.limit_s,
+            check=False,
+        )
+        jobs, carried = self._jobs(script)
+        held = self._words(f"JobStatus == 5 && {self._only(script)}", "HoldReason")
+        self._remove(script)
+        if done.returncode == 0:
+            return End(True, "", jobs, carried)
+        why = reason(done.stdout.decode(errors="replace"))
+        if done.returncode == _TIMED_OUT:
+            why = f"not done after {self.limit_s:g} s; at last: {why}"
+        if held:
+            why = f"its job is held: {' '.join(held[0])} ({why})"
+        return End(False, why, jobs, carried)
 
     def _top(self, script: Script) -> str:
         return f"{HOME}/{self.way}/{script.name}"
@@ -95,23 +97,22 @@ class Trial:
         for path in [top / _FOLDER, *(top / _FOLDER).rglob("*")]:
             os.chown(path, uid, gid, follow_symlinks=False)
 
-    def _compile(self, program: str, inside: str) -> None:
+    def _compile(self, program: str, script: Script) -> bool:
         """Compile NAME.c or NAME.cpp, statically: it runs in the pool and in guests.
 
-        One without a source is the test's own to make.  `PoolError` for what needs
-        HTCondor's libraries, and where there is no compiler.
+        False for one that needs HTCondor's libraries, and where there is no compiler; what
+        has no source is the test's own to make.
         """
-        target = self.pool.path(f"{inside}/{program}.exe")
+        target = self.pool.path(f"{self._inside(script)}/{program}.exe")
         for compiler, ending in (("cc", "c"), ("c++", "cpp")):
             source = self.source.folder / f"{program}.{ending}"
             if not source.is_file():
                 continue
             argv = [compiler, "-w", "-static", "-o", target, source]
             if not shutil.which(compiler) or run(argv, timeout_s=60, check=False).returncode:
-                raise PoolError(
-                    f"it wants {program}.exe, which does not compile by itself here"
-                )
+                return False
             target.chmod(0o755)
+        return True
 
     def _argv(self, script: Script) -> List[str]:
         config = f"{self._top(script)}/routed.config" if self.way == ROUTED else _CONFIG
@@ -153,4 +154,4 @@ class Trial:
             _LEAVE_S,
             f"the jobs of {script.name} to leave the queue",
         )
-        shutil.rmtree(self.pool.path(self._top(script)), ignore_errors=True)
+        shutil.rmtree(self.pool.path(self._top(script)))

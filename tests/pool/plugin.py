@@ -24,20 +24,26 @@ PARTS = ("vmcapsule", "hooks", "guest", "templates")
 
 
 def install(
-    space: Space, knobs: Optional[Mapping[str, object]] = None, cache: Optional[Path] = None
+    space: Space,
+    knobs: Optional[Mapping[str, object]] = None,
+    cache: Optional[Path] = None,
+    templates: Optional[Path] = None,
 ) -> str:
     """Put the checkout and the cache's template and tarball inside; return configuration.
 
-    ``knobs`` are VM_CAPSULE_<name>s that replace the ones here.  Works before `Space.boot`
-    and while the pool runs.
+    ``templates`` is a folder to take the template from instead.  ``knobs`` are
+    VM_CAPSULE_<name>s that replace the ones here.  Works before `Space.boot` and while
+    the pool runs.
     """
     for part in PARTS:
         _copy_part(space, part)
-    given = {**_data(space, cache or default_cache()), **(knobs or {})}
+    cache = cache or default_cache()
+    templates = templates or cache / "templates"
+    given = {**_data(space, cache, templates), **(knobs or {})}
     space.make_folder(SCRATCH)
     space.path(SCRATCH).chmod(0o1777)
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
-    return "\n".join([_router(given), *lines, _execute(space, cache or default_cache())])
+    return "\n".join([_router(given), *lines, _execute(space, templates)])
 
 
 def _copy_part(space: Space, part: str) -> None:
@@ -53,15 +59,15 @@ def _copy_part(space: Space, part: str) -> None:
         shutil.chown(path, 0, 0)
 
 
-def _data(space: Space, cache: Path) -> Dict[str, object]:
+def _data(space: Space, cache: Path, templates: Path) -> Dict[str, object]:
     """Copy what the cache has been built; return the knobs that name the copies."""
     knobs: Dict[str, object] = {
         "SCRATCH_DIR_PREFIX": SCRATCH,
         "CONDOR_CLASSAD_TEMPLATE": "qemu",
     }
     space.make_folder(DATA)
-    if (cache / "templates").is_dir():
-        _copy_data(cache / "templates", space.path(f"{DATA}/templates"))
+    if templates.is_dir():
+        _copy_data(templates, space.path(f"{DATA}/templates"))
         knobs["TEMPLATE"] = f"{DATA}/templates"
     tarball = newest_tarball(cache)
     if tarball is not None:
@@ -98,9 +104,8 @@ def _router(given: Mapping[str, object]) -> str:
     return snippet
 
 
-def _execute(space: Space, cache: Path) -> str:
+def _execute(space: Space, templates: Path) -> str:
     """What 'vmcapsule config --execute --program' prints and writes."""
-    templates = cache / "templates"
     kernel = load(templates).kernel if templates.is_dir() else None
     space.make_folder(str(PROGRAM_HOME.parent))
     write_probe(space.path(str(PROGRAM_HOME)), kernel)

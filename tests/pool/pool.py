@@ -53,14 +53,20 @@ def require_root() -> None:
 class Pool:
     """One pool: all of HTCondor's roles, the users alice and bob, and the plugin.
 
-    ``name`` tells pools over the same root apart.
+    ``name`` tells pools over the same root apart; ``templates`` is a folder to take the
+    template VM from instead of the cache's.
     """
 
     def __init__(
-        self, suite: str = "trixie", name: str = "dev", cache: Optional[Path] = None
+        self,
+        suite: str = "trixie",
+        name: str = "dev",
+        cache: Optional[Path] = None,
+        templates: Optional[Path] = None,
     ) -> None:
         self.suite = suite
         self.cache = cache or default_cache()
+        self.templates = templates
         self.folder = self.cache / "pool" / suite
         self.space = Space(self.folder, name)
         self.daemons = Daemons(self.space)
@@ -193,7 +199,9 @@ class Pool:
 
         In a running pool `reconfigure` or `restart` makes it count.
         """
-        self.configure("50-vmcapsule", plugin.install(self.space, knobs, self.cache))
+        self.configure(
+            "50-vmcapsule", plugin.install(self.space, knobs, self.cache, self.templates)
+        )
 
     # Jobs
 

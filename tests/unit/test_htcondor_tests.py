@@ -65,6 +65,18 @@ def test_the_programs_of_a_test_and_of_its_submit_files_are_known(folder: Path) 
     assert find_scripts(folder)[0].programs == ("big-env", "other")
 
 
+def test_the_configuration_that_a_test_asks_for_is_known(folder: Path) -> None:
+    text = """#testreq: personal
+my $config = <<CONDOR_TESTREQ_CONFIG;
+    DAEMON_LIST = MASTER,SCHEDD
+    NUM_CPUS = 2
+CONDOR_TESTREQ_CONFIG
+#endtestreq
+"""
+    (folder / "job_core_one_van.run").write_text(text)
+    assert find_scripts(folder)[0].config == "    NUM_CPUS = 2\n"
+
+
 @pytest.mark.parametrize("beside", [".", "../condor_scripts"])
 def test_the_perl_modules_lie_with_the_tests_or_beside_them(folder: Path, beside: str) -> None:
     modules = folder / beside
