@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Dict, Optional
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.htcondor import judge
@@ -46,8 +46,12 @@ def test_the_tests_of_vanilla_jobs_are_found(folder: Path) -> None:
 
 
 def test_a_test_that_is_named_is_taken_whatever_its_kind_and_once(folder: Path) -> None:
-    found = names(folder, "job_dagman_one", "job_*_one*")
-    assert list(found) == ["job_dagman_one", "job_core_one_sched", "job_core_one_van"]
+    found = find_scripts(folder, ["job_dagman_one", "job_*_one*"])
+    assert [script.name for script in found] == [
+        "job_dagman_one",
+        "job_core_one_sched",
+        "job_core_one_van",
+    ]
 
 
 def test_a_name_that_no_test_has_is_an_error(folder: Path) -> None:
@@ -205,6 +209,8 @@ def test_the_table_marks_what_is_wrong_and_gives_every_reason() -> None:
     assert squeezed[-1] == "listed as failing, and passes: job_a"
 
 
+LONG = "job_" + "a" * 120
+WIDE = Row(LONG, PASSES, End(False, "b" * 120))
 ENDS = st.builds(
     End, st.booleans(), st.text(max_size=200), st.integers(0, 99), st.integers(0, 99)
 )
@@ -217,6 +223,8 @@ ROWS = st.builds(
 )
 
 
+@example([WIDE, Row("job_b", unfit="c" * 120)], {LONG: "d" * 120})
+@example([Row(LONG, PASSES, PASSES)], {LONG: "d" * 120})
 @given(st.lists(ROWS, max_size=5), st.dictionaries(st.text("abc_"), st.text(max_size=200)))
 def test_no_line_is_wider_than_the_terminal(rows: list[Row], known: Dict[str, str]) -> None:
     assert max(map(len, judge.lines(rows, known))) <= COLUMNS
