@@ -353,11 +353,11 @@ class Unpacker:
 
 
 def fingerprint(path: bytes) -> "Optional[Tuple[int, int, int]]":
-    """What tells that a file was changed; None for folders."""
+    """What tells that a file was changed; None for folders and for links to nowhere."""
     try:
         status = os.stat(path)
     except OSError:
-        status = os.lstat(path)  # a link to nowhere is itself
+        return None
     if stat.S_ISDIR(status.st_mode):
         return None
     return (status.st_size, status.st_mtime_ns, status.st_ino)
@@ -381,7 +381,8 @@ class Outputs:
         Read in FileTransfer::FindChangedFiles (condor_utils/file_transfer.cpp): folders
         are skipped, and links to folders; dot files and links to files are sent; the
         executable is not, and what is in the catalogue unchanged is not.  Core files are
-        ordinary new files.  Sockets and FIFOs are skipped in ExpandFileTransferList.
+        ordinary new files.  Sockets and FIFOs are skipped in ExpandFileTransferList, links
+        to nowhere, at any depth, in Directory::Next (directory.cpp).
         """
         for name, mark in sorted(catalogue(self.root).items()):
             known = name in STARTER_FILES or name in omit or before.get(name, ()) == mark
@@ -392,7 +393,7 @@ class Outputs:
         """Add a path of ``transfer_output_files``: a file, or a folder with its contents."""
         parts = [p for p in to_bytes(item).split(b"/") if p not in (b"", b".")]
         path = b"/".join(parts)
-        if not os.path.lexists(os.path.join(self.root, path)):
+        if not os.path.exists(os.path.join(self.root, path)):
             self.missing.append(item)
             return
         for count in range(1, len(parts)):
@@ -419,7 +420,7 @@ class Outputs:
     def add(self, path: bytes, folder: bool = False) -> None:
         """Add one entry.  Links to files are followed, as HTCondor's file transfer does.
 
-        HTCondor fails on links to folders and to nowhere; here they stay links.
+        HTCondor fails on links to folders; here they stay links.
         """
         place = os.path.join(self.root, path)
         status = os.lstat(place)
@@ -430,7 +431,8 @@ class Outputs:
                 followed = folder or not stat.S_ISDIR(target.st_mode)
                 status = target if followed else status
             except OSError:
-                self.log("output {!r} is a link to nowhere".format(entry["path"]))
+                self.log("output {!r} is a link to nowhere: left out".format(entry["path"]))
+                return
         if stat.S_ISREG(status.st_mode):
             entry.update(type="file", size=status.st_size, extents=[])
         elif stat.S_ISDIR(status.st_mode):

@@ -60,21 +60,19 @@ contents = st.lists(st.one_of(st.binary(max_size=3000), st.integers(1, 40)), max
 modes = st.integers(0, 0o777).map(lambda mode: mode | 0o400)
 files = st.tuples(contents, modes, st.integers(0, 2 * 10**18))
 trees = st.recursive(
-    st.one_of(files, names.map(os.fsdecode)),
+    files,
     lambda inner: st.dictionaries(names, inner, max_size=4),
     max_leaves=8,
 )
 
 
 def build(folder: bytes, tree: Any) -> None:
-    """Make on disk what ``tree`` says: dict a folder, str a link, tuple a file."""
+    """Make on disk what ``tree`` says: dict a folder, tuple a file."""
     os.mkdir(folder)
     for name, item in tree.items():
         path = os.path.join(folder, name)
         if isinstance(item, dict):
             build(path, item)
-        elif isinstance(item, str):
-            os.symlink(os.fsencode("nowhere/" + item), path)
         else:
             pieces, mode, mtime_ns = item
             with open(path, "wb") as stream:
@@ -97,9 +95,7 @@ def picture(folder: bytes) -> dict[bytes, Any]:
             status = os.lstat(path)
             inner = os.path.relpath(path, folder)
             mode = stat.S_IMODE(status.st_mode)
-            if stat.S_ISLNK(status.st_mode):
-                found[inner] = os.readlink(path)
-            elif stat.S_ISDIR(status.st_mode):
+            if stat.S_ISDIR(status.st_mode):
                 found[inner] = (mode, status.st_mtime_ns)
             else:
                 with open(path, "rb") as stream:
