@@ -37,6 +37,7 @@ RECORD_DIR = "vmcapsule"
 JOB_RECORD = RECORD_DIR + "/job.json"
 JOB_AD = RECORD_DIR + "/job.ad"
 SANDBOX_AD = RECORD_DIR + "/sandbox.ad"
+RUN_AD = RECORD_DIR + "/run.ad"
 MACHINE_AD = RECORD_DIR + "/machine.ad"
 CONDOR_CONFIG = RECORD_DIR + "/condor_config"
 TARBALL = RECORD_DIR + "/condor.tar"
@@ -1211,7 +1212,9 @@ class Guest:
 
     def write_ads(self, startd_ad: str) -> None:
         """Put ``.job.ad`` and ``.machine.ad`` there, in place of what may have the names."""
-        job_ad = read_text(os.path.join(self.data_dir, SANDBOX_AD))
+        # Of two lines for an attribute the last one holds.
+        ads = (SANDBOX_AD, RUN_AD)
+        job_ad = "\n".join(read_text(os.path.join(self.data_dir, name)) for name in ads)
         slot_ad = read_text(os.path.join(self.data_dir, MACHINE_AD))
         files = {
             ".job.ad": sandbox_ad(job_ad, self.sandbox),

@@ -136,6 +136,17 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
         volume.flush()
 
 
+def tell_starts(
+    starts: int, data_disk: Path, offset_bytes: Optional[int], scratch: Path
+) -> None:
+    """Put on a data disk how many of its job's runs began before this one."""
+    with raw_edit(data_disk, scratch) as raw:
+        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
+        volume = FatVolume.open(raw.fd, offset, writable=True)
+        volume.write(contract.RUN_AD, f"NumJobStarts = {starts}\n".encode())
+        volume.flush()
+
+
 def _clear(volume: FatVolume) -> None:
     stale = [
         file.path

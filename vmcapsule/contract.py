@@ -34,6 +34,9 @@ Sandbox ad (``SANDBOX_AD``, text, written by the host)
     The ad that the job finds as .job.ad, one ``Attr = expr`` a line; the guest adds what
     only it knows (Iwd, when the job started).
 
+Run ad (``RUN_AD``, text, written where the capsule is booted, if there is anything to say)
+    What only the slot knows of this run of the job, on top of the sandbox ad.
+
 Machine ad (``MACHINE_AD``, text, written by the host)
     The slot's ClassAd that the job finds, one ``Attr = expr`` a line; under HTCondor on top
     of what the startd says.
@@ -93,6 +96,7 @@ RECORD_DIR = "vmcapsule"
 JOB_RECORD = RECORD_DIR + "/job.json"
 JOB_AD = RECORD_DIR + "/job.ad"
 SANDBOX_AD = RECORD_DIR + "/sandbox.ad"
+RUN_AD = RECORD_DIR + "/run.ad"
 MACHINE_AD = RECORD_DIR + "/machine.ad"
 CONDOR_CONFIG = RECORD_DIR + "/condor_config"
 TARBALL = RECORD_DIR + "/condor.tar"  # compressed or not: told by its content

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Optional, Sequence, Union
 
-from vmcapsule import boot, capsule, chirp, extract, slot
+from vmcapsule import boot, bundle, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import ToolError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
@@ -61,10 +61,10 @@ def main() -> int:
 def _run_or_die(here: Path) -> JobExit:
     """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
     try:
-        made = arrived(capsule.load(here), here)
-        kind = boot_capsule(
-            made, cache=here, timeout_s=None, kvm=read_slot(here, os.environ).kvm
-        )
+        made, told = arrived(capsule.load(here), here), read_slot(here, os.environ)
+        if told.starts:
+            bundle.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
+        kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
         with extract.opened(
             made.data_disk, made.part_offset_bytes, here, made.data_bytes
         ) as disk:

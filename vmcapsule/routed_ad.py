@@ -210,6 +210,8 @@ def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Valu
         "ShouldTransferFiles": quote("YES"),
         "WhenToTransferOutput": quote("ON_EXIT"),
         "RequestDisk": 2 * capsule.size_kib + job.request_disk_kib,
+        # The starter tells the job, and the JobRouter the source: both go on counting.
+        "NumJobStarts": job.ad.integer("NumJobStarts") or 0,
         **_at_exit(job, template.integer("VmCapsuleMaxTries") or _MAX_TRIES),
     }
 

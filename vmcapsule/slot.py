@@ -39,6 +39,8 @@ class Slot:
     unreported: int = 0
     #: How often the job has ended, for whatever reason.
     completions: int = 0
+    #: How many of its runs began before this one.
+    starts: int = 0
     chirp: Path = Path(".chirp.config")
 
 
@@ -51,6 +53,7 @@ def read_slot(here: Path, environment: Mapping[str, str]) -> Slot:
         machine=_string(machine, "Machine"),
         unreported=_count(job, UNREPORTED),
         completions=_count(job, "NumJobCompletions"),
+        starts=_count(job, "NumJobStarts"),
         chirp=Path(environment.get("_CONDOR_CHIRP_CONFIG") or here / ".chirp.config"),
     )
 

@@ -105,6 +105,17 @@ def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path
     process.run(["fsck.vfat", "-n", tmp_path / "volume"], timeout_s=60)
 
 
+def test_how_often_a_job_was_started_is_told_beside_the_rest(
+    disk: Path, job: SourceJob, tmp_path: Path
+) -> None:
+    load = bundle.payload(job, init_script=INIT, tarball=None)
+    bundle.stage(load, disk, None, tmp_path)
+    for starts in (1, 12):
+        bundle.tell_starts(starts, disk, None, tmp_path)
+    assert read(disk, contract.RUN_AD) == b"NumJobStarts = 12\n"
+    assert b'Cmd = "prog"' in read(disk, contract.JOB_AD)
+
+
 def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> None:
     with raw_edit(disk, disk.parent) as raw:
         volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)

@@ -359,6 +359,13 @@ def test_streams_survive_outputs_that_cannot_be_saved(place: Place) -> None:
     assert record["exit_code"] == 3
 
 
+def test_what_the_slot_knows_of_the_run_is_in_the_jobs_ad(place: Place) -> None:
+    (place.data / contract.SANDBOX_AD).write_text("NumJobStarts = 0\nProcId = 1")
+    (place.data / contract.RUN_AD).write_text("NumJobStarts = 2\n")
+    place.job("grep -e Num -e Proc .job.ad")
+    assert place.content(OUT) == b"NumJobStarts = 2\nProcId = 1\n"
+
+
 def test_job_ad_of_any_length_arrives_whole(place: Place) -> None:
     text = 'First = 1\nLong = "' + "x" * (2 << 20) + '"\n'
     (place.data / contract.SANDBOX_AD).write_text(text)

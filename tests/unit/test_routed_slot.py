@@ -95,6 +95,10 @@ def test_what_becomes_of_it_when_it_ends(facts: str, removed: bool, held: bool) 
     assert (ended.boolean("OnExitRemove"), ended.boolean("OnExitHold")) == (removed, held)
 
 
+def test_starts_are_counted_on_where_the_source_was_released() -> None:
+    assert routed("NumJobStarts = 3\n").integer("NumJobStarts") == 3
+
+
 def test_the_hold_says_what_happened() -> None:
     ended = later("", SILENT + told(3, 4))
     expected = "vmcapsule: the guest did not report in 3 runs; the last was on ep1: it died"

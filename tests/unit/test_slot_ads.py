@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vmcapsule.slot import Slot, read_slot
 
 MACHINE = 'Machine = "ep1.example.org"\nName = "slot1@ep1"\nVMCapsuleKVM = true\n'
-JOB = "NumJobCompletions = 2\nChirpVmCapsuleUnreported = 1\n"
+JOB = "NumJobCompletions = 2\nNumJobStarts = 3\nChirpVmCapsuleUnreported = 1\n"
 
 
 def slot(folder: Path, machine: str = MACHINE, job: str = JOB) -> Slot:
@@ -22,7 +22,7 @@ def slot(folder: Path, machine: str = MACHINE, job: str = JOB) -> Slot:
 
 def test_the_starters_files_are_read(tmp_path: Path) -> None:
     found = slot(tmp_path)
-    assert found == Slot(True, "ep1.example.org", 1, 2, tmp_path / ".chirp.config")
+    assert found == Slot(True, "ep1.example.org", 1, 2, 3, tmp_path / ".chirp.config")
 
 
 def test_the_environment_says_where_they_are(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_the_environment_says_where_they_are(tmp_path: Path) -> None:
         "_CONDOR_CHIRP_CONFIG": "/chirp/config",
     }
     found = read_slot(tmp_path, environment)
-    assert found == Slot(True, "ep1.example.org", 1, 2, Path("/chirp/config"))
+    assert found == Slot(True, "ep1.example.org", 1, 2, 3, Path("/chirp/config"))
 
 
 def test_outside_of_a_slot_nothing_is_known(tmp_path: Path) -> None:
