@@ -63,6 +63,8 @@ ALIGN_FROM_BYTES = 1 << 20
 BLOCK_BYTES = 4096
 COPY_BYTES_MAX = 1 << 30
 MESSAGE_CHARS_MAX = 1000
+#: The exit record names no more of the outputs that cannot be sent, so that it has room.
+UNSENT_MAX = 10
 #: LimitNOFILE of HTCondor's unit for systemd: so many files a job may have open natively.
 OPEN_FILES_MAX = 32768
 #: The starter's JOB_DEFAULT for /proc/PID/oom_score_adj of jobs.
@@ -368,13 +370,23 @@ def catalogue(root: bytes) -> "Dict[bytes, Optional[Tuple[int, int, int]]]":
     return {name: fingerprint(os.path.join(root, name)) for name in os.listdir(root)}
 
 
+def may_read(status: os.stat_result, login: pwd.struct_passwd) -> bool:
+    """Whether a login may read a file that it can reach."""
+    if status.st_uid == login.pw_uid:
+        return bool(status.st_mode & stat.S_IRUSR)
+    if status.st_gid in os.getgrouplist(login.pw_name, login.pw_gid):
+        return bool(status.st_mode & stat.S_IRGRP)
+    return bool(status.st_mode & stat.S_IROTH)
+
+
 class Outputs:
     """The entries of the output index, by path; folders before what is in them."""
 
-    def __init__(self, root: bytes, log: Log) -> None:
-        self.root, self.log = root, log
+    def __init__(self, root: bytes, login: pwd.struct_passwd, log: Log) -> None:
+        self.root, self.login, self.log = root, login, log
         self.entries: Dict[bytes, Dict[str, Any]] = {}
         self.missing: List[str] = []
+        self.unsent: Dict[str, int] = {}
 
     def add_changed(self, before: "Dict[bytes, Any]", omit: "Set[bytes]") -> None:
         """Add new or changed files at the top level, as HTCondor does by default.
@@ -421,25 +433,28 @@ class Outputs:
     def add(self, path: bytes, folder: bool = False) -> None:
         """Add one entry.  Links to files are followed, as HTCondor's file transfer does.
 
-        HTCondor fails on links to folders; here they stay links.
+        It fails with the other outputs sent, and so here, on links to folders and on what
+        the job's user may not read (FileTransfer::DoUpload).
         """
         place = os.path.join(self.root, path)
-        status = os.lstat(place)
         entry: Dict[str, Any] = {"path": to_text(path)}
-        if stat.S_ISLNK(status.st_mode):
-            try:
-                target = os.stat(place)
-                followed = folder or not stat.S_ISDIR(target.st_mode)
-                status = target if followed else status
-            except OSError:
-                self.log("output {!r} is a link to nowhere: left out".format(entry["path"]))
-                return
+        try:
+            status = os.stat(place)
+        except OSError:
+            if not os.path.islink(place):
+                raise
+            self.log("output {!r} is a link to nowhere: left out".format(entry["path"]))
+            return
         if stat.S_ISREG(status.st_mode):
+            if not may_read(status, self.login):
+                self.unsent[entry["path"]] = errno.EACCES
+                return
             entry.update(type="file", size=status.st_size, extents=[])
         elif stat.S_ISDIR(status.st_mode):
+            if os.path.islink(place) and not folder:
+                self.unsent[entry["path"]] = errno.EISDIR
+                return
             entry.update(type="dir")
-        elif stat.S_ISLNK(status.st_mode):
-            entry.update(type="link", target=to_text(os.readlink(place)))
         else:
             self.log("output {!r} is a socket, FIFO or device: left out".format(entry["path"]))
             return
@@ -570,13 +585,14 @@ def save_outputs(
     wanted: "Optional[List[str]]",
     data_dir: str,
     sandbox: str,
+    login: pwd.struct_passwd,
     before: "Dict[bytes, Any]",
     report: "Dict[str, Any]",
     log: Log,
 ) -> None:
     """Pack what the job left; where that fails, at least its stdout and stderr."""
     root = os.fsencode(sandbox)
-    outputs = Outputs(root, log)
+    outputs = Outputs(root, login, log)
     for name in map(to_bytes, filter(None, (job["stdout"], job["stderr"]))):
         if os.path.lexists(os.path.join(root, name)):
             outputs.add(name)
@@ -587,7 +603,11 @@ def save_outputs(
         for item in wanted or []:
             outputs.add_listed(item)
         report["missing_outputs"] = outputs.missing
-        log(f"outputs: {len(outputs.entries)}, missing: {len(outputs.missing)}")
+        report["unsent_outputs"] = sorted(outputs.unsent.items())[:UNSENT_MAX]
+        log(
+            f"outputs: {len(outputs.entries)}, missing: {len(outputs.missing)}, "
+            f"not to be sent: {len(outputs.unsent)}"
+        )
         report["outputs"] = write_outputs(data_dir, root, outputs.entries)
         return
     except (OSError, ValueError, Failure) as error:
@@ -1135,7 +1155,9 @@ class Guest:
         self.report.update(format=FORMAT, state="failed", core_dumped=False)
         self.report.update(user_cpu_s=0.0, system_cpu_s=0.0, max_rss_kib=0)
         self.report.update(image_size_kib=0, disk_usage_kib=0)
-        self.report.update(missing_outputs=[], outputs=NO_OUTPUTS, phases=self.phases)
+        self.report.update(
+            missing_outputs=[], unsent_outputs=[], outputs=NO_OUTPUTS, phases=self.phases
+        )
         machine = {"kernel": os.uname()[2], "python": sys.version.split()[0]}
         self.report["guest"] = dict(machine, condor_version="")
 
@@ -1193,7 +1215,9 @@ class Guest:
     def save(
         self, job: "Job", wanted: "Optional[List[str]]", before: "Dict[bytes, Any]"
     ) -> None:
-        save_outputs(job, wanted, self.data_dir, self.sandbox, before, self.report, self.log)
+        save_outputs(
+            job, wanted, self.data_dir, self.sandbox, self.login, before, self.report, self.log
+        )
 
     def make_folders(self) -> None:
         if os.path.isdir(self.work):

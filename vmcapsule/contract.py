@@ -79,6 +79,8 @@ first and then renamed)
     disk_usage_kib    int, what the sandbox took up as the job ended
     failure           null, or {"stage": word, "message": one line}; with state "failed"
     missing_outputs   list of the paths in ``outputs`` that the job did not leave
+    unsent_outputs    list of [path, errno], the first few, of what it left and HTCondor could
+                      not send: files closed to its user (EACCES), links to folders (EISDIR)
     outputs           {"entries": int, "packs": int, "bytes": int}, to check the index with
     phases            object of seconds (float) by name: what the guest spent its time on
     condor_ad         the ad the personal HTCondor gave at the job's exit (text), or null

@@ -6,6 +6,8 @@ whoever finds the capsule next; the caller holds the capsule's lock.
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from vmcapsule import capsule, extract
@@ -13,6 +15,10 @@ from vmcapsule.ads import parse_ad
 from vmcapsule.errors import OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.sandbox import spooled_names
+
+#: Of more outputs that cannot be sent only so many are named.
+_NAMED_MAX = 3
+_WHY = {errno.EACCES: "its user may not read it", errno.EISDIR: "it links to a folder"}
 
 
 def job_of(made: capsule.Capsule) -> SourceJob:
@@ -79,10 +85,18 @@ def deliver_from(
 
 
 def check_missing(job_exit: extract.JobExit) -> None:
-    """Raise `OutputMissing` when the job left less than it was to leave."""
+    """Raise `OutputMissing` when the job left less than it was to leave, or what HTCondor
+    does not send."""
+    faults = []
     if job_exit.missing_outputs:
+        names = ", ".join(job_exit.missing_outputs)
+        faults.append(f"did not leave '{names}', which transfer_output_files names")
+    faults += [
+        f"left '{path}', which cannot be sent: {_WHY.get(why) or os.strerror(why)}"
+        for path, why in job_exit.unsent_outputs[:_NAMED_MAX]
+    ]
+    if faults:
         raise OutputMissing(
-            f"the job (status {job_exit.status}) did not leave "
-            f"'{', '.join(job_exit.missing_outputs)}', which transfer_output_files names",
+            f"the job (status {job_exit.status}) {' and '.join(faults)}",
             "correct the job or the list; its other outputs were delivered",
         )

@@ -135,7 +135,7 @@ class DeliveryError(VmCapsuleError):
 
 
 class OutputMissing(DeliveryError):
-    """The job did not leave an output it was to leave; everything else was delivered."""
+    """The job did not leave an output as it was to; everything else was delivered."""
 
 
 class GuestTimeout(VmCapsuleError):

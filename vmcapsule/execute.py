@@ -14,7 +14,9 @@ not switched off; `vmcapsule.routed_ad` makes a hold and its reason of it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -24,7 +26,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Optional, Sequence, Union
+from typing import NoReturn, Optional, Union
 
 from vmcapsule import boot, bundle, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
@@ -40,6 +42,8 @@ AVOID_S = 120
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 #: Of a longer message the beginning and the end are kept: programs complain there.
 _HEAD_CHARS, _TAIL_CHARS = 100, 200
+#: The folder beside the returned disk for what HTCondor shall tell of by failing on it.
+_UNSENT = "unsent"
 
 
 def main() -> int:
@@ -70,7 +74,7 @@ def _run_or_die(here: Path) -> JobExit:
         ) as disk:
             job_exit = extract.read_exit(disk)
             extract.read_outputs(disk, job_exit)
-        hand_back(made, job_exit.missing_outputs)
+        hand_back(made, job_exit)
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / capsule.CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
@@ -97,20 +101,40 @@ def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
     )
 
 
-def hand_back(made: capsule.Capsule, missing: Sequence[str]) -> None:
+def hand_back(made: capsule.Capsule, job_exit: JobExit) -> None:
     """Put the data disk's files where the routed job's output list finds them.
 
     Under another name than they came: the capsule on the access point keeps its own
-    until the outputs are delivered, so that a run can be repeated.
+    until the outputs are delivered, so that a run can be repeated.  An output that file
+    transfer could not send gets a like that it cannot send either.
     """
     returned = made.folder / capsule.RETURNED
     returned.mkdir(exist_ok=True)
     for file in read_vmdk(made.data_disk).files:
         file.rename(returned / file.name)
-    lacking = {os.path.normpath(item) for item in missing}
+    lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
     for item in _wanted(made):
         if extract.as_reported(item) not in lacking:
             _vouch_for(item, made.folder)
+    # Of several, HTCondor tells of the first only.
+    for path, why in job_exit.unsent_outputs[:1]:
+        _put_unsendable(returned / _UNSENT / plain(path), why)
+
+
+def _put_unsendable(place: Path, why: int) -> None:
+    """Make what file transfer fails to send, saying why: a link to a folder, or a file
+    that nobody may read."""
+    place.parent.mkdir(exist_ok=True)
+    if why == errno.EISDIR:
+        place.symlink_to(".")
+    else:
+        place.touch(0)
+
+
+def plain(path: str) -> str:
+    """The last part of a path that the guest chose, as a name that any folder can have."""
+    name = re.sub(r"[^\w.+-]", "_", path.rpartition("/")[2], flags=re.ASCII)[-100:]
+    return name if name.strip(".") else "_"
 
 
 def _wanted(made: capsule.Capsule) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -40,6 +41,8 @@ class JobExit:
     image_size_kib: int
     disk_usage_kib: int
     missing_outputs: tuple[str, ...]
+    #: What it left and HTCondor does not send, with the errno that tells why.
+    unsent_outputs: tuple[tuple[str, int], ...]
     phases_s: Mapping[str, float]
     guest: Mapping[str, str]
     #: How many entries the index of the outputs has, as the guest says.
@@ -150,7 +153,7 @@ def read_exit(disk: DataDisk) -> JobExit:
 
 
 def as_reported(path: str) -> str:
-    """How a path appears in `JobExit.missing_outputs`."""
+    """How a path appears in `JobExit`."""
     return _word(path)
 
 
@@ -167,6 +170,7 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
     _check_int("exit_code", code, 0, 255)
     _check_int("exit_signal", signal, 1, SIGNAL_MAX)
     missing = record.get("missing_outputs", [])
+    unsent = record.get("unsent_outputs", [])
     return JobExit(
         runner=_word(record["runner"], 20),
         exit_code=code,
@@ -180,6 +184,7 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
         image_size_kib=int(_number(record.get("image_size_kib", 0))),
         disk_usage_kib=int(_number(record.get("disk_usage_kib", 0))),
         missing_outputs=tuple(as_reported(path) for path in missing),
+        unsent_outputs=tuple((as_reported(path), _errno(why)) for path, why in unsent),
         phases_s={_word(k, 40): _number(v) for k, v in record.get("phases", {}).items()},
         guest={_word(k, 40): _word(v) for k, v in record.get("guest", {}).items()},
         entries=int(_number(record["outputs"]["entries"])),
@@ -189,6 +194,12 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
 def _check_int(name: str, value: object, least: int, most: int) -> None:
     if value is not None and (type(value) is not int or not least <= value <= most):
         raise ValueError(f"its {name} is {value!r:.20}")
+
+
+def _errno(value: Any) -> int:
+    if value not in errno.errorcode:
+        raise ValueError(f"{value!r:.20} is no errno")
+    return int(value)
 
 
 def _number(value: object) -> float:

@@ -35,6 +35,7 @@ EXITED: dict[str, Any] = {
     "max_rss_kib": 1024,
     "failure": None,
     "missing_outputs": [],
+    "unsent_outputs": [],
     "outputs": {"entries": 0, "packs": 0, "bytes": 0},
     "phases": {"job": 1.0},
     "condor_ad": None,

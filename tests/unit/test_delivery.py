@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import pytest
 
@@ -13,7 +15,7 @@ from tests.unit.returned import make_capsule, make_job
 from vmcapsule import capsule, delivery
 from vmcapsule.ads import quote
 from vmcapsule.cleanup import cleanup
-from vmcapsule.errors import DeliveryError
+from vmcapsule.errors import DeliveryError, OutputMissing
 from vmcapsule.finalize import finalize
 
 OUTPUTS = {f"out{number}": bytes([number]) * 70_000 for number in range(1, 5)}
@@ -91,6 +93,30 @@ def test_a_delivery_is_not_repeated_by_finalize(made: capsule.Capsule, home: Pat
     again, _ = finalize(hook_input(home, made))
     assert (home / "out1").read_bytes() == b"the user's next step was here"
     assert first == again and first.integer("ExitCode") == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "unsent", "said"),
+    [
+        (("a", "b/"), (), "did not leave 'a, b/', which transfer_output_files names"),
+        (
+            (),
+            (("s", errno.EACCES),),
+            "left 's', which cannot be sent: its user may not read it",
+        ),
+        ((), (("l", errno.EISDIR),), "left 'l', which cannot be sent: it links to a folder"),
+        (("a",), (("s", errno.EIO),), "names and left 's', which cannot be sent: Input/output"),
+    ],
+)
+def test_what_did_not_come_is_named_with_the_reason(
+    missing: Any, unsent: Any, said: str, made: capsule.Capsule
+) -> None:
+    job_exit = delivery.exit_of(made)
+    delivery.check_missing(job_exit)
+    with pytest.raises(OutputMissing, match=said):
+        delivery.check_missing(
+            replace(job_exit, missing_outputs=missing, unsent_outputs=unsent)
+        )
 
 
 def test_finalize_after_cleanup_says_that_all_is_done(

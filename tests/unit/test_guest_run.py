@@ -165,10 +165,10 @@ def test_listed_outputs_come_with_their_folders(place: Place) -> None:
     assert record["missing_outputs"] == ["gone", "a/gone/", "nowhere"]
     entries = place.entries()
     assert sorted(entries) == sorted(
-        [OUT, ERR, "a", "a/b", "a/b/1", "a/2", "c", "c/3", "c/up", "d", "d/e", "d/e/4"]
-        + ["byname", "byname/3", "byname/up"]
+        [OUT, ERR, "a", "a/b", "a/b/1", "a/2", "c", "c/3", "d", "d/e", "d/e/4"]
+        + ["byname", "byname/3"]
     )
-    assert entries["c/up"].kind == "link"
+    assert record["unsent_outputs"] == [["byname/up", 21], ["c/up", 21]]
     assert entries["byname"].kind == "dir"
     assert place.content("byname/3") == b"3\n"
 
@@ -341,10 +341,21 @@ def test_record_folder_that_the_job_removed_is_made_again(place: Place) -> None:
 def test_sandbox_that_the_job_emptied_or_locked(place: Place) -> None:
     record = place.job("rm -rf $PWD/* $PWD/.job.ad; exit 3")
     assert (record["exit_code"], place.entries()) == (3, {})
-    record = place.job("echo kept >a; chmod 000 a .; exit 3")
+    record = place.job("echo kept >a; chmod 000 .; exit 3")
     assert record["exit_code"] == 3
     if is_root():
         assert place.content("a") == b"kept\n"
+
+
+def test_what_the_jobs_user_may_not_read_is_not_sent(place: Place) -> None:
+    script = "echo x >a; mkdir d; echo x >d/b; ln -s a c; chmod 000 a d/b; echo x >e; exit 3"
+    record = place.job(script)
+    assert (record["state"], record["exit_code"]) == ("exited", 3)
+    assert record["unsent_outputs"] == [["a", 13], ["c", 13]]
+    assert sorted(place.entries()) == sorted([ERR, OUT, "e"])
+    record = place.job(script, outputs=["d", "e", "gone"])
+    assert (record["unsent_outputs"], record["missing_outputs"]) == ([["d/b", 13]], ["gone"])
+    assert sorted(place.entries()) == sorted([ERR, OUT, "d", "e"])
 
 
 def test_streams_survive_outputs_that_cannot_be_saved(place: Place) -> None:

@@ -21,6 +21,7 @@ from vmcapsule import contract
 
 guest = load_guest()
 NOW_NS = 10**18
+LOGIN = pwd.getpwuid(os.getuid())
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def place(tmp_path: Path) -> Place:
 
 def unpack(place: Place, root: Path) -> None:
     root.mkdir()
-    guest.Unpacker(str(place.data), str(root), pwd.getpwuid(os.getuid())).run()
+    guest.Unpacker(str(place.data), str(root), LOGIN).run()
 
 
 def put_index(place: Place, *entries: Any, pack: bytes = b"") -> None:
@@ -112,7 +113,7 @@ def test_what_is_packed_unpacks_as_it_was(
     place = Place(tmp_path_factory.mktemp("round"))
     source = os.fsencode(place.data.parent / "tree")
     build(source, tree)
-    outputs = guest.Outputs(source, guest.Log())
+    outputs = guest.Outputs(source, LOGIN, guest.Log())
     outputs.add_listed("./")
     guest.write_outputs(str(place.data), source, outputs.entries)
     assert len(place.entries()) == len(outputs.entries)  # the host takes it too
@@ -123,6 +124,24 @@ def test_what_is_packed_unpacks_as_it_was(
     assert picture(os.fsencode(target)) == picture(source)
 
 
+@pytest.mark.parametrize(
+    ("owner", "group", "mode", "expected"),
+    [
+        ("mine", "mine", 0o400, True),
+        ("mine", "mine", 0o077, False),
+        ("other", "mine", 0o040, True),
+        ("other", "mine", 0o704, False),
+        ("other", "other", 0o004, True),
+        ("other", "other", 0o770, False),
+    ],
+)
+def test_may_a_login_read_a_file(owner: str, group: str, mode: int, expected: bool) -> None:
+    uid = LOGIN.pw_uid + (owner != "mine")
+    gid = LOGIN.pw_gid if group == "mine" else 54321
+    status = os.stat_result((stat.S_IFREG | mode, 1, 1, 1, uid, gid, 0, 0, 0, 0))
+    assert guest.may_read(status, LOGIN) is expected
+
+
 def test_holes_stay_holes_and_take_no_room(place: Place) -> None:
     root = place.data.parent / "tree"
     root.mkdir()
@@ -130,7 +149,7 @@ def test_holes_stay_holes_and_take_no_room(place: Place) -> None:
         stream.seek(64 << 20)
         stream.write(b"end")
         stream.truncate(128 << 20)
-    outputs = guest.Outputs(os.fsencode(root), guest.Log())
+    outputs = guest.Outputs(os.fsencode(root), LOGIN, guest.Log())
     outputs.add_listed("sparse")
     summary = guest.write_outputs(str(place.data), os.fsencode(root), outputs.entries)
     assert summary["bytes"] < 1 << 20
@@ -148,7 +167,7 @@ def test_large_data_is_aligned_and_packs_are_bounded(
     data = os.urandom(1000) * 4000
     (root / "a").write_bytes(b"small")
     (root / "big").write_bytes(data)
-    outputs = guest.Outputs(os.fsencode(root), guest.Log())
+    outputs = guest.Outputs(os.fsencode(root), LOGIN, guest.Log())
     outputs.add_listed("a")
     outputs.add_listed("big")
     summary = guest.write_outputs(str(place.data), os.fsencode(root), outputs.entries)
@@ -164,7 +183,7 @@ def test_more_packs_than_the_format_has_is_a_failure(
     monkeypatch.setattr(guest, "PACK_BYTES_MAX", 10)
     monkeypatch.setattr(guest, "PACKS_MAX", 2)
     (place.data / "x").write_bytes(b"x" * 21)
-    outputs = guest.Outputs(os.fsencode(place.data), guest.Log())
+    outputs = guest.Outputs(os.fsencode(place.data), LOGIN, guest.Log())
     outputs.add_listed("x")
     with pytest.raises(guest.Failure, match="more than 2 packs"):
         guest.write_outputs(str(place.data), os.fsencode(place.data), outputs.entries)
