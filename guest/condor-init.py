@@ -81,12 +81,16 @@ STARTER_FILES = frozenset(
 
 
 class Failure(Exception):
-    """What the exit record says of a run that did not succeed: a stage and one line."""
+    """What the exit record says of a run that did not succeed: a stage and one line.
 
-    def __init__(self, stage: str, message: str) -> None:
+    ``number`` is the errno with which the job's program did not start.
+    """
+
+    def __init__(self, stage: str, message: str, number: "Optional[int]" = None) -> None:
         super().__init__(message)
         self.stage = stage
         self.message = message
+        self.number = number
 
 
 class Log:
@@ -698,20 +702,21 @@ def spawn(
     env = {to_bytes(n): to_bytes(v) for n, v in environment.items()}
     pid = os.fork()
     if pid == 0:
-        what = f"cannot start '{argv[0]}'"
+        what, failed = f"cannot start '{argv[0]}'", 0
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             oom_score(0)
             setup()
+            failed = 1
             os.execve(args[0], args, env)
         except OSError as error:
             text = to_bytes(f"{what}: {error.strerror}")
             if error.filename not in (None, args[0]):
                 text += b" ('" + os.fsencode(error.filename) + b"')"
-            os.write(writer, text)
+            os.write(writer, b"%d " % (failed * (error.errno or 0)) + text)
         except BaseException as error:  # nothing of the child may go on as the parent
-            os.write(writer, to_bytes(f"{what}: {error!r}"))
+            os.write(writer, to_bytes(f"0 {what}: {error!r}"))
         finally:
             os._exit(127)
     os.close(writer)
@@ -719,7 +724,8 @@ def spawn(
         message = stream.read()  # ends as the program starts: the pipe closes on exec
     if message:
         os.waitpid(pid, 0)
-        raise Failure(stage, to_text(message))
+        digits, _, text = message.partition(b" ")
+        raise Failure(stage, to_text(text), int(digits) or None)
     return pid
 
 
@@ -957,7 +963,7 @@ class Condor:
         report["duration_s"] = time.monotonic() - start_s
         self.wait_event("end of ad")
         if reason != "exit":
-            raise Failure("exec", "HTCondor could not run the job" + self.complaint())
+            raise self.not_run()
         self.read_exit(report, times, cpu_before)
         return before
 
@@ -1073,11 +1079,22 @@ class Condor:
         if re.search(gone, self.logged("MasterLog")):
             raise Failure(stage, "condor_startd has ended" + self.complaint())
         if re.search(r"Starter pid \d+ (exited|died)", self.logged("StartLog")):
-            stage = "exec" if wanted == "exit " else stage
+            if wanted == "exit ":
+                raise self.not_run()
             raise Failure(stage, "HTCondor could not run the job" + self.complaint())
 
     def logged(self, name: str) -> str:
         return read_text(os.path.join(self.base, "log", name), 128 << 10)
+
+    def not_run(self) -> Failure:
+        """Why the starter did not run the job; OsProc::StartJob logs the errno."""
+        names = sorted(os.listdir(self.base + "/log"))
+        log = "".join(self.logged(name) for name in names if name.startswith("StarterLog"))
+        said = re.findall(r"Create_Process\(.*\) failed: (.*\(errno=(\d+): '.*'\))$", log, re.M)
+        if not said:
+            return Failure("exec", "HTCondor could not run the job" + self.complaint())
+        why, number = said[-1]
+        return Failure("exec", f"'{self.job['executable']}': {why}", int(number))
 
     def complaint(self) -> str:
         """What HTCondor's logs say went wrong, as the end of a sentence."""
@@ -1284,11 +1301,11 @@ class Guest:
                 self.log(f"removing {name!r} from the data disk: the job put it there")
                 remove_tree(os.path.join(folder, name))
 
-    def fail(self, stage: str, message: str) -> None:
+    def fail(self, stage: str, message: str, number: "Optional[int]" = None) -> None:
         message = " ".join(message.split())[:MESSAGE_CHARS_MAX]
         self.log(f"FAILED in {stage}: {message}")
         self.report["state"] = "failed"
-        self.report["failure"] = {"stage": stage, "message": message}
+        self.report["failure"] = {"stage": stage, "message": message, "errno": number}
 
     def write_record(self) -> None:
         """Write the exit record last of all: whoever finds it finds all the rest."""
@@ -1409,7 +1426,7 @@ def main(argv: "List[str]") -> int:
             libc.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: what the job leaves comes to us
         guest.run()
     except Failure as failure:
-        guest.fail(failure.stage, failure.message)
+        guest.fail(failure.stage, failure.message, failure.number)
     except BaseException as error:  # whatever it is, the host must hear of it
         import traceback
 

@@ -77,7 +77,9 @@ first and then renamed)
     max_rss_kib       int, largest resident set size seen
     image_size_kib    int, largest virtual size seen; the resident one where not known
     disk_usage_kib    int, what the sandbox took up as the job ended
-    failure           null, or {"stage": word, "message": one line}; with state "failed"
+    failure           null, or {"stage": word, "message": one line, "errno": int or null};
+                      with state "failed".  With stage "exec" and an errno the job's program
+                      could not be started
     missing_outputs   list of the paths in ``outputs`` that the job did not leave
     unsent_outputs    list of [path, errno], the first few, of what it left and HTCondor could
                       not send: files closed to its user (EACCES), links to folders (EISDIR)

@@ -2,13 +2,14 @@
 
 Exit statuses lie in the range of ``sysexits.h`` (64 to 78) so that they are rarely
 mistaken for a job's own.  Hold codes are HTCondor's ``HoldReasonCode`` where it has one
-that fits (12 ``TransferOutputError``, 13 ``TransferInputError``), else 26
-(``SystemPolicy``), with the exit status as the subcode.
+that fits (6 ``FailedToCreateProcess``, 12 ``TransferOutputError``, 13
+``TransferInputError``), else 26 (``SystemPolicy``), with the exit status as the subcode.
 """
 
 from __future__ import annotations
 
 HOLD_JOB_POLICY = 3
+HOLD_EXEC = 6
 HOLD_TRANSFER_OUTPUT = 12
 HOLD_TRANSFER_INPUT = 13
 HOLD_SYSTEM_POLICY = 26
@@ -148,6 +149,16 @@ class GuestError(VmCapsuleError):
     """The guest ended without a usable exit record, or its record says that it failed."""
 
     exit_status = 76
+
+
+class ExecFailed(GuestError):
+    """The guest's system did not start the job's program; ``number`` is the errno."""
+
+    hold_code = HOLD_EXEC
+
+    def __init__(self, message: str, remedy: str, number: int) -> None:
+        super().__init__(message, remedy)
+        self.number = number
 
 
 class ConfigError(VmCapsuleError):

@@ -8,7 +8,8 @@ HTCondor evaluates when the routed job exits, so stay true.
 When the guest did not report (it died, hung, or its disk is damaged), this program dies
 by `capsule.UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
 repeated.  What happened, and how often, goes into the job's ad by chirp where that is
-not switched off; `vmcapsule.routed_ad` makes a hold and its reason of it.
+not switched off; `vmcapsule.routed_ad` makes a hold and its reason of it.  A program that
+the guest's system does not start is not tried again: the job waits, and is held.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import NoReturn, Optional, Union
 
 from vmcapsule import boot, bundle, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
-from vmcapsule.errors import ToolError, VmCapsuleError, one_line
+from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
 from vmcapsule.run import boot_capsule
 from vmcapsule.slot import Slot, read_slot
@@ -79,7 +80,7 @@ def _run_or_die(here: Path) -> JobExit:
         reason = _reason(error, here / capsule.CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
         hand_back_nothing(here, reason)
-        _tell(reason, read_slot(here, os.environ))
+        tell(error, reason, read_slot(here, os.environ))
         die(capsule.UNREPORTED_SIGNAL)
     print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
     return job_exit
@@ -169,25 +170,36 @@ def _reason(error: Exception, console: Path) -> str:
     reason = one_line(message)
     if len(reason) > _HEAD_CHARS + _TAIL_CHARS:
         reason = f"{reason[:_HEAD_CHARS]} ... {reason[-_TAIL_CHARS:]}"
-    if "Kernel panic" in message or "console" in message or not console.is_file():
+    if isinstance(error, ExecFailed) or "Kernel panic" in message or "console" in message:
+        return reason
+    if not console.is_file():
         return reason
     return one_line(reason + boot.last_line(console))
 
 
-def _tell(reason: str, here: Slot) -> None:
-    """Put into the job's ad that its guest did not report, and why."""
-    changes: dict[str, Union[int, str]] = {
+def tell(error: Exception, reason: str, here: Slot) -> None:
+    """Put into the job's ad that its guest did not report, or not of a run, and why."""
+    where = f"{here.machine or socket.gethostname()}: {reason}"
+    changes: dict[str, Union[int, str]] = {}
+    if isinstance(error, ExecFailed):
+        changes = {
+            slot.HOLD_REASON: f"vmcapsule: {where}",
+            slot.HOLD_SUBCODE: error.number,
+            slot.HOLD_CODE: error.hold_code,
+        }
+    changes = {
+        **changes,
         slot.AVOID_UNTIL: int(time.time()) + AVOID_S,
-        slot.UNREPORTED_REASON: f"{here.machine or socket.gethostname()}: {reason}",
+        slot.UNREPORTED_REASON: where,
         slot.UNREPORTED: here.unreported + 1,
         # Last: it says that the others are there.
         slot.UNREPORTED_RUN: here.completions + 1,
     }
     try:
         chirp.set_delayed(changes, here.chirp)
-    except ToolError as error:
+    except ToolError as refused:
         # The routed ad does without: it counts the job's completions then.
-        print(f"vmcapsule: warning: {one_line(str(error))}", file=sys.stderr, flush=True)
+        print(f"vmcapsule: warning: {one_line(str(refused))}", file=sys.stderr, flush=True)
 
 
 def die(number: int) -> NoReturn:

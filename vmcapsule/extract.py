@@ -16,7 +16,7 @@ from vmcapsule.disk.extents import copy_range, image_bytes
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_view, read_vmdk
-from vmcapsule.errors import DeliveryError, DiskError, GuestError, SpaceError
+from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError, SpaceError
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import FOLDER, LINK, Entry, Pieces, parse_index
 from vmcapsule.sandbox import deliveries
@@ -134,6 +134,13 @@ def read_exit(disk: DataDisk) -> JobExit:
         if record["state"] == "failed":
             failure = record["failure"]
             stage, message = _word(failure["stage"]), _word(failure["message"])
+            if stage == "exec" and failure.get("errno") is not None:
+                raise ExecFailed(
+                    f"the job's program could not be started: {message}",
+                    "see that it is a program, and that the template has the interpreter "
+                    "that a script names in its first line",
+                    _errno(failure["errno"]),
+                )
             raise GuestError(
                 f"the guest could not run the job ({stage}): {message}",
                 "'vmcapsule inspect' shows the guest's log of a capsule kept with --keep",

@@ -17,13 +17,22 @@ from vmcapsule.classad_text import rename
 from vmcapsule.errors import AdError, ConfigError, GuestError
 from vmcapsule.job import SourceJob
 from vmcapsule.job_attributes import belongs_to_source
-from vmcapsule.slot import UNREPORTED, UNREPORTED_REASON, UNREPORTED_RUN
+from vmcapsule.slot import (
+    HOLD_CODE,
+    HOLD_REASON,
+    HOLD_SUBCODE,
+    UNREPORTED,
+    UNREPORTED_REASON,
+    UNREPORTED_RUN,
+)
 
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 _VANILLA_UNIVERSE = 5
 _VM_UNIVERSE = 13
 #: What an ad template for vanilla jobs may say otherwise in VmCapsuleMaxTries.
 _MAX_TRIES = 3
+#: How long a hold is left to the UPDATE_JOB_INFO hook, which gives it its own code.
+HELD_WITHOUT_UPDATE_S = 120
 #: PeriodicRemove of routed jobs.  A held one only stands in the way of its source, which
 #: is released and routed anew, as soon as the JobRouter has mirrored the hold there: the
 #: UPDATE_JOB_INFO hook marks that.  Without that hook, after a while.
@@ -212,7 +221,27 @@ def _qemu(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Valu
         "RequestDisk": 2 * capsule.size_kib + job.request_disk_kib,
         # The starter tells the job, and the JobRouter the source: both go on counting.
         "NumJobStarts": job.ad.integer("NumJobStarts") or 0,
+        **_held_for_the_slot(template),
         **_at_exit(job, template.integer("VmCapsuleMaxTries") or _MAX_TRIES),
+    }
+
+
+def _held_for_the_slot(template: Ad) -> dict[str, Value]:
+    """The hold that `vmcapsule.execute` asks for, where there is no UPDATE_JOB_INFO hook.
+
+    Meanwhile the job matches no machine (see the template's Requirements).
+    """
+    asked = f"{HOLD_CODE} isnt undefined"
+    late = f"{asked} && time() - EnteredCurrentStatus > {HELD_WITHOUT_UPDATE_S}"
+    return {
+        "PeriodicHold": f"({template.expr('PeriodicHold') or 'false'}) || ({late})",
+        **{
+            name: f"ifThenElse({asked}, {told}, {template.expr(name) or 'undefined'})"
+            for name, told in (
+                ("PeriodicHoldReason", HOLD_REASON),
+                ("PeriodicHoldSubCode", HOLD_SUBCODE),
+            )
+        },
     }
 
 

@@ -18,6 +18,11 @@ UNREPORTED = "ChirpVmCapsuleUnreported"
 UNREPORTED_RUN = "ChirpVmCapsuleRun"
 UNREPORTED_REASON = "ChirpVmCapsuleReason"
 AVOID_UNTIL = "ChirpVmCapsuleUntil"
+#: With which reason, code and subcode the job is to be held, whatever its ``OnExitHold`` says:
+#: the UPDATE_JOB_INFO hook does that.
+HOLD_REASON = "ChirpVmCapsuleHoldReason"
+HOLD_CODE = "ChirpVmCapsuleHoldReasonCode"
+HOLD_SUBCODE = "ChirpVmCapsuleHoldReasonSubCode"
 #: What `vmcapsule.probe` tells the machine's ad.
 HAS_VM_CAPSULE = "HasVMCapsule"
 QEMU_VERSION = "VMCapsuleQEMUVersion"

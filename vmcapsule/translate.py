@@ -22,6 +22,7 @@ from vmcapsule.job import SourceJob, id_of, read_job
 from vmcapsule.program import PROGRAM, write_program
 from vmcapsule.resources import resource
 from vmcapsule.routed_ad import (
+    HELD_WITHOUT_UPDATE_S,
     QEMU,
     REMOVED_WHEN_HELD,
     VMWARE,
@@ -34,8 +35,6 @@ from vmcapsule.run import pack
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 
-#: After this a routed job that is to be held is held in any case.
-HELD_WITHOUT_UPDATE_S = 120
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
 

@@ -1,4 +1,6 @@
-"""The UPDATE_JOB_INFO hook: holds the routed job of a source that cannot be translated.
+"""The UPDATE_JOB_INFO hook: holds a routed job with any code, which no policy in an ad can.
+
+Its source could not be translated, or what ran in the slot has found that the job never will.
 
 It runs at every poll for every routed job, so it imports next to nothing and mostly prints
 nothing.  What it prints is put into the routed job's ad, and the same poll mirrors a hold
@@ -11,9 +13,11 @@ import time
 
 #: A routed ad is far smaller.
 _BYTES_MAX = 64 << 20
-_HELD = b"5"
-#: `vmcapsule.translate.held_ad` has what is to be put into the ad under these names.
+_IDLE, _HELD = b"1", b"5"
+#: What is to be put into the ad, and how the names begin under which it is there already:
+#: from `vmcapsule.translate.held_ad`, and from `vmcapsule.execute` by chirp.
 _HOLD = (b"HoldReason", b"HoldReasonCode", b"HoldReasonSubCode")
+_ASKED = (b"vmcapsule", b"chirpvmcapsule")
 
 
 def main() -> int:
@@ -24,10 +28,12 @@ def main() -> int:
         if equals:
             ad[name.strip().lower()] = text.strip()
     changes = []
-    asked = [ad.get(b"vmcapsule" + name.lower()) for name in _HOLD]
-    if ad.get(b"jobstatus") != _HELD and None not in asked:
-        changes = [b"JobStatus = " + _HELD, b"EnteredCurrentStatus = %d" % time.time()]
-        changes += [name + b" = " + (text or b"") for name, text in zip(_HOLD, asked)]
+    for prefix in _ASKED:
+        asked = [ad.get(prefix + name.lower()) for name in _HOLD]
+        # Not one that runs: the schedd would not stop it.
+        if ad.get(b"jobstatus") == _IDLE and None not in asked:
+            changes = [b"JobStatus = " + _HELD, b"EnteredCurrentStatus = %d" % time.time()]
+            changes += [name + b" = " + (text or b"") for name, text in zip(_HOLD, asked)]
     is_held = bool(changes) or ad.get(b"jobstatus") == _HELD
     # Once only.  Then the job may go at any moment, and the JobRouter's failed attempt to
     # write into one that is gone takes other jobs' next changes along.

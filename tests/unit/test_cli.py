@@ -317,6 +317,25 @@ def test_a_held_routed_job_says_that_its_hold_was_seen(tmp_path: Path) -> None:
     assert vmcapsule("update", cwd=tmp_path, stdin=held).stdout == "VmCapsuleHoldSeen = true\n"
 
 
+def test_a_hold_that_the_slot_asked_for_has_its_own_code(tmp_path: Path) -> None:
+    recorded = HOME / "tests/fixtures/jobrouter-23.9.6/update-running.stdin"
+    asked = (
+        'ChirpVmCapsuleHoldReason = "vmcapsule: ep1: no program"\n'
+        "ChirpVmCapsuleHoldReasonCode = 6\nChirpVmCapsuleHoldReasonSubCode = 8\n"
+    )
+    running = recorded.read_text() + asked
+    assert vmcapsule("update", cwd=tmp_path, stdin=running).stdout == ""
+    idle = re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 1", running)
+    held = parse_ad(vmcapsule("update", cwd=tmp_path, stdin=idle).stdout)
+    assert [held.integer(n) for n in ("JobStatus", "HoldReasonCode", "HoldReasonSubCode")] == [
+        5,
+        6,
+        8,
+    ]
+    assert held.string("HoldReason") == "vmcapsule: ep1: no program"
+    assert held.boolean("VmCapsuleHoldSeen") is True
+
+
 def test_finalize_never_fails_a_job_that_the_router_sent(tmp_path: Path) -> None:
     source = AD.format(cmd="/bin/true", iwd=tmp_path) + f'UserLog = "{tmp_path}/job.log"\n'
     routed = f'VmCapsuleDir = "{tmp_path}/gone"\n'

@@ -15,7 +15,7 @@ from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_d
 from vmcapsule import contract, extract
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.vmdk import raw_edit
-from vmcapsule.errors import DeliveryError, DiskError, GuestError
+from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
 from vmcapsule.inspection import inspect, lines
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import Entry, Stretch
@@ -227,6 +227,27 @@ def test_a_record_that_is_not_json_is_no_success(disk: Path) -> None:
         volume.flush()
     with pytest.raises(GuestError):
         exit_of(disk)
+
+
+def test_a_program_that_did_not_start_is_told_with_its_errno(disk: Path) -> None:
+    failure = {"stage": "exec", "message": "cannot start 'x'", "errno": 8}
+    guest_writes(disk, {**EXITED, "state": "failed", "failure": failure})
+    with pytest.raises(ExecFailed, match="could not be started: cannot start 'x'") as caught:
+        exit_of(disk)
+    assert (caught.value.number, caught.value.hold_code) == (8, 6)
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("exec", None), ("job", 8), ("exec", -1), ("exec", [8])]
+)
+def test_what_else_the_guest_could_not_do_is_not_the_programs_fault(
+    stage: str, number: Any, disk: Path
+) -> None:
+    failure = {"stage": stage, "message": "m", "errno": number}
+    guest_writes(disk, {**EXITED, "state": "failed", "failure": failure})
+    with pytest.raises(GuestError) as caught:
+        exit_of(disk)
+    assert not isinstance(caught.value, ExecFailed)
 
 
 def test_a_disk_of_another_size_is_not_read(disk: Path) -> None:

@@ -202,6 +202,7 @@ def test_program_that_cannot_start(place: Place) -> None:
     stage, message = failure(place.job("", executable="nope"))
     assert stage == "exec"
     assert message.startswith("cannot start '") and "No such file or directory" in message
+    assert place.exit_record()["failure"]["errno"] == 2
 
 
 def test_program_without_the_right_to_execute(place: Place) -> None:
@@ -216,6 +217,7 @@ def test_missing_interpreter_and_missing_shebang(place: Place) -> None:
     place.give({"job.sh": b"echo no shebang\n"})
     stage, message = failure(place.run())
     assert (stage, "Exec format error" in message) == ("exec", True)
+    assert place.exit_record()["failure"]["errno"] == 8
 
 
 def test_missing_standard_input(place: Place) -> None:
@@ -543,6 +545,28 @@ cp {full}/{contract.RECORD_DIR}/* {folder}
     assert failure(record)[0] == "save"
     assert "No space left on device" in record["failure"]["message"]
     assert place.content(OUT) == b"kept\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "number"),
+    [
+        ("Create_Process(/a/odd.sh,, ...) failed: (errno=8: 'Exec format error')", 8),
+        ("Create_Process(/a,(errno=9: 'x'), ...) failed: bad (/no) x (errno=2: 'No')", 2),
+        ("Create_Process(/a,(errno=9: 'x'), ...) succeeded", None),
+        ("ERROR: something else", None),
+    ],
+)
+def test_the_starters_log_says_why_a_program_did_not_start(
+    said: str, number: object, tmp_path: Path
+) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/StarterLog.slot1_1").write_text(
+        f"01/01/26 00:00:00 Starting a VANILLA universe job\n01/01/26 00:00:00 {said}\nmore\n"
+    )
+    runner = guest.Condor.__new__(guest.Condor)
+    runner.base, runner.job = str(tmp_path), {"executable": "odd.sh"}
+    told = runner.not_run()
+    assert (told.stage, told.number) == ("exec", number)
 
 
 def test_condor_pieces_are_plain_shell() -> None:

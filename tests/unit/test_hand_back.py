@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.returned import make_capsule, make_job
+from tests.unit.starter import Starter
 from vmcapsule import capsule, delivery, execute
+from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
 from vmcapsule.extract import JobExit
+from vmcapsule.slot import Slot
 
 
 @pytest.fixture
@@ -59,3 +62,27 @@ def test_a_name_from_the_guest_is_one_that_a_folder_can_have(path: str) -> None:
     name = execute.plain(path)
     assert name not in ("", ".", "..") and "/" not in name and "\0" not in name
     assert len(os.fsencode(name)) <= 255
+
+
+def told(error: VmCapsuleError, folder: Path) -> dict[str, object]:
+    """What the job's ad gets of a run that ended in ``error``."""
+    starter = Starter()
+    here = Slot(None, "ep1", 1, 4, chirp=starter.write_contact(folder))
+    execute.tell(error, error.message, here)
+    starter.close()
+    return starter.attributes
+
+
+def test_a_program_that_does_not_start_asks_for_htcondors_own_hold(tmp_path: Path) -> None:
+    attributes = told(ExecFailed("no program", "", errno.ENOEXEC), tmp_path)
+    # CONDOR_HOLD_CODE FailedToCreateProcess.
+    assert attributes["ChirpVmCapsuleHoldReasonCode"] == 6
+    assert attributes["ChirpVmCapsuleHoldReasonSubCode"] == 8
+    assert attributes["ChirpVmCapsuleHoldReason"] == "vmcapsule: ep1: no program"
+    assert list(attributes)[-1] == "ChirpVmCapsuleRun", "it says that the others are there"
+
+
+def test_a_run_that_can_be_repeated_asks_for_no_hold(tmp_path: Path) -> None:
+    attributes = told(DiskError("torn"), tmp_path)
+    assert (attributes["ChirpVmCapsuleUnreported"], attributes["ChirpVmCapsuleRun"]) == (2, 5)
+    assert not [name for name in attributes if "Hold" in name]

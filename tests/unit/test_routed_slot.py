@@ -117,6 +117,35 @@ def test_a_reason_of_an_earlier_run_is_not_given() -> None:
     assert "it died" not in (ended.string("OnExitHoldReason") or "")
 
 
+ASKED = (
+    'ChirpVmCapsuleHoldReason = "no program"\nChirpVmCapsuleHoldReasonCode = 6\n'
+    "ChirpVmCapsuleHoldReasonSubCode = 8\n"
+)
+
+
+def test_a_job_whose_program_does_not_start_waits_for_its_hold() -> None:
+    ended = later("", SILENT + told(1, 1) + ASKED)
+    assert (ended.boolean("OnExitRemove"), ended.boolean("OnExitHold")) == (False, False)
+    assert matches(ended, 'Machine = "ep1"; HasVMCapsule = true') is False
+
+
+@pytest.mark.parametrize(("age_s", "is_held"), [(60, False), (600, True)])
+def test_without_the_hook_it_is_held_after_a_while(age_s: int, is_held: bool) -> None:
+    since = f"EnteredCurrentStatus = {int(time.time()) - age_s}\n"
+    waiting = later("", ASKED + since)
+    assert waiting.boolean("PeriodicHold") is is_held
+    assert waiting.string("PeriodicHoldReason") == "no program"
+    assert waiting.integer("PeriodicHoldSubCode") == 8
+    assert later("", since).boolean("PeriodicHold") is False
+
+
+def test_an_ad_templates_own_periodic_hold_stays() -> None:
+    own = template().with_({"PeriodicHold": "true", "PeriodicHoldReason": '"mine"'})
+    ad = routed(own=own)
+    assert ad.boolean("PeriodicHold") is True
+    assert ad.string("PeriodicHoldReason") == "mine"
+
+
 def test_the_users_own_hold_stays_theirs() -> None:
     source = 'OnExitHold = ExitCode =?= 9\nOnExitHoldReason = "mine"\nOnExitHoldSubCode = 42\n'
     ended = later(source, "ExitBySignal = false\nExitCode = 9\nNumJobCompletions = 1\n")
