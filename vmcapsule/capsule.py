@@ -35,6 +35,8 @@ LOCK = "lock"
 #: Empty files that say what became of the outputs.
 DELIVERING = "delivering"
 DELIVERED = "delivered"
+#: What of the outputs is still to be delivered when others are: paths of the index, as JSON.
+LEFT_OVER = "left-over.json"
 #: An empty file: the user wants to keep this capsule.
 KEPT = "kept"
 #: The folder in which a data disk comes back from an execute point.

@@ -7,16 +7,18 @@ whoever finds the capsule next; the caller holds the capsule's lock.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Mapping, Optional
 
 from vmcapsule import capsule, extract
 from vmcapsule.ads import parse_ad
-from vmcapsule.errors import OutputMissing, VmCapsuleError
+from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.sandbox import spooled_names
 
-#: Of more outputs that cannot be sent only so many are named.
+#: Of more outputs that cannot be sent or put in place only so many are named.
 _NAMED_MAX = 3
 _WHY = {errno.EACCES: "its user may not read it", errno.EISDIR: "it links to a folder"}
 
@@ -63,8 +65,9 @@ def deliver_from(
 ) -> tuple[extract.JobExit, tuple[Path, ...]]:
     """Deliver the outputs of a capsule that has run; say how its job ended.
 
-    Raises `OutputMissing`, after everything else was delivered, when the job did not
-    leave an output that it was to leave.
+    Raises, after everything else was delivered, `OutputMissing` when the job did not leave
+    an output that it was to leave, and `OutputBlocked` when something is in the way of one:
+    then that alone is left to be delivered.
     """
     made.mark(capsule.DELIVERING)
     try:
@@ -73,15 +76,48 @@ def deliver_from(
         ) as disk:
             job_exit = extract.read_exit(disk)
             files = extract.read_outputs(disk, job_exit)
-            outputs = extract.deliver(disk, files, job, made.folder.name[-8:])
+            token, only = made.folder.name[-8:], _left_over(made)
+            done = extract.deliver(disk, files, job, token, only)
     except VmCapsuleError:
         # It failed and was undone; the mark is for one that could not be.
         made.unmark(capsule.DELIVERING)
         raise
-    made.mark(capsule.DELIVERED)
+    _leave_over(made, done.blocked)
     made.unmark(capsule.DELIVERING)
+    check_blocked(done.blocked)
     check_missing(job_exit)
-    return job_exit, outputs
+    return job_exit, done.files
+
+
+def _left_over(made: capsule.Capsule) -> Optional[list[str]]:
+    """What an earlier delivery could not put in place, by path in the index; None: all."""
+    try:
+        paths: list[str] = json.loads((made.folder / capsule.LEFT_OVER).read_bytes())
+    except FileNotFoundError:
+        return None
+    return paths
+
+
+def _leave_over(made: capsule.Capsule, blocked: Mapping[str, str]) -> None:
+    """Note what is still to be delivered; when nothing is, that all was."""
+    if not blocked:
+        made.mark(capsule.DELIVERED)
+        return
+    draft = made.folder / f".{capsule.LEFT_OVER}"
+    draft.write_text(json.dumps(list(blocked)), encoding="ascii")
+    draft.replace(made.folder / capsule.LEFT_OVER)
+
+
+def check_blocked(blocked: Mapping[str, str]) -> None:
+    """Raise `OutputBlocked` when something is in the way of outputs."""
+    if blocked:
+        named = [f"'{path}' ({why})" for path, why in list(blocked.items())[:_NAMED_MAX]]
+        more = f" and {len(blocked) - _NAMED_MAX} more" if len(blocked) > _NAMED_MAX else ""
+        raise OutputBlocked(
+            f"something is in the way of the job's output {', '.join(named)}{more}",
+            "move that away or make it writable, then deliver the output with "
+            "'vmcapsule extract'; the others were delivered",
+        )
 
 
 def check_missing(job_exit: extract.JobExit) -> None:

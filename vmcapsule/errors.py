@@ -139,6 +139,10 @@ class OutputMissing(DeliveryError):
     """The job did not leave an output as it was to; everything else was delivered."""
 
 
+class OutputBlocked(DeliveryError):
+    """Something is in the way of an output; everything else was delivered."""
+
+
 class GuestTimeout(VmCapsuleError):
     """The guest did not power off within the time limit."""
 

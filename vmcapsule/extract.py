@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.disk.extents import copy_range, image_bytes
@@ -255,11 +255,25 @@ def read_outputs(disk: DataDisk, job_exit: Optional[JobExit] = None) -> PackedFi
     return outputs
 
 
-def deliver(
-    disk: DataDisk, outputs: PackedFiles, job: SourceJob, token: str
-) -> tuple[Path, ...]:
-    """Put the outputs where the job's description wants them; return the files' paths.
+@dataclass(frozen=True)
+class Delivered:
+    """Where files were put; and, by path in the index, what is in the way of others."""
 
+    files: tuple[Path, ...]
+    blocked: Mapping[str, str]
+
+
+def deliver(
+    disk: DataDisk,
+    outputs: PackedFiles,
+    job: SourceJob,
+    token: str,
+    only: Optional[Collection[str]] = None,
+) -> Delivered:
+    """Put the outputs, or ``only`` those paths of them, where the job's description wants them.
+
+    What HTCondor would not write to is left as it is, and the other outputs are delivered:
+    a folder or device in a file's place, a file that is closed to the user's own writing.
     Every file is written under a temporary name beside its place, and all are renamed
     when all are written; after a failure nothing of them is left.  The names are made of
     ``token``, so that a delivery that was killed is replaced when it is repeated with the
@@ -270,10 +284,11 @@ def deliver(
     places = deliveries(job, [entry.path for entry in outputs.entries])
     folders: list[Path] = []
     drafts: list[tuple[Path, Path]] = []
+    blocked: dict[str, str] = {}
     try:
         for number, entry in enumerate(outputs.entries):
             place = places.get(entry.path)
-            if place is None:
+            if place is None or (only is not None and entry.path not in only):
                 continue
             if entry.kind == LINK:
                 raise DeliveryError(
@@ -284,7 +299,11 @@ def deliver(
             if entry.kind == FOLDER:
                 _make_folder(place, folders, entry.mode)
                 continue
-            place = _place_of_file(entry, place, folders)
+            place = _place_of_file(place, folders)
+            obstacle = _obstacle(place)
+            if obstacle:
+                blocked[entry.path] = f"'{place}' {obstacle}"
+                continue
             temporary = place.with_name(f".vmcapsule-{token}-{number}")
             drafts.append((temporary, place))
             _write_draft(disk.fd, outputs, entry, temporary, place)
@@ -304,7 +323,7 @@ def deliver(
     except BaseException:
         _undo(token, drafts, folders)
         raise
-    return tuple(place for _, place in drafts)
+    return Delivered(tuple(place for _, place in drafts), blocked)
 
 
 def _make_folder(place: Path, made: list[Path], mode: int) -> None:
@@ -322,18 +341,24 @@ def _make_folder(place: Path, made: list[Path], mode: int) -> None:
         missing[0].chmod((mode & 0o777) | 0o700)
 
 
-def _place_of_file(entry: Entry, place: Path, folders: list[Path]) -> Path:
-    """Where a file really goes, its folder made; `DeliveryError` where something else is."""
+def _place_of_file(place: Path, folders: list[Path]) -> Path:
+    """Where a file really goes, its folder made."""
     if place.is_symlink():
         place = Path(os.path.realpath(place))
     # The mode that HTCondor gives to folders that it makes for a remapped output.
     _make_folder(place.parent, folders, 0o700)
-    if place.is_dir() or (place.exists() and not place.is_file()):
-        raise DeliveryError(
-            f"the job's output '{entry.path}' belongs at '{place}', which is no regular file",
-            "move that away, or change the submit file",
-        )
     return place
+
+
+def _obstacle(place: Path) -> str:
+    """Why HTCondor, which opens what is there for writing, would not write a file there."""
+    if place.is_dir():
+        return "is a folder"
+    if not place.exists():
+        return ""
+    if not place.is_file():
+        return "is no regular file"
+    return "" if os.access(place, os.W_OK) else "is closed to writing"
 
 
 def _write_draft(

@@ -12,11 +12,12 @@ from typing import Any, Callable
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
-from vmcapsule import capsule, delivery
+from vmcapsule import capsule, delivery, job_queue
 from vmcapsule.ads import quote
-from vmcapsule.cleanup import cleanup
-from vmcapsule.errors import DeliveryError, OutputMissing
-from vmcapsule.finalize import finalize
+from vmcapsule.cleanup import cleanup, settle
+from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
+from vmcapsule.finalize import finalize, undelivered
+from vmcapsule.job import SourceJob
 
 OUTPUTS = {f"out{number}": bytes([number]) * 70_000 for number in range(1, 5)}
 
@@ -145,14 +146,54 @@ def test_a_spooled_job_is_told_what_to_fetch(made: capsule.Capsule, home: Path) 
 def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
     made: capsule.Capsule, home: Path
 ) -> None:
-    (home / "out3").mkdir()
-    with pytest.raises(DeliveryError, match="out3"):
-        delivery.deliver_from(made, delivery.job_of(made))
-    assert found_files(home) == []
+    blocker, elsewhere = home / "blocker", remapped(home)
+    blocker.touch()
+    with pytest.raises(DeliveryError, match="blocker"):
+        delivery.deliver_from(made, elsewhere)
+    assert found_files(home) == [blocker]
     assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    blocker.unlink()
+    delivery.deliver_from(made, elsewhere)
+    assert len(found_files(home)) == 3 and (blocker / "out3").exists()
+
+
+def remapped(home: Path) -> SourceJob:
+    """The job, with an output that cannot be put where a file is in place of its folder."""
+    return make_job(home, **job_of(home), TransferOutputRemaps='"out3=blocker/out3"')
+
+
+def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_again(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    for _ in range(2):
+        with pytest.raises(OutputBlocked, match=r"'out3' \('.*/out3' is a folder\); move"):
+            delivery.deliver_from(made, delivery.job_of(made))
+        assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
+    (home / "out1").write_bytes(b"the user's next step was here")
     (home / "out3").rmdir()
-    delivery.deliver_from(made, delivery.job_of(made))
-    assert found(home) == OUTPUTS
+    _, outputs = delivery.deliver_from(made, delivery.job_of(made))
+    assert outputs == (home / "out3",) and made.is_delivered
+    assert found(home) == {**OUTPUTS, "out1": b"the user's next step was here"}
+
+
+def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    with pytest.raises(OutputBlocked) as caught:
+        finalize(hook_input(home, made))
+    told = undelivered(hook_input(home, made), caught.value)
+    assert (told.integer("ExitCode"), told.boolean("VmCapsuleDelivered")) == (74, False)
+    assert "'vmcapsule extract'" in (told.string("ExitReason") or "")
+    settled = settle(made, lambda _: job_queue.COMPLETED)
+    assert "not delivered" in settled and made.folder.exists()
+
+
+def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
+    with pytest.raises(OutputBlocked, match=r"'2' \(why\) and 4 more; move"):
+        delivery.check_blocked({str(number): "why" for number in range(7)})
 
 
 def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
@@ -160,10 +201,10 @@ def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
 ) -> None:
     killed_at(4, "fchmod", lambda: delivery.deliver_from(made, delivery.job_of(made)))
     assert len(found_files(home)) == 4
-    (home / "out2").mkdir()
-    with pytest.raises(DeliveryError, match="out2"):
-        delivery.deliver_from(made, delivery.job_of(made))
-    assert found_files(home) == []
+    (home / "blocker").touch()
+    with pytest.raises(DeliveryError, match="blocker"):
+        delivery.deliver_from(made, remapped(home))
+    assert found_files(home) == [home / "blocker"]
 
 
 @pytest.mark.parametrize(
@@ -201,4 +242,4 @@ def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
 
 
 def found_files(home: Path) -> list[Path]:
-    return [path for path in home.iterdir() if path.is_file()]
+    return sorted(path for path in home.iterdir() if path.is_file())

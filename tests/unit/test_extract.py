@@ -34,10 +34,11 @@ def home(tmp_path: Path) -> Iterator[Path]:
     assert not list(home.rglob(".vmcapsule-*")), "a temporary file was left"
 
 
-def deliver(disk: Path, job: SourceJob) -> list[str]:
+def deliver(disk: Path, job: SourceJob, blocked: tuple[str, ...] = ()) -> list[str]:
     with extract.opened(disk, None, disk.parent) as opened:
         placed = extract.deliver(opened, extract.read_outputs(opened), job, "token")
-    return [os.path.relpath(path, job.iwd) for path in placed]
+    assert tuple(placed.blocked) == blocked
+    return [os.path.relpath(path, job.iwd) for path in placed.files]
 
 
 def exit_of(disk: Path) -> extract.JobExit:
@@ -90,14 +91,38 @@ def test_a_folder_made_for_a_remapped_output_is_the_owners_own(disk: Path, home:
     assert [(home / name).stat().st_mode & 0o777 for name in ("new", "new/deep")] == [0o700] * 2
 
 
+def test_what_is_in_the_way_stays_and_the_rest_is_delivered(disk: Path, home: Path) -> None:
+    folder = Entry("n", "dir", 0o755)
+    entries = (file("a", 0, 1), folder, file("n/b", 1, 1), file("p", 2, 1), file("z", 3, 1))
+    guest_writes(disk, EXITED, entries, b"hiyo")
+    (home / "n").mkdir()
+    (home / "n/b").mkdir()
+    os.mkfifo(home / "p")
+    job = make_job(home, TransferOutput='"a, n, p, z"')
+    assert deliver(disk, job, blocked=("n/b", "p")) == ["a", "z"]
+    assert (home / "n/b").is_dir() and (home / "p").is_fifo()
+    assert sorted(p.name for p in home.rglob("*")) == ["a", "b", "n", "p", "z"]
+
+
+def test_a_file_that_its_owner_may_not_write_is_not_replaced(
+    disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest_writes(disk, EXITED, (file("mine", 0, 1), file("other", 1, 1)), b"hi")
+    (home / "mine").write_text("old")
+    (home / "mine").chmod(0o444)
+    # Root, as whom tests may run, may write to anything.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    assert deliver(disk, make_job(home), blocked=("mine",)) == ["other"]
+    assert (home / "mine").read_text() == "old"
+
+
 def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
     folder = Entry("n", "dir", 0o755)
     guest_writes(disk, EXITED, (file("a", 0, 2), folder, file("n/b", 2, 2)), b"hiyo")
-    (home / "n").mkdir()
-    (home / "n/b").mkdir()
-    with pytest.raises(DeliveryError, match="'n/b' belongs at .* no regular file"):
+    (home / "n").write_text("a file")
+    with pytest.raises(DeliveryError, match="cannot write .*n': File exists"):
         deliver(disk, make_job(home, TransferOutput='"a, n"'))
-    assert sorted(p.name for p in home.rglob("*")) == ["b", "n"]
+    assert [p.name for p in home.rglob("*")] == ["n"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing_half_written(disk: Path, home: Path) -> None:
