@@ -41,8 +41,9 @@ LEFT_OVER = "left-over.json"
 KEPT = "kept"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
-#: A folder with an empty file for each output that the job was to leave and did leave:
-#: of one that is not there HTCondor's file transfer tells, and holds the job, by itself.
+#: A folder with an empty file, or folder, for each output that the job was to leave and did
+#: leave: of one that is not there HTCondor's file transfer tells, and holds the job, by
+#: itself.  On the access point it has likes of what is in the way of such outputs.
 WANTED = "wanted"
 #: By what the program on the execute point dies when the guest did not report.  Linux
 #: defines SIGSTKFLT and never sends it.

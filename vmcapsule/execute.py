@@ -27,12 +27,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Optional, Union
+from typing import Collection, NoReturn, Optional, Union
 
 from vmcapsule import boot, bundle, capsule, chirp, extract, slot
 from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
+from vmcapsule.pack import FOLDER
 from vmcapsule.run import boot_capsule
 from vmcapsule.slot import Slot, read_slot
 
@@ -74,8 +75,8 @@ def _run_or_die(here: Path) -> JobExit:
             made.data_disk, made.part_offset_bytes, here, made.data_bytes
         ) as disk:
             job_exit = extract.read_exit(disk)
-            extract.read_outputs(disk, job_exit)
-        hand_back(made, job_exit)
+            outputs = extract.read_outputs(disk, job_exit)
+        hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / capsule.CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
@@ -102,7 +103,7 @@ def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
     )
 
 
-def hand_back(made: capsule.Capsule, job_exit: JobExit) -> None:
+def hand_back(made: capsule.Capsule, job_exit: JobExit, folders: Collection[str] = ()) -> None:
     """Put the data disk's files where the routed job's output list finds them.
 
     Under another name than they came: the capsule on the access point keeps its own
@@ -116,7 +117,7 @@ def hand_back(made: capsule.Capsule, job_exit: JobExit) -> None:
     lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
     for item in _wanted(made):
         if extract.as_reported(item) not in lacking:
-            _vouch_for(item, made.folder)
+            _vouch_for(item, made.folder, is_folder=item in folders)
     # Of several, HTCondor tells of the first only.
     for path, why in job_exit.unsent_outputs[:1]:
         _put_unsendable(returned / _UNSENT / plain(path), why)
@@ -142,10 +143,10 @@ def _wanted(made: capsule.Capsule) -> list[str]:
     return [item for item in made.wanted_outputs.split(",") if item]
 
 
-def _vouch_for(item: str, here: Path) -> None:
+def _vouch_for(item: str, here: Path, *, is_folder: bool = False) -> None:
     """Let file transfer find what it is to find of an output that is there."""
     place = here / capsule.WANTED / item
-    place.parent.mkdir(parents=True, exist_ok=True)
+    (place if is_folder else place.parent).mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.touch()
 

@@ -300,9 +300,9 @@ def deliver(
                 _make_folder(place, folders, entry.mode)
                 continue
             place = _place_of_file(place, folders)
-            obstacle = _obstacle(place)
-            if obstacle:
-                blocked[entry.path] = f"'{place}' {obstacle}"
+            in_the_way = obstacle(place)
+            if in_the_way:
+                blocked[entry.path] = f"'{place}' {in_the_way}"
                 continue
             temporary = place.with_name(f".vmcapsule-{token}-{number}")
             drafts.append((temporary, place))
@@ -350,7 +350,7 @@ def _place_of_file(place: Path, folders: list[Path]) -> Path:
     return place
 
 
-def _obstacle(place: Path) -> str:
+def obstacle(place: Path) -> str:
     """Why HTCondor, which opens what is there for writing, would not write a file there."""
     if place.is_dir():
         return "is a folder"

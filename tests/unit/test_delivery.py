@@ -191,6 +191,38 @@ def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
     assert "not delivered" in settled and made.folder.exists()
 
 
+def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "folder").mkdir()
+    (home / "plain").touch()
+    (home / "closed").touch(0o444)
+    (home / "other").touch(0o444)
+    job = make_job(
+        home,
+        TransferOutput='"new, folder, plain, deep/closed, moved, folder/in, ./"',
+        TransferOutputRemaps='"moved=other"',
+    )
+    # Root, as whom tests may run, may write to anything.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    delivery.put_obstacles(job, tmp_path)
+    wanted = tmp_path / capsule.WANTED
+    likes = {str(path.relative_to(wanted)): path for path in wanted.rglob("*")}
+    assert sorted(likes) == ["deep", "deep/closed", "folder", "moved"]
+    assert likes["folder"].is_dir()
+    assert [likes[n].stat().st_mode & 0o777 for n in ("deep/closed", "moved")] == [0o444] * 2
+
+
+def test_one_obstacle_where_another_should_lie_is_enough(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (home / name).touch(0o444)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    delivery.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
+    assert (tmp_path / capsule.WANTED / "a").is_file()
+
+
 def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
     with pytest.raises(OutputBlocked, match=r"'2' \(why\) and 4 more; move"):
         delivery.check_blocked({str(number): "why" for number in range(7)})
@@ -239,6 +271,19 @@ def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
     _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
     assert "did not end" in event
     assert found_files(home) == []
+
+
+def test_what_was_in_an_outputs_way_keeps_the_capsule_of_a_held_job(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    held = "JobStatus = 5\nHoldReasonCode = 12\n"
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert event.startswith("kept") and "out3" in event
+    assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
+    (home / "out3").rmdir()
+    delivery.deliver_from(made, delivery.job_of(made))
+    assert found(home) == OUTPUTS
 
 
 def found_files(home: Path) -> list[Path]:

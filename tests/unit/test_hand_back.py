@@ -38,9 +38,16 @@ def left(folder: Path) -> list[str]:
 def test_the_disk_goes_back_with_a_file_for_each_output_that_is_there(
     made: capsule.Capsule,
 ) -> None:
-    execute.hand_back(made, ended(made, missing_outputs=("gone",)))
+    execute.hand_back(made, ended(made, missing_outputs=("gone",)), ["below"])
     assert left(made.folder / capsule.RETURNED) == ["data-flat.vmdk", "data.vmdk"]
     assert left(made.folder / capsule.WANTED) == ["below/there", "there"]
+
+
+def test_an_output_that_is_a_folder_goes_back_as_one(made: capsule.Capsule) -> None:
+    execute.hand_back(made, ended(made), ["there", "not-wanted"])
+    wanted = made.folder / capsule.WANTED
+    assert (wanted / "there").is_dir() and (wanted / "gone").is_file()
+    assert not (wanted / "not-wanted").exists()
 
 
 def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: capsule.Capsule) -> None:
