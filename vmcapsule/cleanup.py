@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Mapping, Optional
 
-from vmcapsule import capsule, delivery, job_queue
-from vmcapsule.ads import Ad, parse_ad
+from vmcapsule import capsule, delivery, job_queue, user_log
+from vmcapsule.ads import Ad, Value, parse_ad, quote
 from vmcapsule.errors import (
+    HOLD_BY_USER,
     HOLD_JOB_POLICY,
     HOLD_TRANSFER_OUTPUT,
     OutputMissing,
     ToolError,
     UsageError,
     VmCapsuleError,
+    one_line,
 )
 
 #: Where a job's outputs are still wanted; unknown is None.
@@ -48,7 +50,28 @@ def cleanup(text: str) -> tuple[str, str]:
             made.mark(capsule.DELIVERING)
             return job_id, settle(made, job_queue.status_of)
         capsule.remove(made.folder)
-        return job_id, f"removed {folder}: its run did not end"
+    said = f"removed {folder}: its run did not end"
+    # The routed ad may be one from before its removal.
+    if routed.integer("JobStatus") != job_queue.HELD and made.global_job_id:
+        try:
+            tell_users_hold(routed, job_queue.hold_of(made.global_job_id))
+        except (VmCapsuleError, OSError) as error:
+            said += f"; a hold of its source is not in the user's log: {error}"
+    return job_id, said
+
+
+def tell_users_hold(routed: Ad, hold: Optional[Mapping[str, object]]) -> None:
+    """Log a source's ``hold`` when its user's it is: that ended the routed job.
+
+    The schedd logs the eviction alone, and other holds were logged as they were made.
+    """
+    if hold is not None and hold.get("HoldReasonCode") == HOLD_BY_USER:
+        changes: dict[str, Value] = {
+            "HoldReason": quote(one_line(str(hold.get("HoldReason", "")))),
+            "HoldReasonCode": HOLD_BY_USER,
+            "HoldReasonSubCode": 0,
+        }
+        user_log.tell_hold(routed.with_(changes))
 
 
 def _held_after_its_run(routed: Ad) -> bool:

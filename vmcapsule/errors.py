@@ -8,6 +8,7 @@ that fits (6 ``FailedToCreateProcess``, 12 ``TransferOutputError``, 13
 
 from __future__ import annotations
 
+HOLD_BY_USER = 1
 HOLD_JOB_POLICY = 3
 HOLD_EXEC = 6
 HOLD_TRANSFER_OUTPUT = 12

@@ -53,6 +53,17 @@ def status_of(global_job_id: str) -> Optional[int]:
     return None
 
 
+def hold_of(global_job_id: str) -> Optional[dict[str, Any]]:
+    """Why a job is held (``HoldReason`` and its codes), None for one that is not.
+
+    Raises `ToolError` when the schedd does not answer.
+    """
+    constraint = f"GlobalJobId == {quote(global_job_id)} && JobStatus == {HELD}"
+    names = ["HoldReason", "HoldReasonCode", "HoldReasonSubCode"]
+    found = _ask(["condor_q", "-allusers"], constraint, names)
+    return found[0] if found else None
+
+
 def _ask(command: Sequence[str], constraint: str, attributes: Sequence[str]) -> list[Any]:
     argv = [*command, "-json", "-attributes", ",".join(attributes), "-constraint", constraint]
     answer = process.run(argv, timeout_s=_TIMEOUT_S).stdout

@@ -25,6 +25,7 @@ from vmcapsule.slot import (
     UNREPORTED_REASON,
     UNREPORTED_RUN,
 )
+from vmcapsule.user_log import logs_of
 
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 _VANILLA_UNIVERSE = 5
@@ -196,6 +197,7 @@ def _common(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Va
         "VmCapsuleDir": quote(str(capsule.folder)),
         "VmCapsuleFormat": contract.FORMAT,
         "VmCapsuleSourceJobId": quote(job.job_id),
+        **logs_of(job.ad),
     }
 
 

@@ -34,6 +34,7 @@ from vmcapsule.routed_ad import (
 from vmcapsule.run import pack
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
+from vmcapsule.user_log import logs_of
 
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
@@ -120,6 +121,7 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
             "PeriodicHoldSubCode": error.exit_status,
             "PeriodicRemove": REMOVED_WHEN_HELD,
             "VmCapsuleSourceJobId": quote(id_of(source)),
+            **logs_of(source),
         }
     )
     return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(

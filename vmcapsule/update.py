@@ -23,7 +23,8 @@ _ASKED = (b"vmcapsule", b"chirpvmcapsule")
 def main() -> int:
     """Read a routed ad on standard input; print what is to change in it."""
     ad = {}
-    for line in sys.stdin.buffer.read(_BYTES_MAX).split(b"\n"):
+    given = sys.stdin.buffer.read(_BYTES_MAX)
+    for line in given.split(b"\n"):
         name, equals, text = line.partition(b"=")
         if equals:
             ad[name.strip().lower()] = text.strip()
@@ -37,8 +38,27 @@ def main() -> int:
     is_held = bool(changes) or ad.get(b"jobstatus") == _HELD
     # Once only.  Then the job may go at any moment, and the JobRouter's failed attempt to
     # write into one that is gone takes other jobs' next changes along.
-    if is_held and ad.get(b"vmcapsuleholdseen") != b"true":
+    is_new = is_held and ad.get(b"vmcapsuleholdseen") != b"true"
+    if is_new:
         changes.append(b"VmCapsuleHoldSeen = true")
     sys.stdout.buffer.write(b"".join(line + b"\n" for line in changes))
     sys.stdout.flush()
+    if is_new:
+        _tell(b"\n".join([given.strip(), *changes, b""]))
     return 0
+
+
+def _tell(ad: bytes) -> None:
+    """Put the hold into the source's log, too.
+
+    A log that cannot be written does not keep the job from being held: no failure.
+    """
+    # Only now: they are a hundred times what a poll needs.
+    from vmcapsule.ads import parse_ad
+    from vmcapsule.errors import VmCapsuleError
+    from vmcapsule.user_log import tell_hold
+
+    try:
+        tell_hold(parse_ad(ad.decode(errors="surrogateescape")))
+    except (OSError, VmCapsuleError) as error:
+        print(f"vmcapsule: the hold is not in the user's log: {error}", file=sys.stderr)

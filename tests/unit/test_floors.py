@@ -12,7 +12,7 @@ FLOORS = [
     {"__init__", "errors", "contract", "classad_text", "job_text", "job_attributes"},
     {"process", "resources", "chirp", "slot"},
     {"ads", "config", "disk", "accelerator"},
-    {"refusals", "submit", "pack", "job_queue"},
+    {"refusals", "submit", "pack", "job_queue", "user_log"},
     {"job"},
     {"sandbox", "template", "guest_ad", "guest_files", "capsule_name"},
     {"capsule", "tarball"},
