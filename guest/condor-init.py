@@ -937,15 +937,21 @@ class Condor:
         self.lines: List[str] = []
 
     def prepare(self) -> str:
-        """Begin to unpack the tarball; return the folder to unpack the sandbox into."""
-        if not os.path.isdir(self.home):
-            if not os.path.isfile(self.tarball):
-                message = f"there is no HTCondor tarball {self.tarball}"
-                raise Failure("unpack_condor", message)
+        """Begin to unpack a tarball; return the folder to unpack the sandbox into.
+
+        Where none was sent the machine has the HTCondor that is meant; one that was sent is
+        another, whatever the version says.
+        """
+        if os.path.isfile(self.tarball):
+            if os.path.lexists(self.home):
+                remove_tree(self.home)
             # -o: owned by root, whoever packed it; GNU's and busybox's tar know it.
             # A shell, to find tar where this machine has it.
             argv = ["/bin/sh", "-c", 'exec tar -x -o -f "$1" -C /', "sh", self.tarball]
             self.tar = spawn(argv, lambda: None, dict(os.environ), "unpack_condor")
+        elif not os.path.isdir(self.home):
+            message = f"there is neither an HTCondor tarball {self.tarball} nor {self.home}"
+            raise Failure("unpack_condor", message)
         return os.path.join(self.guest.work, "sandbox")
 
     def run(self, sandbox: str, job_ad: str, report: "Dict[str, Any]") -> "Dict[bytes, Any]":
@@ -1366,7 +1372,7 @@ def set_zone(data_dir: str, zone: "Optional[str]", etc: str = "/etc") -> None:
 def remove_tree(path: str) -> None:
     import shutil  # seldom needed
 
-    if os.path.isdir(path):
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     else:
         os.unlink(path)

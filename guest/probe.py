@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH118, PTH120, PTH123
+# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH113, PTH118, PTH120, PTH123, PTH208
 """Tells what a template's machine is like: put in place of the init script, once.
 
 Writes ``vmcapsule/probe.json`` beside itself on the data disk and powers the machine off.
@@ -7,7 +7,8 @@ Stands alone: standard library only, Python 3.6 and newer.
 
 The record (JSON): format 1; python, kernel, glibc (strings); uid (this script's);
 condor_user (bool); mount_point, device, fs_type, mount_options of the data disk;
-writable_by_all (bool: could a process of user 'nobody' write there?); memory_kib;
+writable_by_all (bool: could a process of user 'nobody' write there?); condor (string: the
+versions of HTCondor that are there as /condor-VERSION, blanks between); memory_kib;
 cpus; free_root_bytes; seconds_up.
 """
 
@@ -72,6 +73,15 @@ def has_user(name: str) -> bool:
     return True
 
 
+def condor_versions() -> str:
+    found = (name for name in sorted(os.listdir("/")) if name.startswith("condor-"))
+    return " ".join(
+        name[len("condor-") :]
+        for name in found
+        if os.path.isfile(os.path.join("/", name, "sbin/condor_master"))
+    )
+
+
 def memory_kib() -> int:
     with open("/proc/meminfo") as file:
         for line in file:
@@ -98,6 +108,7 @@ def look(folder: str) -> Dict[str, Union[str, int, float]]:
         "fs_type": kind,
         "mount_options": options,
         "writable_by_all": writable_by_all(folder),
+        "condor": condor_versions(),
         "memory_kib": memory_kib(),
         "cpus": os.cpu_count() or 1,
         "free_root_bytes": root.f_bavail * root.f_frsize,

@@ -43,10 +43,16 @@ class Payload:
 
 
 def payload(
-    job: SourceJob, *, init_script: Path, tarball: Optional[HTCondorTarball]
+    job: SourceJob,
+    *,
+    init_script: Path,
+    tarball: Optional[HTCondorTarball],
+    staged: bool = True,
 ) -> Payload:
     """Collect what the guest needs to run ``job``: under HTCondor with a tarball, else not.
 
+    The tarball itself is not among it where it is not to be ``staged``: the guest has that
+    very HTCondor.
     Raises `InputError` for inputs that are missing or unreadable and `ConfigError` for
     an init script or tarball that is.
     """
@@ -69,7 +75,7 @@ def payload(
     if tarball:
         config = guest_files.condor_config(job, tarball.version)
         texts.append((contract.CONDOR_CONFIG, config.encode()))
-    copies = [(contract.TARBALL, tarball.path)] if tarball else []
+    copies = [(contract.TARBALL, tarball.path)] if tarball and staged else []
     return Payload(tuple(texts), tuple(copies), plan_packs(sandbox.input_members(job)))
 
 

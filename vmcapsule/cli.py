@@ -24,8 +24,8 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DESCRIPTION = """\
 Run vanilla HTCondor jobs inside virtual machines, without a change to the job.
 
-  vmcapsule template build    once: make the VM that capsules are copied from
-  vmcapsule tarball build     once: make the HTCondor that runs inside it
+  vmcapsule tarball build     once: make the HTCondor that runs in the VM
+  vmcapsule template build    once: make the VM that capsules are made from
   vmcapsule run job.sub       run each job of a submit file in a VM, here
 """
 
@@ -118,8 +118,9 @@ inputs and outputs packed in them, and the guest's exit record and log.
 TEMPLATE_BUILD = """\
 Make the folder condor_vm_capsule/ under VM_CAPSULE_TEMPLATE from Debian
 packages: a .vmx, system.vmdk, data.vmdk (vfat), and kernel and initrd beside
-them.  Takes a minute or two and about 1 GB for a while.  Nothing is mounted on
-this machine.
+them.  The HTCondor of 'vmcapsule tarball build' goes in, where there is one:
+jobs start sooner then.  Takes a minute or two and about 1 GB for a while.
+Nothing is mounted on this machine.
 """
 
 TEMPLATE_CHECK = """\
@@ -357,6 +358,17 @@ def _add_images(commands: Any) -> None:
         default=MIB,
         metavar="BYTES",
         help="where the data partition starts (default: 1048576)",
+    )
+    build.add_argument(
+        "--no-condor",
+        dest="condor",
+        action="store_false",
+        help="leave HTCondor out, even where there is a tarball: jobs then bring it along",
+    )
+    build.add_argument(
+        "--update",
+        action="store_true",
+        help="build again if what is there has another recipe or another HTCondor",
     )
     check = _add(actions, "check", "template_check", TEMPLATE_CHECK, "say whether it will work")
     check.add_argument(

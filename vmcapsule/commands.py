@@ -207,14 +207,25 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 def template_build(arguments: argparse.Namespace) -> int:
     """``vmcapsule template build``: nothing is done when it is there already."""
-    from vmcapsule.images.template_build import build_template
-    from vmcapsule.template import FOLDER
+    from vmcapsule.images.template_build import build_template, is_current
+    from vmcapsule.tarball import tarball_of
+    from vmcapsule.template import FOLDER, load
 
     config = report.configuration()
     target = config.template / FOLDER
+    condor = tarball_of(config) if arguments.condor and config.condor_tarball else None
     if target.exists() and not arguments.force:
-        print(f"the template is there already: {target} (--force builds it again)")
-        return 0
+        there = load(config.template)
+        # One made by hand has no record, and is its maker's business.
+        if not there.record or is_current(there, condor):
+            print(f"the template is there already: {target} (--force builds it again)")
+            return 0
+        if not arguments.update:
+            print(
+                f"the template is there already: {target}, built from another recipe or with "
+                "another HTCondor (--update builds it again)"
+            )
+            return 0
     with report.progress("template") as progress:
         template = build_template(
             config.template,
@@ -223,9 +234,11 @@ def template_build(arguments: argparse.Namespace) -> int:
             data_size_bytes=arguments.data_size << 20,
             data_offset_bytes=arguments.data_offset,
             mount_point=config.data_disk_mount_point,
+            condor=condor,
             progress=progress,
         )
-    print(f"the template is ready: {template.folder}")
+    inside = f"HTCondor {condor.version}" if condor else "no HTCondor, so jobs bring it along"
+    print(f"the template is ready: {template.folder} ({inside})")
     return 0
 
 

@@ -25,7 +25,8 @@ Job record (``JOB_RECORD``, JSON, written by the host)
     time_zone         name of the host's time zone, as in /etc/timezone, or null
     user              login name the job should find itself under, or null
     cpus, memory_mib  ints, what the job asked for
-    condor_version    the tarball unpacks to /condor-<this>; null for the direct runner
+    condor_version    HTCondor is in /condor-<this>, to which the tarball unpacks; null for the
+                      direct runner
 
 Job ad (``JOB_AD``, text, written by the host)
     The ClassAd that the personal HTCondor is given, one ``Attr = expr`` a line.
@@ -44,6 +45,10 @@ Machine ad (``MACHINE_AD``, text, written by the host)
 HTCondor's configuration (``CONDOR_CONFIG``, text, written by the host for runner "condor")
     Complete but for the macros VMCAPSULE_WORK and VMCAPSULE_USER, which the guest puts
     before it.
+
+HTCondor's tarball (``TARBALL``, written by the host for runner "condor")
+    Unpacks in / to /condor-<condor_version>, in place of a folder that is there already.
+    Absent where that folder of the template's holds this very HTCondor.
 
 Time zone (``LOCALTIME``, binary, written by the host where it has one)
     What the host has in /etc/localtime.

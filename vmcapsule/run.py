@@ -14,7 +14,7 @@ from vmcapsule.config import Config
 from vmcapsule.delivery import deliver_from
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob
-from vmcapsule.tarball import HTCondorTarball
+from vmcapsule.tarball import HTCondorTarball, is_in
 from vmcapsule.template import Template
 
 Progress = Callable[[str], None]
@@ -170,7 +170,12 @@ def pack(
     ``finish`` puts in what else is wanted, into the folder in which the capsule is being
     built, and returns the capsule as it is then.
     """
-    load = bundle.payload(job, init_script=config.init_script, tarball=tarball)
+    load = bundle.payload(
+        job,
+        init_script=config.init_script,
+        tarball=tarball,
+        staged=tarball is not None and not is_in(template, tarball),
+    )
     made = planned(job, load, template, config, kind)
     offset = made.part_offset_bytes
     with capsule.draft(made.folder) as aside:

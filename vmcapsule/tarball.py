@@ -1,13 +1,13 @@
-"""The HTCondor tarball that is staged for the guest: where it is, and its version."""
+"""The HTCondor tarball for the guest: where it is, its version, and who holds it already."""
 
 from __future__ import annotations
 
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
+from vmcapsule.template import CONDOR, Template
 
 PREFIX = "condor-"
 KNOB = "VM_CAPSULE_CONDOR_TARBALL"
@@ -34,8 +34,48 @@ def tarball_of(config: Config) -> HTCondorTarball:
     return HTCondorTarball(path, config.condor_tarball_version or _version_inside(path))
 
 
+def described(tarball: HTCondorTarball) -> dict[str, object]:
+    """What the record of a template says of the HTCondor unpacked in it: this tarball's."""
+    status = tarball.path.stat()
+    return {
+        "version": tarball.version,
+        "sha256": _sha256(tarball.path),
+        "size_bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+    }
+
+
+def is_in(template: Template, tarball: HTCondorTarball) -> bool:
+    """Whether a template holds this very HTCondor, unpacked: told by the tarball's digest.
+
+    A file of the size and time that the template's builder noted is taken for the one that
+    it read, so that a job's hook need not read tens of megabytes.
+    """
+    held = template.record.get(CONDOR)
+    if not isinstance(held, dict) or held.get("version") != tarball.version:
+        return False
+    status = tarball.path.stat()
+    if held.get("size_bytes") != status.st_size:
+        return False
+    return held.get("modified_ns") == status.st_mtime_ns or held.get("sha256") == _sha256(
+        tarball.path
+    )
+
+
+def _sha256(path: Path) -> str:
+    import hashlib  # seldom needed, and slow to import
+
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def _version_inside(path: Path) -> str:
     """What the tarball's first folder says, for one whose file name does not."""
+    import tarfile  # likewise
+
     try:
         with tarfile.open(path) as archive:
             first = archive.next()

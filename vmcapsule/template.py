@@ -23,6 +23,10 @@ KERNEL = "vmlinuz"
 PLAIN_KERNEL = "vmlinux"
 INITRD = "initrd.img"
 RECORD = "template.json"
+#: In the record: which HTCondor is unpacked in the system disk (see `vmcapsule.tarball`).
+CONDOR = "condor"
+#: In the record: the digest of the recipe that it was built from.
+RECIPE = "recipe"
 #: The version of `RECORD` that this code writes, and the newest it reads.
 RECORD_FORMAT = 1
 #: A .vmx is a few KiB and a record smaller; anything larger is not one.

@@ -16,6 +16,7 @@ from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.vmdk import create_vmdk
 from vmcapsule.errors import DiskError
 from vmcapsule.images.check import Finding, check_template, judge, parse_probe
+from vmcapsule.tarball import HTCondorTarball, described
 
 MIB = 1 << 20
 GOOD: Dict[str, Any] = {
@@ -27,6 +28,7 @@ GOOD: Dict[str, Any] = {
     "mount_point": "/condor-data",
     "fs_type": "vfat",
     "writable_by_all": True,
+    "condor": "23.9.6 25.1",
     "memory_kib": 475136,
 }
 
@@ -123,6 +125,29 @@ def test_bad_probe(field: str, value: object, said: str) -> None:
     found = errors(judge({**GOOD, field: value}, "/condor-data"))
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_htcondor_that_the_record_speaks_of_is_looked_for() -> None:
+    assert errors(judge(GOOD, "/condor-data", "25.1")) == []
+    (found,) = errors(judge(GOOD, "/condor-data", "25"))
+    assert "HTCondor 25 is not there" in found
+
+
+@pytest.mark.parametrize(
+    ("content", "level", "said"),
+    [(b"one", "ok", "HTCondor 1 in it, the one of"), (b"two", "warning", "not that of")],
+)
+def test_the_templates_htcondor_is_compared_with_the_configured_one(
+    folder: Path, content: bytes, level: str, said: str
+) -> None:
+    tarball = HTCondorTarball(folder.parent / "condor-1.tar", "1")
+    tarball.path.write_bytes(b"one")
+    record = {"format": 1, "condor": described(tarball)}
+    (folder / "template.json").write_text(json.dumps(record))
+    tarball.path.write_bytes(content)
+    os.utime(tarball.path, (1, 1))
+    found = check(folder, VM_CAPSULE_CONDOR_TARBALL=str(tarball.path))
+    assert [f.level for f in found if said in f.text] == [level]
 
 
 def test_probe_record_is_read() -> None:

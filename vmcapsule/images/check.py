@@ -16,9 +16,17 @@ from vmcapsule.disk.data_disk import LABEL
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import copy_vmdk, raw_edit, raw_view, read_vmdk
-from vmcapsule.errors import DiskError, GuestError, GuestTimeout, TemplateError, VmCapsuleError
+from vmcapsule.errors import (
+    ConfigError,
+    DiskError,
+    GuestError,
+    GuestTimeout,
+    TemplateError,
+    VmCapsuleError,
+)
 from vmcapsule.resources import resource
-from vmcapsule.template import Template, load
+from vmcapsule.tarball import is_in, tarball_of
+from vmcapsule.template import CONDOR, Template, load
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 PROBE_RECORD = RECORD_DIR + "/probe.json"
@@ -55,6 +63,7 @@ def check_template(config: Config, *, boot: bool, progress: Progress) -> List[Fi
         return [_wrong(error)]
     findings = [Finding(OK, f"{template.vmx} names {_names(template)}")]
     findings += _check_kernel(template)
+    findings += _check_condor(template, config)
     config.scratch_dir_prefix.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix="template-check-", dir=config.scratch_dir_prefix
@@ -104,6 +113,30 @@ def _check_kernel(template: Template) -> List[Finding]:
         ]
     initrd = template.initrd.name if template.initrd else "no initrd"
     return [Finding(OK, f"direct boot: {template.kernel.name}, {initrd}")]
+
+
+def _check_condor(template: Template, config: Config) -> List[Finding]:
+    """Whether jobs find their HTCondor in the template, or have to bring it along."""
+    if CONDOR not in template.record:
+        text = "no HTCondor in it: each job brings its own, and unpacks it as it starts"
+        return [Finding(OK, text)]
+    version = condor_version(template)
+    if config.condor_tarball is None:
+        return [Finding(OK, f"HTCondor {version} in it")]
+    try:
+        tarball = tarball_of(config)
+        if is_in(template, tarball):
+            return [Finding(OK, f"HTCondor {version} in it, the one of {tarball.path}")]
+    except ConfigError as error:
+        return [Finding(WARNING, error.message, error.remedy)]
+    text = f"HTCondor {version} in it is not that of {tarball.path}, which jobs bring along"
+    return [Finding(WARNING, text, "build the template again: jobs start sooner then")]
+
+
+def condor_version(template: Template) -> str:
+    """The version of the HTCondor in a template, as its record says; "" where none is."""
+    held = template.record.get(CONDOR)
+    return str(held.get("version", "")) if isinstance(held, dict) else ""
 
 
 def _check_disks(template: Template) -> List[Finding]:
@@ -174,7 +207,9 @@ def _check_boot(template: Template, config: Config, scratch: Path) -> List[Findi
         if volume.lookup(PROBE_RECORD) is None:
             return [*findings, _not_invoked()]
         data = volume.read(PROBE_RECORD, PROBE_BYTES_MAX)
-    return [*findings, *judge(parse_probe(data), config.data_disk_mount_point)]
+    probe = parse_probe(data)
+    wanted = condor_version(template)
+    return [*findings, *judge(probe, config.data_disk_mount_point, wanted)]
 
 
 def _not_invoked() -> Finding:
@@ -204,6 +239,7 @@ def parse_probe(data: bytes) -> Mapping[str, Any]:
         "mount_point": str,
         "fs_type": str,
         "writable_by_all": bool,
+        "condor": str,
         "memory_kib": int,
     }
     for name, kind in fields.items():
@@ -212,8 +248,11 @@ def parse_probe(data: bytes) -> Mapping[str, Any]:
     return {name: record[name] for name in fields}
 
 
-def judge(probe: Mapping[str, Any], mount_point: str) -> List[Finding]:
-    """Say what the probe's record (see `parse_probe`) means for a capsule."""
+def judge(probe: Mapping[str, Any], mount_point: str, condor: str = "") -> List[Finding]:
+    """Say what the probe's record (see `parse_probe`) means for a capsule.
+
+    ``condor`` is the version of HTCondor that the template's record speaks of, if any.
+    """
     system = f"kernel {probe['kernel']}, Python {probe['python']}, glibc {probe['glibc']}"
     findings = [Finding(OK, f"inside: {system}, {probe['memory_kib'] >> 10} MiB")]
     if _version(probe["python"]) < PYTHON_MIN:
@@ -224,6 +263,9 @@ def judge(probe: Mapping[str, Any], mount_point: str) -> List[Finding]:
         findings.append(Finding(ERROR, text, "let it be run by root"))
     if not probe["condor_user"]:
         findings.append(Finding(ERROR, "there is no user 'condor'", "add it: useradd condor"))
+    if condor and condor not in probe["condor"].split():
+        text = f"HTCondor {condor} is not there, although the template's record says so"
+        findings.append(Finding(ERROR, text, "build the template again"))
     if probe["mount_point"] != mount_point:
         findings.append(
             Finding(

@@ -7,14 +7,16 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError, UsageError
 from vmcapsule.images.recipe import Recipe
 from vmcapsule.process import run
+from vmcapsule.tarball import PREFIX, HTCondorTarball
 
 #: Downloading and unpacking 200 MB over a slow link.
 BUILD_TIMEOUT_S = 1800
+_UNPACK_TIMEOUT_S = 600
 #: The job's owner in the guest may be anybody; HTCondor wants a user 'condor'.
 CONDOR_UID = 990
 _MACHINE_NAME = "capsule"
@@ -78,13 +80,24 @@ def debian_packages(
 
 
 def build_guest_root(
-    folder: Path, recipe: Recipe, *, suite: str, packages: Sequence[str], mount_point: str
+    folder: Path,
+    recipe: Recipe,
+    *,
+    suite: str,
+    packages: Sequence[str],
+    mount_point: str,
+    condor: Optional[HTCondorTarball],
 ) -> GuestRoot:
-    """Make the guest's root in the new ``folder``; raises `TemplateError`, `ToolError`."""
+    """Make the guest's root in the new ``folder``; raises `TemplateError`, `ToolError`.
+
+    With ``condor`` that is unpacked in it, as the guest would do.
+    """
     every = tuple(dict.fromkeys([*recipe.packages, *packages]))
     debian_packages(folder, suite=suite, packages=every, options=recipe.options)
     _add_ours(folder, recipe, mount_point)
     _add_user(folder)
+    if condor is not None:
+        _add_condor(folder, condor)
     modules = _only(folder / "usr/lib/modules", "*")
     image = _only(folder / "boot", "vmlinuz-*")
     for extra in (folder / "boot").glob("initrd.img-*"):
@@ -135,6 +148,16 @@ def _add_user(folder: Path) -> None:
     home_folder = folder / home.lstrip("/")
     home_folder.mkdir(parents=True, exist_ok=True)
     os.chown(home_folder, CONDOR_UID, CONDOR_UID)
+
+
+def _add_condor(folder: Path, condor: HTCondorTarball) -> None:
+    run(["tar", "-x", "-o", "-f", condor.path, "-C", folder], timeout_s=_UNPACK_TIMEOUT_S)
+    home = f"{PREFIX}{condor.version}"
+    if not (folder / home).is_dir():
+        raise TemplateError(
+            f"the HTCondor tarball '{condor.path}' has no folder '{home}'",
+            "set VM_CAPSULE_CONDOR_TARBALL_VERSION to what it unpacks to",
+        )
 
 
 def _installed(folder: Path, package: str) -> str:

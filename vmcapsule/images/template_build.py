@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat_format import fat_layout
@@ -22,12 +23,15 @@ from vmcapsule.images.initrd import build_initrd
 from vmcapsule.images.kernel import vmlinux
 from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
 from vmcapsule.process import find
+from vmcapsule.tarball import HTCondorTarball, described, is_in
 from vmcapsule.template import (
+    CONDOR,
     DATA_DISK,
     FOLDER,
     INITRD,
     KERNEL,
     PLAIN_KERNEL,
+    RECIPE,
     RECORD,
     RECORD_FORMAT,
     Template,
@@ -70,6 +74,7 @@ class TemplateWish:
     data_offset_bytes: int
     root_size_bytes: int
     mount_point: str
+    condor: Optional[HTCondorTarball]
 
 
 def build_template(
@@ -82,11 +87,13 @@ def build_template(
     data_offset_bytes: int = MIB,
     root_size_bytes: int = 8 * GIB,
     mount_point: str = "/condor-data",
+    condor: Optional[HTCondorTarball] = None,
     progress: Progress,
 ) -> Template:
     """Build ``condor_vm_capsule/`` in ``target_root``, replacing one that is there.
 
-    ``packages`` are added to the recipe's.  The disks' sizes are what the guest sees;
+    ``packages`` are added to the recipe's.  With ``condor`` the guest has that HTCondor, and
+    jobs need not bring it.  The disks' sizes are what the guest sees;
     on the host they are sparse.  ``progress`` is told of each step in a few words.  The
     work is done in a folder beside the target, which is removed whatever happens, and
     the result renamed into place.  Raises `UsageError`, `ToolError`, `TemplateError`.
@@ -99,6 +106,7 @@ def build_template(
         data_offset_bytes,
         root_size_bytes,
         mount_point,
+        condor,
     )
     if not _MOUNT_POINT.match(mount_point) or ".." in mount_point.split("/"):
         raise UsageError(
@@ -137,6 +145,7 @@ def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
         suite=wish.suite,
         packages=wish.packages,
         mount_point=wish.mount_point,
+        condor=wish.condor,
     )
     progress("making the initrd")
     busybox = (guest.folder / "usr/bin/busybox").read_bytes()
@@ -155,7 +164,7 @@ def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
     create_vmdk(raw, folder / DATA_DISK, "monolithicFlat")
     raw.unlink()
     (folder / VMX_NAME).write_text(_vmx(recipe))
-    record = _record(wish, guest, _cmdline(DIRECT_CMDLINE, root_uuid))
+    record = _record(wish, recipe, guest, _cmdline(DIRECT_CMDLINE, root_uuid))
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -197,9 +206,24 @@ def _vmx(recipe: Recipe) -> str:
     return filled(recipe.vmx, values)
 
 
-def _record(wish: TemplateWish, guest: GuestRoot, cmdline: str) -> Mapping[str, object]:
+def is_current(template: Template, condor: Optional[HTCondorTarball]) -> bool:
+    """Whether a template has today's recipe, and this HTCondor in it."""
+    if template.record.get(RECIPE) != _digest(load_recipe()):
+        return False
+    return CONDOR not in template.record if condor is None else is_in(template, condor)
+
+
+def _digest(recipe: Recipe) -> str:
+    return hashlib.sha256(repr((recipe, DISK_CMDLINE, DIRECT_CMDLINE)).encode()).hexdigest()
+
+
+def _record(
+    wish: TemplateWish, recipe: Recipe, guest: GuestRoot, cmdline: str
+) -> Mapping[str, object]:
     return {
         "format": RECORD_FORMAT,
+        RECIPE: _digest(recipe),
+        **({CONDOR: described(wish.condor)} if wish.condor else {}),
         "suite": wish.suite,
         "kernel": guest.kernel,
         "python": guest.python,
