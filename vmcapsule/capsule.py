@@ -14,14 +14,10 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterator, Optional, Union, get_args, get_type_hints
 
-from vmcapsule.disk.data_disk import make_data_disk
-from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.disk.fat_boot import read_geometry
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import copy_vmdk, raw_view, read_vmdk
@@ -153,13 +149,14 @@ def draft(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        aside = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
+        aside.mkdir(mode=0o700)
         try:
             with held(aside):
                 yield aside
                 aside.rename(folder)
         except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove_tree(aside, ignore_errors=True)
             raise
     except TooLarge:
         raise
@@ -203,6 +200,8 @@ def put_data_disk(
     disk = read_vmdk(template.data_disk)
     if size_bytes == disk.capacity_bytes:
         return copy_vmdk(disk, folder).path
+    from vmcapsule.disk.data_disk import make_data_disk  # seldom needed
+
     with raw_view(template.data_disk, folder) as raw:
         offset_bytes = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
         label = read_geometry(raw.fd, offset_bytes).label
@@ -216,13 +215,6 @@ def put_data_disk(
         form=form,
         adapter=disk.adapter,
     ).path
-
-
-def copy_system(template: Template, folder: Path) -> None:
-    """Copy what else a hypervisor elsewhere needs of the template: .vmx and other disks."""
-    copy_sparse(template.vmx, folder / template.vmx.name)
-    for disk in (template.system_disk, *template.other_disks):
-        copy_vmdk(read_vmdk(disk), folder)
 
 
 def save(capsule: Capsule, folder: Path) -> None:
@@ -297,4 +289,10 @@ def remove(folder: Path) -> None:
     doomed = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.gone")
     with contextlib.suppress(FileNotFoundError):
         folder.rename(doomed)
-        shutil.rmtree(doomed)
+        _remove_tree(doomed)
+
+
+def _remove_tree(folder: Path, ignore_errors: bool = False) -> None:
+    import shutil  # seldom needed, and slow to import
+
+    shutil.rmtree(folder, ignore_errors)

@@ -7,7 +7,6 @@ defaults suit one user on one machine: everything below ``~/.cache/vmcapsule``.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from contextlib import contextmanager
@@ -170,6 +169,8 @@ class _Reader:
     def unknown(self) -> tuple[str, ...]:
         found = []
         for name in sorted(set(self._values) - set(self._known)):
+            import difflib  # seldom needed
+
             near = difflib.get_close_matches(name, self._known, 1, 0.6)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(self._known)}"
             found.append(f"{name} is no knob of vmcapsule; {hint}")

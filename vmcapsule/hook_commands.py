@@ -7,9 +7,7 @@ in an ad, and only what cannot be (nobody sent one) becomes an exit status.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import traceback
 from pathlib import Path
 from typing import Optional
 
@@ -26,7 +24,7 @@ from vmcapsule.errors import (
 from vmcapsule.job import id_of
 
 
-def translate(arguments: argparse.Namespace) -> int:
+def translate(arguments: object) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
     from vmcapsule import capsule
     from vmcapsule.translate import held_ad
@@ -58,7 +56,7 @@ def translate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def finalize(arguments: argparse.Namespace) -> int:
+def finalize(arguments: object) -> int:
     """``vmcapsule finalize``: the exit attributes on standard output, written last."""
     from vmcapsule.finalize import finalize as work
     from vmcapsule.finalize import undelivered
@@ -83,7 +81,7 @@ def finalize(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def cleanup(arguments: argparse.Namespace) -> int:
+def cleanup(arguments: object) -> int:
     """``vmcapsule cleanup``: prints nothing.
 
     What could not be removed is left to 'vmcapsule gc': the JobRouter would run a failing
@@ -106,7 +104,7 @@ def cleanup(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def update(arguments: argparse.Namespace) -> int:
+def update(arguments: object) -> int:
     """``vmcapsule update``: as the hook, which does without all the rest."""
     from vmcapsule.update import main
 
@@ -119,6 +117,8 @@ def _failure(error: Exception) -> VmCapsuleError:
         return error
     if isinstance(error, OSError):
         return from_os(error)
+    import traceback  # seldom needed
+
     traceback.print_exception(type(error), error, error.__traceback__)
     return InternalError(
         f"vmcapsule itself failed: {type(error).__name__}: {error}",

@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional
 
 from vmcapsule.config import Config, load_config
 from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped
-from vmcapsule.extract import JobExit
-from vmcapsule.run import RunResult
+
+if TYPE_CHECKING:  # a hook has no time to import what only a type is needed of
+    from vmcapsule.extract import JobExit
+    from vmcapsule.run import RunResult
 
 #: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.
 STDIN_BYTES_MAX = 64 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sysconfig
 from pathlib import Path
 
 from vmcapsule.errors import ToolError
@@ -14,14 +13,15 @@ def resource(relative: str) -> Path:
     A checkout has them at its top level; an installation under ``share/vmcapsule`` of
     the environment it was installed in.
     """
-    homes = [
-        Path(__file__).resolve().parent.parent,
-        Path(sysconfig.get_path("data")) / "share" / "vmcapsule",
-    ]
-    for home in homes:
-        if (home / relative).exists():
-            return home / relative
-    looked = " and ".join(str(home) for home in homes)
+    checkout = Path(__file__).resolve().parent.parent
+    if (checkout / relative).exists():
+        return checkout / relative
+    import sysconfig  # slow to import
+
+    installed = Path(sysconfig.get_path("data")) / "share" / "vmcapsule"
+    if (installed / relative).exists():
+        return installed / relative
+    looked = f"{checkout} and {installed}"
     raise ToolError(
         f"the installation of vmcapsule lacks '{relative}' (looked in {looked})",
         "install vmcapsule again",

@@ -93,7 +93,7 @@ _VM_REQUIREMENTS = (
 class CapsuleFacts:
     """What a routed ad says of a capsule: files by base name, all in ``folder``.
 
-    ``vmdk_files`` are all files of all disks, extents among them; ``size_kib`` is what
+    ``vmdk_files`` are all files of the disks there, extents among them; ``size_kib`` is what
     they take up together; ``memory_mib`` includes what the guest needs for itself.
     ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are the
     template's that go with it, by full path, and ``wanted_outputs`` what the job must leave.
@@ -287,8 +287,11 @@ def _at_exit(job: SourceJob, tries: int) -> dict[str, Value]:
 
 def _vmware(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Value]:
     """A VMware job of the VM universe (HTCondor up to 9.11)."""
+    # In the folder in which HTCondor starts the VM all of them lie, by base name.
+    disks = (*capsule.vmdk_files, *(path.name for path in capsule.shared_files))
     files = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
     paths = [str(capsule.folder / name) for name in files]
+    paths += [str(path) for path in capsule.shared_files]
     changes: dict[str, Value] = {
         "JobVMType": quote("vmware"),
         "JobVMMemory": capsule.memory_mib,
@@ -297,7 +300,7 @@ def _vmware(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> dict[str, Va
         "JobVMCheckpoint": False,
         "VMPARAM_VMware_Dir": quote(str(capsule.folder)),
         "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
-        "VMPARAM_VMware_VMDK_Files": _list(capsule.vmdk_files),
+        "VMPARAM_VMware_VMDK_Files": _list(disks),
         "VMPARAM_VMware_Transfer": True,
         # With a snapshot the guest's writes would come back as a redo log that only
         # VMware can read; without one the data disk itself comes back with the outputs.

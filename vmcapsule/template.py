@@ -1,4 +1,4 @@
-"""A template VM: the folder that capsules are copied from.
+"""A template VM: the folder that capsules are made from.
 
 ``VM_CAPSULE_TEMPLATE`` names a folder; in it, ``condor_vm_capsule/`` holds one ``.vmx``,
 the disks that it names, among them ``data.vmdk``, and optionally a kernel, an initrd and

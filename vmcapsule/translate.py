@@ -9,6 +9,7 @@ from typing import Callable, Mapping, Optional
 from vmcapsule import capsule, capsule_name, delivery, scratch
 from vmcapsule.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
+from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.disk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import (
     AdError,
@@ -19,6 +20,7 @@ from vmcapsule.errors import (
     one_line,
 )
 from vmcapsule.job import SourceJob, id_of, read_job
+from vmcapsule.packing import pack
 from vmcapsule.program import PROGRAM, write_program
 from vmcapsule.resources import resource
 from vmcapsule.routed_ad import (
@@ -31,7 +33,6 @@ from vmcapsule.routed_ad import (
     kind_of,
     routed_ad,
 )
-from vmcapsule.run import pack
 from vmcapsule.tarball import HTCondorTarball, tarball_of
 from vmcapsule.template import Template, load
 from vmcapsule.user_log import logs_of
@@ -155,35 +156,35 @@ def _ad_template(path: Path) -> Ad:
 def pack_vm(
     job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
 ) -> capsule.Capsule:
-    """Make a capsule for a hypervisor: the whole VM, copied from the template."""
+    """Make a capsule for a hypervisor: a whole VM, of which it holds what is the job's.
+
+    Its other disks stay in the template, whence HTCondor transfers them.
+    """
 
     def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
-        capsule.copy_system(template, aside)
+        copy_sparse(template.vmx, aside / template.vmx.name)
         make_transferable(aside / made.data_disk.name, aside)
-        return replace(
-            made,
-            system_disk=made.folder / template.system_disk.name,
-            vmx=made.folder / template.vmx.name,
-        )
+        return replace(made, vmx=made.folder / template.vmx.name)
 
     return pack(job, template, config, tarball, capsule_name.ROUTED, finish)
 
 
 def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of a capsule that is a whole VM."""
-    disks = [made.data_disk, made.system_disk]
-    disks += [made.folder / disk.name for disk in template.other_disks]
-    files = [file for disk in disks for file in read_vmdk(disk).files]
+    data = read_vmdk(made.data_disk).files
+    disks = (template.system_disk, *template.other_disks)
+    shared = [file for disk in disks for file in read_vmdk(disk).files]
     assert made.vmx is not None
     return CapsuleFacts(
         folder=made.folder,
         vmx=made.vmx.name,
-        vmdk_files=tuple(file.name for file in files),
+        vmdk_files=tuple(file.name for file in data),
         other_files=(),
         memory_mib=made.memory_mib,
         cpus=made.cpus,
         network=made.network,
-        size_kib=sum(file.stat().st_size for file in files) // 1024,
+        size_kib=sum(file.stat().st_size for file in (*data, *shared)) // 1024,
+        shared_files=tuple(shared),
     )
 
 

@@ -17,11 +17,11 @@ FLOORS = [
     {"sandbox", "template", "guest_ad", "guest_files", "capsule_name"},
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot", "scratch"},
-    {"delivery", "program", "probe", "images", "inspection"},
+    {"delivery", "packing", "program", "probe", "images", "inspection"},
     {"run", "cleanup"},
     {"translate", "update", "finalize", "execute", "snippet", "sweep"},
     {"report"},
-    {"commands", "hook_commands", "entry"},
+    {"arguments", "commands", "hook_commands", "entry"},
     {"cli"},
     {"__main__"},
 ]

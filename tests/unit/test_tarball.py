@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.guest_place import load_guest
 from tests.unit.returned import small_template
-from vmcapsule import capsule_name, contract, extract, run, tarball
+from vmcapsule import capsule_name, contract, extract, packing, tarball
 from vmcapsule.ads import parse_ad
 from vmcapsule.config import Config, load_config
 from vmcapsule.job import read_job
@@ -82,7 +82,7 @@ def test_the_tarball_is_staged_only_where_the_template_lacks_it(
     template = built_with(config) if held else load(config.template)
     text = f'Iwd = "{tmp_path}"\nCmd = "/bin/true"\nJobUniverse = 5\n'
     job, condor = read_job(parse_ad(text)), tarball_of(config)
-    made = run.pack(job, template, config, condor, capsule_name.RUN)
+    made = packing.pack(job, template, config, condor, capsule_name.RUN)
     with extract.opened(made.data_disk, None, tmp_path, made.data_bytes) as disk:
         assert (disk.volume.lookup(contract.TARBALL) is None) == held
         record = json.loads(disk.volume.read(contract.JOB_RECORD, 1 << 16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,14 +82,19 @@ def test_translate_boot_finalize(home: Path, tmp_path: Path, template: Template)
     disks = ad["VMPARAM_VMware_VMDK_Files"].split(",")
     assert disks == ["data.vmdk", "system.vmdk"]
     # It travels: what HTCondor would transfer is what is in it, not the disk's capacity.
-    assert sum((folder / name).stat().st_size for name in disks) < 400 << 20
-    assert all((folder / name).is_file() for name in [*disks, ad["VMPARAM_VMware_VMX_File"]])
+    slot = transferred(ad["TransferInput"], tmp_path / "slot")
+    assert sum((slot / name).stat().st_size for name in disks) < 400 << 20
+    assert {p.name for p in slot.iterdir()} == {*disks, ad["VMPARAM_VMware_VMX_File"]}
+    assert sorted(p.name for p in folder.glob("*.vmdk")) == ["data.vmdk"], "nothing is copied"
     assert ad["JobVMMemory"] >= 64
     assert ad["ProjectName"] == "demo" and "WantJobRouter" not in ad
     assert {p.name: p.stat().st_mtime_ns for p in template.folder.iterdir()} == before
 
-    # As VMware would: the capsule's own disks, from the boot sector, on a plain machine.
-    boot_from_disk(folder)
+    # As VMware would: the disks that came along, from the boot sector, on a plain machine.
+    boot_from_disk(slot)
+    assert {p.name: p.stat().st_mtime_ns for p in template.folder.iterdir()} == before
+    for name in disks:  # without a snapshot they come back to where the job was submitted
+        shutil.copyfile(slot / name, folder / name)
     source, _, routed = recorded("finalize.stdin", home).partition("\n------\n")
     # The recorded routed job was a vanilla copy; ours is the ad that translate made.
     done = vmcapsule(
@@ -107,6 +113,14 @@ def test_translate_boot_finalize(home: Path, tmp_path: Path, template: Template)
     assert not (home / "unlisted").exists() and not (home / "summary.txt").exists()
     assert "job 11.0: translated" in (tmp_path / "translate.log").read_text()
     assert "job 11.0: delivered" in (tmp_path / "exit.log").read_text()
+
+
+def transferred(files: str, slot: Path) -> Path:
+    """What HTCondor's file transfer leaves in the slot's folder."""
+    slot.mkdir()
+    for file in map(Path, files.split(",")):
+        shutil.copyfile(file, slot / file.name)
+    return slot
 
 
 def boot_from_disk(folder: Path) -> None:

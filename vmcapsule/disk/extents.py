@@ -64,7 +64,7 @@ def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryvie
         try:
             written = os.pwrite(fd, view[:CALL_BYTES_MAX], at)
         except OSError as error:
-            raise _write_error(error, f"cannot write at offset {at}") from error
+            raise write_error(error, f"cannot write at offset {at}") from error
         at += written
         view = view[written:]
 
@@ -96,7 +96,7 @@ def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, lengt
             if error.errno in _TRY_ANOTHER_WAY and len(movers) > 1:
                 movers.pop(0)
                 continue
-            raise _write_error(error, f"cannot copy to offset {dst_offset + done}") from error
+            raise write_error(error, f"cannot copy to offset {dst_offset + done}") from error
         if moved == 0:
             # Some file systems answer copy_file_range with 0 although there is data.
             if len(movers) > 1:
@@ -126,7 +126,8 @@ def _through_memory(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, 
     return os.pwrite(dst_fd, data, dst_offset) if data else 0
 
 
-def _write_error(error: OSError, what: str) -> Exception:
+def write_error(error: OSError, what: str) -> Exception:
+    """The error for a file that cannot be written: `SpaceError` where there is no room."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return SpaceError(
             f"{what}: {error.strerror}",
@@ -184,7 +185,7 @@ def copy_sparse(src: Path, dst: Path) -> None:
         try:
             dst_fd = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise _write_error(error, f"cannot create '{dst}'") from error
+            raise write_error(error, f"cannot create '{dst}'") from error
         stack.callback(os.close, dst_fd)
         with ExitStack() as on_failure:
             on_failure.callback(dst.unlink)
@@ -192,7 +193,7 @@ def copy_sparse(src: Path, dst: Path) -> None:
             try:
                 os.truncate(dst_fd, size_bytes)
             except OSError as error:
-                raise _write_error(error, f"cannot make '{dst}' so large") from error
+                raise write_error(error, f"cannot make '{dst}' so large") from error
             for run in data_ranges(src_fd, size_bytes):
                 at = run.offset_bytes
                 copy_range(src_fd, at, dst_fd, at, run.length_bytes)

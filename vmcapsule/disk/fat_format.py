@@ -6,7 +6,6 @@ Source: Microsoft's "FAT32 File System Specification" 1.03 (fatgen103).
 from __future__ import annotations
 
 import os
-import secrets
 import struct
 from dataclasses import dataclass, replace
 
@@ -95,7 +94,9 @@ def format_fat(
     """
     layout = fat_layout(offset_bytes, size_bytes)
     name = label.encode("cp437", errors="replace")[:11].ljust(11)
-    boot = _boot_sector(layout, offset_bytes, name, volume_id or secrets.randbits(32))
+    boot = _boot_sector(
+        layout, offset_bytes, name, volume_id or int.from_bytes(os.urandom(4), "big")
+    )
 
     def write(data: bytes, sector: int) -> None:
         os.pwrite(fd, data, offset_bytes + sector * SECTOR_BYTES)

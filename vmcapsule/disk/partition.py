@@ -8,7 +8,6 @@ every vmdk.
 from __future__ import annotations
 
 import struct
-import uuid
 import zlib
 from dataclasses import dataclass
 from typing import List, Optional, Tuple
@@ -136,6 +135,8 @@ def _read_gpt(fd: int, size_bytes: int) -> Tuple[Partition, ...]:
         )
     partitions = []
     for number, entry in enumerate(entries, 1):
+        import uuid  # seldom needed
+
         kind = str(uuid.UUID(bytes_le=entry[:16]))
         start, end = struct.unpack_from("<QQ", entry, 32)
         if entry[:16] == bytes(16):

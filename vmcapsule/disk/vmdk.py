@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Iterator, Sequence, Union
 
-from vmcapsule import process
 from vmcapsule.disk.extents import copy_sparse, open_regular
 from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
+from vmcapsule.disk.vmdk_write import write_sparse
 from vmcapsule.errors import DiskError, SpaceError, ToolError
 
 __all__ = [
@@ -125,10 +123,10 @@ def make_transferable(path: Path, scratch: Path) -> Vmdk:
     disk = read_vmdk(path)
     if FORMS[disk.form] != "FLAT":
         return disk
-    with tempfile.TemporaryDirectory(prefix=".sparse-", dir=scratch) as aside:
-        made = Path(aside) / path.name
+    with _aside(scratch) as folder:
+        made = folder / path.name
         with raw_view(path, scratch) as raw:
-            create_vmdk(raw.path, made, "monolithicSparse", adapter=disk.adapter)
+            write_sparse(raw.fd, raw.size_bytes, made, adapter=disk.adapter)
         made.replace(path)
     for extent in disk.files[1:]:
         extent.unlink()
@@ -151,20 +149,32 @@ def _opened(path: Path, size_bytes: int, flags: int) -> Iterator[RawDisk]:
 @contextmanager
 def _aside(parent: Path) -> Iterator[Path]:
     try:
-        folder = tempfile.mkdtemp(prefix=".vmdk-", dir=parent.absolute())
+        folder = parent.absolute() / f".vmdk-{os.urandom(8).hex()}"
+        folder.mkdir(mode=0o700)
     except OSError as error:
         raise SpaceError(
             f"cannot make a folder in '{parent}': {error.strerror}",
             "make it a folder that you can write to",
         ) from error
     try:
-        yield Path(folder)
+        yield folder
     finally:
+        _remove_tree(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        import shutil  # slow to import, and mostly the folder is empty
+
         shutil.rmtree(folder)
 
 
 def _check(disk: Vmdk) -> None:
     """Raise `DiskError` for a sparse disk that was cut short: 'convert' sees zeros there."""
+    from vmcapsule import process
+
     argv: list[process.Arg] = ["qemu-img", "check", "-f", "vmdk", disk.path]
     checked = process.run(argv, timeout_s=CONVERT_TIMEOUT_S, check=False)
     if checked.returncode not in _CHECK_OK:
@@ -188,7 +198,10 @@ def _to_raw(disk: Vmdk, folder: Path) -> Path:
     return image
 
 
-def _qemu_img(arguments: Sequence[process.Arg], target: Path) -> None:
+def _qemu_img(arguments: Sequence[Union[str, Path]], target: Path) -> None:
+    # A hook that starts no program has no time to import what starts them.
+    from vmcapsule import process
+
     try:
         process.run(["qemu-img", *arguments], timeout_s=CONVERT_TIMEOUT_S)
     except ToolError as error:

@@ -1,0 +1,195 @@
+"""Writing vmdk disks ourselves: a raw image's descriptor, or only what is in the image.
+
+A disk of a few used blocks is made in a millisecond, where starting a program takes tens,
+and the bytes never come into this process.  Source: VMware's "Virtual Disk Format 5.0",
+"Hosted Sparse Extents"; the sizes chosen are those that QEMU and VMware choose.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+from vmcapsule.disk.extents import copy_range, data_ranges, read_at, write_at, write_error
+
+SECTOR_BYTES = 512
+GRAIN_BYTES = 64 << 10
+_GRAIN_SECTORS = GRAIN_BYTES // SECTOR_BYTES
+_TABLE_ENTRIES = 512
+_TABLE_SECTORS = _TABLE_ENTRIES * 4 // SECTOR_BYTES
+_DESCRIPTOR_SECTORS = 20
+#: Newlines are there to tell a copy that was spoilt; there is a second set of tables.
+_FLAGS = 3
+#: magic, version, flags, capacity, grain, descriptor's place and size, entries a table,
+#: second and first directory, place of the first grain; in use, newlines, compression
+_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
+
+#: First grain and the number of grains.
+_Run = Tuple[int, int]
+
+
+def write_sparse(raw_fd: int, size_bytes: int, target: Path, *, adapter: str) -> None:
+    """Write the new file ``target`` from the first ``size_bytes`` of a raw image.
+
+    Its holes take no room; where the file system does not tell of holes, zeros do not.
+    Raises `SpaceError` or `DiskError`, and leaves nothing then.
+    """
+    sectors = size_bytes // SECTOR_BYTES
+    layout = _Layout(sectors)
+    runs = list(_used_grains(raw_fd, size_bytes))
+    tables = _tables(runs, layout.first_grain)
+    try:
+        fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise write_error(error, f"cannot create '{target}'") from error
+    try:
+        write_at(fd, 0, layout.header())
+        extent = f'RW {sectors} SPARSE "{target.name}"'
+        write_at(fd, SECTOR_BYTES, _descriptor("monolithicSparse", extent, sectors, adapter))
+        for directory in layout.directories:
+            places = [layout.table(directory, number) for number in range(layout.tables)]
+            write_at(fd, directory * SECTOR_BYTES, _words(places))
+            for number, table in tables.items():
+                write_at(fd, places[number] * SECTOR_BYTES, _words(table))
+        _copy_grains(raw_fd, size_bytes, runs, fd, layout.first_grain * SECTOR_BYTES)
+    except BaseException:
+        target.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def write_flat(flat: Path, target: Path, *, adapter: str) -> None:
+    """Write the new file ``target``: the descriptor of a monolithicFlat disk.
+
+    ``flat`` is the disk's raw image, beside it.  Raises `SpaceError` or `DiskError`.
+    """
+    sectors = flat.stat().st_size // SECTOR_BYTES
+    extent = f'RW {sectors} FLAT "{flat.name}" 0'
+    try:
+        with target.open("xb") as file:
+            file.write(_descriptor("monolithicFlat", extent, sectors, adapter))
+    except OSError as error:
+        raise write_error(error, f"cannot create '{target}'") from error
+
+
+class _Layout:
+    """Where things are in the file, in sectors: twice directory and tables, then grains."""
+
+    def __init__(self, sectors: int) -> None:
+        self._sectors = sectors
+        self.tables = -(-sectors // (_GRAIN_SECTORS * _TABLE_ENTRIES))
+        self._directory_sectors = -(-self.tables * 4 // SECTOR_BYTES)
+        second = 1 + _DESCRIPTOR_SECTORS
+        first = second + self._directory_sectors + self.tables * _TABLE_SECTORS
+        end = first + self._directory_sectors + self.tables * _TABLE_SECTORS
+        #: The spare one and the one that is used.
+        self.directories = (second, first)
+        self.first_grain = -(-end // _GRAIN_SECTORS) * _GRAIN_SECTORS
+
+    def header(self) -> bytes:
+        return _HEADER.pack(
+            b"KDMV",
+            1,
+            _FLAGS,
+            self._sectors,
+            _GRAIN_SECTORS,
+            1,
+            _DESCRIPTOR_SECTORS,
+            _TABLE_ENTRIES,
+            *self.directories,
+            self.first_grain,
+            0,
+            b"\n \r\n",
+            0,
+        )
+
+    def table(self, directory: int, number: int) -> int:
+        """Where the table of that number is that goes with a directory."""
+        return directory + self._directory_sectors + number * _TABLE_SECTORS
+
+
+def _descriptor(form: str, extent: str, sectors: int, adapter: str) -> bytes:
+    heads = 16 if adapter == "ide" else 255
+    cylinders = min(sectors // (heads * 63), 16383 if adapter == "ide" else 65535)
+    content_id = int.from_bytes(os.urandom(4), "big") % 0xFFFFFFFE
+    return (
+        "# Disk DescriptorFile\n"
+        "version=1\n"
+        f"CID={content_id:08x}\n"
+        "parentCID=ffffffff\n"
+        f'createType="{form}"\n'
+        "\n"
+        "# Extent description\n"
+        f"{extent}\n"
+        "\n"
+        "# The Disk Data Base\n"
+        'ddb.virtualHWVersion = "4"\n'
+        f'ddb.geometry.cylinders = "{cylinders}"\n'
+        f'ddb.geometry.heads = "{heads}"\n'
+        'ddb.geometry.sectors = "63"\n'
+        f'ddb.adapterType = "{adapter}"\n'
+    ).encode()
+
+
+def _used_grains(fd: int, size_bytes: int) -> Iterator[_Run]:
+    """Yield runs of grains that hold data, ascending, no two adjoining."""
+    first = end = 0
+    for start, stop in _data(fd, size_bytes):
+        if start > end:
+            if end > first:
+                yield first, end - first
+            first = start
+        end = max(end, stop)
+    if end > first:
+        yield first, end - first
+
+
+def _data(fd: int, size_bytes: int) -> Iterator[_Run]:
+    """Yield first grains and the ones behind the last; they may overlap."""
+    for run in data_ranges(fd, size_bytes):
+        stop_bytes = run.offset_bytes + run.length_bytes
+        grains = run.offset_bytes // GRAIN_BYTES, -(-stop_bytes // GRAIN_BYTES)
+        if run.length_bytes < size_bytes:
+            yield grains
+            continue
+        # No hole at all: a file system that does not tell.
+        for number in range(*grains):
+            at = number * GRAIN_BYTES
+            data = read_at(fd, at, min(GRAIN_BYTES, size_bytes - at))
+            if data.count(0) != len(data):
+                yield number, number + 1
+
+
+def _tables(runs: Sequence[_Run], first_sector: int) -> Dict[int, List[int]]:
+    """The tables that are not empty, by number: grains lie one behind the other."""
+    tables: Dict[int, List[int]] = {}
+    sector = first_sector
+    for first, count in runs:
+        grain, end = first, first + count
+        while grain < end:
+            number, place = divmod(grain, _TABLE_ENTRIES)
+            here = min(end - grain, _TABLE_ENTRIES - place)
+            table = tables.setdefault(number, [0] * _TABLE_ENTRIES)
+            behind = sector + here * _GRAIN_SECTORS
+            table[place : place + here] = range(sector, behind, _GRAIN_SECTORS)
+            grain, sector = grain + here, behind
+    return tables
+
+
+def _words(values: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(values)}I", *values)
+
+
+def _copy_grains(
+    raw_fd: int, size_bytes: int, runs: Sequence[_Run], fd: int, offset_bytes: int
+) -> None:
+    at = offset_bytes
+    for first, count in runs:
+        start = first * GRAIN_BYTES
+        length = min(count * GRAIN_BYTES, size_bytes - start)
+        copy_range(raw_fd, start, fd, at, length)
+        at += count * GRAIN_BYTES
+    os.ftruncate(fd, at)  # the last grain may be a part of one

@@ -1,0 +1,72 @@
+"""A job packed into a capsule: planned, built aside, and put where capsules are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Optional
+
+from vmcapsule import bundle, capsule, capsule_name, sandbox
+from vmcapsule.config import Config
+from vmcapsule.job import SourceJob
+from vmcapsule.tarball import HTCondorTarball, is_in
+from vmcapsule.template import Template
+
+
+def planned(
+    job: SourceJob, load: bundle.Payload, template: Template, config: Config, kind: str
+) -> capsule.Capsule:
+    """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
+
+    Its system disk and kernel are the template's; its data disk has room for ``load`` and
+    for the disk that the job requests.  Nothing is made yet.
+    """
+    name = capsule_name.new_name(kind, job.job_id, job.global_job_id)
+    folder = (config.scratch_dir_prefix / name).absolute()
+    return capsule.Capsule(
+        folder=folder,
+        data_disk=folder / template.data_disk.name,
+        system_disk=template.system_disk,
+        data_bytes=capsule.data_bytes_for(
+            template, load.size_bytes + job.request_disk_kib * 1024
+        ),
+        cpus=job.request_cpus,
+        memory_mib=job.request_memory_mib + config.memory_overhead_mib,
+        kernel=template.kernel,
+        initrd=template.initrd,
+        cmdline=template.cmdline,
+        part_offset_bytes=config.disk_part_offset_bytes,
+        job_id=job.job_id,
+        global_job_id=job.global_job_id,
+        network=config.network,
+        wanted_outputs=",".join(sandbox.wanted_outputs(job)),
+    )
+
+
+def pack(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[HTCondorTarball],
+    kind: str,
+    finish: Callable[[capsule.Capsule, Path], capsule.Capsule] = lambda made, aside: made,
+) -> capsule.Capsule:
+    """Make a capsule for ``job``: its data disk; the rest stays in the template.
+
+    ``finish`` puts in what else is wanted, into the folder in which the capsule is being
+    built, and returns the capsule as it is then.
+    """
+    load = bundle.payload(
+        job,
+        init_script=config.init_script,
+        tarball=tarball,
+        staged=tarball is not None and not is_in(template, tarball),
+    )
+    made = planned(job, load, template, config, kind)
+    offset = made.part_offset_bytes
+    with capsule.draft(made.folder) as aside:
+        disk = capsule.put_data_disk(template, aside, made.data_bytes, offset)
+        bundle.stage(load, disk, offset, aside)
+        capsule.save_source_ad(job.ad.long_form(), aside)
+        made = finish(made, aside)
+        capsule.save(made, aside)
+    return made
