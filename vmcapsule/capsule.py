@@ -178,8 +178,7 @@ def data_bytes_for(template: Template, needed_bytes: int) -> int:
 
     Raises `TooLarge` for more than a FAT can be.
     """
-    size_bytes = needed_bytes + needed_bytes // 32 + _DATA_OVERHEAD_BYTES
-    size_bytes += -size_bytes % _MIB
+    size_bytes = roomy_bytes(needed_bytes)
     if size_bytes > _DATA_BYTES_MAX:
         raise TooLarge(
             f"the job's files and the disk it requests take {needed_bytes} bytes, a data disk "
@@ -187,6 +186,12 @@ def data_bytes_for(template: Template, needed_bytes: int) -> int:
             "request less disk, or fetch large files from within the job",
         )
     return max(size_bytes, read_vmdk(template.data_disk).capacity_bytes)
+
+
+def roomy_bytes(needed_bytes: int) -> int:
+    """How large a data disk of ours is that has room for files of ``needed_bytes``."""
+    size_bytes = needed_bytes + needed_bytes // 32 + _DATA_OVERHEAD_BYTES
+    return size_bytes + -size_bytes % _MIB
 
 
 def put_data_disk(

@@ -34,6 +34,7 @@ from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
 from vmcapsule.pack import FOLDER
+from vmcapsule.return_disk import write_return
 from vmcapsule.run import boot_capsule
 from vmcapsule.slot import Slot, read_slot
 
@@ -76,6 +77,7 @@ def _run_or_die(here: Path) -> JobExit:
         ) as disk:
             job_exit = extract.read_exit(disk)
             outputs = extract.read_outputs(disk, job_exit)
+            made = replace(made, data_disk=write_return(disk, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / capsule.CONSOLE)
@@ -85,6 +87,13 @@ def _run_or_die(here: Path) -> JobExit:
         die(capsule.UNREPORTED_SIGNAL)
     print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
     return job_exit
+
+
+def aside(here: Path) -> Path:
+    """A new folder for what is to be handed back."""
+    folder = here / "outgoing"
+    folder.mkdir()
+    return folder
 
 
 def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:

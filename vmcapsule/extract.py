@@ -79,11 +79,11 @@ def opened(
 ) -> Iterator[DataDisk]:
     """Open a data disk of any vmdk form for reading.
 
-    One that claims another capacity than ``capacity_bytes``, with which it left, is not
-    the disk that left and is refused with `DiskError`: reading it could fill the host's.
+    One that claims more than ``capacity_bytes``, with which it left, is refused with
+    `DiskError`: reading it could fill the host's.  A slot hands back a smaller one.
     """
     claimed = read_vmdk(data_disk).capacity_bytes
-    if capacity_bytes is not None and claimed != capacity_bytes:
+    if capacity_bytes is not None and claimed > capacity_bytes:
         raise DiskError(
             f"the returned disk '{data_disk}' claims {claimed} bytes, it left with "
             f"{capacity_bytes}",

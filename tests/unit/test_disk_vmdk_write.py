@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryFile
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from vmcapsule import process
 from vmcapsule.disk import vmdk_write
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.vmdk import read_vmdk
-from vmcapsule.disk.vmdk_write import GRAIN_BYTES, write_flat, write_sparse
+from vmcapsule.disk.vmdk_write import GRAIN_BYTES, Source, sources_of, write_flat, write_sparse
 from vmcapsule.errors import DiskError
 
 MIB = 1 << 20
@@ -26,7 +28,8 @@ def written(folder: Path, size: int, pieces: list[tuple[int, bytes]]) -> Path:
         raw.truncate(size)
         for offset, data in pieces:
             os.pwrite(raw.fileno(), data, offset)
-        write_sparse(raw.fileno(), size, folder / "disk.vmdk", adapter="lsilogic")
+        inside = sources_of(raw.fileno(), size)
+        write_sparse(inside, size, folder / "disk.vmdk", adapter="lsilogic")
     return folder / "disk.vmdk"
 
 
@@ -51,6 +54,31 @@ def test_qemu_reads_what_was_in_the_image(sectors: int, places: list[tuple[int, 
     with tempfile.TemporaryDirectory() as name:
         disk = written(Path(name), size, [(at, os.urandom(n)) for at, n in inside])
         assert judged(disk).read_bytes() == (disk.parent / "raw").read_bytes()
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 300_000), st.integers(1, 200_000)), max_size=6)
+
+
+@settings(max_examples=25)
+@given(PLACES, st.randoms())
+def test_sources_of_other_files_and_orders_end_up_in_their_places(
+    places: list[tuple[int, int]], random: Random
+) -> None:
+    size = 8 * MIB
+    with tempfile.TemporaryDirectory() as name, TemporaryFile() as other:
+        content = os.urandom(MIB)
+        other.write(content)
+        other.flush()
+        wanted, sources, at = bytearray(size), [], 0
+        for gap, length in places:
+            at += gap
+            wanted[at : at + length] = content[gap : gap + length]
+            sources.append(Source(at, length, other.fileno(), gap))
+            at += length
+        random.shuffle(sources)
+        disk = Path(name) / "disk.vmdk"
+        write_sparse(sources, size, disk, adapter="ide")
+        assert judged(disk).read_bytes() == wanted
 
 
 def test_our_own_reader_takes_it(tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_what_else_the_guest_could_not_do_is_not_the_programs_fault(
     assert not isinstance(caught.value, ExecFailed)
 
 
-def test_a_disk_of_another_size_is_not_read(disk: Path) -> None:
+def test_a_disk_that_has_grown_is_not_read(disk: Path) -> None:
     with pytest.raises(DiskError, match="claims 20971520 bytes, it left with 1048576"):
         with extract.opened(disk, None, disk.parent, 1 << 20):
             pass

@@ -17,7 +17,7 @@ FLOORS = [
     {"sandbox", "template", "guest_ad", "guest_files", "capsule_name"},
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot", "scratch"},
-    {"delivery", "packing", "program", "probe", "images", "inspection"},
+    {"delivery", "packing", "return_disk", "program", "probe", "images", "inspection"},
     {"run", "cleanup"},
     {"translate", "update", "finalize", "execute", "snippet", "sweep"},
     {"report"},

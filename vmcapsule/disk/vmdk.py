@@ -10,7 +10,7 @@ from typing import Iterator, Sequence, Union
 
 from vmcapsule.disk.extents import copy_sparse, open_regular
 from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
-from vmcapsule.disk.vmdk_write import write_sparse
+from vmcapsule.disk.vmdk_write import sources_of, write_sparse
 from vmcapsule.errors import DiskError, SpaceError, ToolError
 
 __all__ = [
@@ -126,7 +126,8 @@ def make_transferable(path: Path, scratch: Path) -> Vmdk:
     with _aside(scratch) as folder:
         made = folder / path.name
         with raw_view(path, scratch) as raw:
-            write_sparse(raw.fd, raw.size_bytes, made, adapter=disk.adapter)
+            inside = sources_of(raw.fd, raw.size_bytes)
+            write_sparse(inside, raw.size_bytes, made, adapter=disk.adapter)
         made.replace(path)
     for extent in disk.files[1:]:
         extent.unlink()

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence
 
 from vmcapsule.disk.extents import copy_range, data_ranges, read_at, write_at, write_error
 
@@ -26,20 +27,58 @@ _FLAGS = 3
 #: second and first directory, place of the first grain; in use, newlines, compression
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 
-#: First grain and the number of grains.
-_Run = Tuple[int, int]
+
+@dataclass(frozen=True)
+class Source:
+    """A run of a disk's bytes, and the open file that has them."""
+
+    # A hostile volume can have a file in a million pieces: keep each small.
+    __slots__ = ("fd", "fd_offset", "length_bytes", "offset_bytes")
+
+    offset_bytes: int
+    length_bytes: int
+    fd: int
+    fd_offset: int
 
 
-def write_sparse(raw_fd: int, size_bytes: int, target: Path, *, adapter: str) -> None:
-    """Write the new file ``target`` from the first ``size_bytes`` of a raw image.
+@dataclass(frozen=True)
+class _Run:
+    """Adjoining grains that hold data, and where the first of them is in the file."""
 
-    Its holes take no room; where the file system does not tell of holes, zeros do not.
-    Raises `SpaceError` or `DiskError`, and leaves nothing then.
+    grain: int
+    count: int
+    sector: int
+
+
+def sources_of(raw_fd: int, size_bytes: int) -> Iterator[Source]:
+    """Yield what is in the first ``size_bytes`` of a raw image, without its holes.
+
+    Where the file system does not tell of holes, zeros are taken for them.
+    """
+    for run in data_ranges(raw_fd, size_bytes):
+        at, length = run.offset_bytes, run.length_bytes
+        if length < size_bytes:
+            yield Source(at, length, raw_fd, at)
+            continue
+        for start in range(0, size_bytes, GRAIN_BYTES):
+            data = read_at(raw_fd, start, min(GRAIN_BYTES, size_bytes - start))
+            if data.count(0) != len(data):
+                yield Source(start, len(data), raw_fd, start)
+
+
+def write_sparse(
+    sources: Iterable[Source], size_bytes: int, target: Path, *, adapter: str
+) -> None:
+    """Write the new file ``target``: a monolithicSparse disk of ``size_bytes``.
+
+    It holds ``sources``, which do not overlap, and zeros elsewhere.  Raises `SpaceError` or
+    `DiskError`, and leaves nothing then.
     """
     sectors = size_bytes // SECTOR_BYTES
     layout = _Layout(sectors)
-    runs = list(_used_grains(raw_fd, size_bytes))
-    tables = _tables(runs, layout.first_grain)
+    known = sorted(sources, key=lambda source: source.offset_bytes)
+    runs = _runs(known, layout.first_grain)
+    tables = _tables(runs)
     try:
         fd = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -53,7 +92,10 @@ def write_sparse(raw_fd: int, size_bytes: int, target: Path, *, adapter: str) ->
             write_at(fd, directory * SECTOR_BYTES, _words(places))
             for number, table in tables.items():
                 write_at(fd, places[number] * SECTOR_BYTES, _words(table))
-        _copy_grains(raw_fd, size_bytes, runs, fd, layout.first_grain * SECTOR_BYTES)
+        _copy(known, runs, fd)
+        # The last grain is there as a whole.
+        grains = sum(run.count for run in runs)
+        os.ftruncate(fd, layout.first_grain * SECTOR_BYTES + grains * GRAIN_BYTES)
     except BaseException:
         target.unlink()
         raise
@@ -134,41 +176,29 @@ def _descriptor(form: str, extent: str, sectors: int, adapter: str) -> bytes:
     ).encode()
 
 
-def _used_grains(fd: int, size_bytes: int) -> Iterator[_Run]:
-    """Yield runs of grains that hold data, ascending, no two adjoining."""
-    first = end = 0
-    for start, stop in _data(fd, size_bytes):
-        if start > end:
-            if end > first:
-                yield first, end - first
-            first = start
-        end = max(end, stop)
-    if end > first:
-        yield first, end - first
-
-
-def _data(fd: int, size_bytes: int) -> Iterator[_Run]:
-    """Yield first grains and the ones behind the last; they may overlap."""
-    for run in data_ranges(fd, size_bytes):
-        stop_bytes = run.offset_bytes + run.length_bytes
-        grains = run.offset_bytes // GRAIN_BYTES, -(-stop_bytes // GRAIN_BYTES)
-        if run.length_bytes < size_bytes:
-            yield grains
-            continue
-        # No hole at all: a file system that does not tell.
-        for number in range(*grains):
-            at = number * GRAIN_BYTES
-            data = read_at(fd, at, min(GRAIN_BYTES, size_bytes - at))
-            if data.count(0) != len(data):
-                yield number, number + 1
-
-
-def _tables(runs: Sequence[_Run], first_sector: int) -> Dict[int, List[int]]:
-    """The tables that are not empty, by number: grains lie one behind the other."""
-    tables: Dict[int, List[int]] = {}
+def _runs(sources: Sequence[Source], first_sector: int) -> List[_Run]:
+    """Which grains ``sources``, ascending, need; they lie one behind the other."""
+    spans: List[List[int]] = []
+    for source in sources:
+        first = source.offset_bytes // GRAIN_BYTES
+        end = -(-(source.offset_bytes + source.length_bytes) // GRAIN_BYTES)
+        if spans and first <= spans[-1][1]:
+            spans[-1][1] = max(end, spans[-1][1])
+        else:
+            spans.append([first, end])
+    runs = []
     sector = first_sector
-    for first, count in runs:
-        grain, end = first, first + count
+    for first, end in spans:
+        runs.append(_Run(first, end - first, sector))
+        sector += (end - first) * _GRAIN_SECTORS
+    return runs
+
+
+def _tables(runs: Sequence[_Run]) -> Dict[int, List[int]]:
+    """The tables that are not empty, by number: the sector of each grain that is there."""
+    tables: Dict[int, List[int]] = {}
+    for run in runs:
+        grain, end, sector = run.grain, run.grain + run.count, run.sector
         while grain < end:
             number, place = divmod(grain, _TABLE_ENTRIES)
             here = min(end - grain, _TABLE_ENTRIES - place)
@@ -183,13 +213,14 @@ def _words(values: Sequence[int]) -> bytes:
     return struct.pack(f"<{len(values)}I", *values)
 
 
-def _copy_grains(
-    raw_fd: int, size_bytes: int, runs: Sequence[_Run], fd: int, offset_bytes: int
-) -> None:
-    at = offset_bytes
-    for first, count in runs:
-        start = first * GRAIN_BYTES
-        length = min(count * GRAIN_BYTES, size_bytes - start)
-        copy_range(raw_fd, start, fd, at, length)
-        at += count * GRAIN_BYTES
-    os.ftruncate(fd, at)  # the last grain may be a part of one
+def _copy(sources: Sequence[Source], runs: Sequence[_Run], fd: int) -> None:
+    """Copy each source to its place in the grains."""
+    ahead = iter(runs)
+    end = 0
+    for source in sources:
+        while source.offset_bytes >= end:
+            run = next(ahead)
+            end = (run.grain + run.count) * GRAIN_BYTES
+        within = source.offset_bytes - run.grain * GRAIN_BYTES
+        at = run.sector * SECTOR_BYTES + within
+        copy_range(source.fd, source.fd_offset, fd, at, source.length_bytes)
