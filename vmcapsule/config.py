@@ -319,6 +319,10 @@ def condor_params() -> dict[str, str]:
         raise ConfigError(
             f"CONDOR_CONFIG = {named}: there is no such file", "correct or unset CONDOR_CONFIG"
         )
+    if named == "ONLY_ENV" or not machine_has_condor_config():
+        found = _of_the_environment()
+        if not any("$" in value or _is_odd(value) for value in found.values()):
+            return found
     with _environment_alone_if_unconfigured():
         htcondor, error_class = _htcondor()
         try:
@@ -337,6 +341,30 @@ def condor_params() -> dict[str, str]:
                 f"HTCondor cannot read its configuration: {error}",
                 "see what 'condor_config_val -summary' says",
             ) from error
+
+
+def _of_the_environment() -> dict[str, str]:
+    """The parameters that the environment gives, as they stand.
+
+    Where it is all there is and no value has a macro, HTCondor would say the same; its
+    module would be the most of what a small job's hook imports.
+    """
+    prefix = "_CONDOR_"
+    named = {
+        name[len(prefix) :]: value.strip()
+        for name, value in os.environ.items()
+        if name.upper().startswith(prefix)
+    }
+    return {
+        name: value
+        for name, value in named.items()
+        if name.upper().startswith(PREFIX) or name.upper() == _PIPE_BUFFER_MAX
+    }
+
+
+def _is_odd(value: str) -> bool:
+    """Whether a value holds bytes that are not UTF-8, of which HTCondor's module complains."""
+    return any("\ud800" <= char <= "\udfff" for char in value)
 
 
 @contextmanager

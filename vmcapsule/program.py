@@ -19,8 +19,12 @@ PROGRAM = "vmcapsule-execute.pyz"
 PROGRAM_HOME = Path("/usr/local/libexec") / PROGRAM
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _ENTRY = "entry.py"
-#: Not needed where capsules are only booted.
-_LEFT_OUT = ("images",)
+#: Not needed where capsules are only booted: a file that is left out need not be read.
+_LEFT_OUT = {
+    *("__main__", "arguments", "cleanup", "cli", "commands", "finalize", "hook_commands"),
+    *("images", "inspection", "job_queue", "report", "snippet", "submit", "sweep"),
+    *("translate", "update"),
+}
 
 
 def write_program(folder: Path) -> Path:
@@ -72,7 +76,7 @@ def _sources() -> dict[str, bytes]:
     members = {
         f"vmcapsule/{name.as_posix()}": path.read_bytes()
         for path, name in inner.items()
-        if name.parts[0] not in _LEFT_OUT
+        if name.with_suffix("").parts[0] not in _LEFT_OUT
     }
     members["__main__.py"] = (package / _ENTRY).read_bytes()
     return members
