@@ -151,8 +151,9 @@ def _build(scratch: Path, wish: TemplateWish, progress: Progress) -> None:
     busybox = (guest.folder / "usr/bin/busybox").read_bytes()
     initrd = build_initrd(guest.modules, busybox, recipe.initrd_init, recipe.modules)
     (folder / INITRD).write_bytes(initrd)
-    shutil.copyfile(guest.kernel_image, folder / KERNEL)
-    plain = vmlinux(guest.kernel_image.read_bytes())
+    # Moved: on its root the guest never needs it, and each slot would be sent it.
+    shutil.move(guest.kernel_image, folder / KERNEL)
+    plain = vmlinux((folder / KERNEL).read_bytes())
     if plain is not None:
         (folder / PLAIN_KERNEL).write_bytes(plain)
     root_uuid = str(uuid.uuid4())
