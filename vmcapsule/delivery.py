@@ -6,7 +6,6 @@ whoever finds the capsule next; the caller holds the capsule's lock.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -17,7 +16,7 @@ from vmcapsule import capsule, extract
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.sandbox import deliveries, spooled_names, wanted_outputs
+from vmcapsule.sandbox import spooled_names
 
 #: Of more outputs that cannot be sent or put in place only so many are named.
 _NAMED_MAX = 3
@@ -59,23 +58,6 @@ def reported(made: capsule.Capsule) -> bool:
             return extract.read_record(disk) is not None
     except VmCapsuleError:
         return True
-
-
-def put_obstacles(job: SourceJob, folder: Path) -> None:
-    """Put a like of what is in the way of listed outputs where their `capsule.WANTED` come.
-
-    When the job's run has ended HTCondor itself then fails to write there, and holds the
-    routed job as it would hold the source.  What gets in the way later is seen too late.
-    """
-    for item, place in deliveries(job, wanted_outputs(job)).items():
-        like = folder / capsule.WANTED / item
-        # Of two items one may lie where the other has its obstacle: one is enough.
-        with contextlib.suppress(FileExistsError, NotADirectoryError):
-            if place.is_dir():
-                like.mkdir(parents=True)
-            elif extract.obstacle(place):
-                like.parent.mkdir(parents=True, exist_ok=True)
-                like.touch(0o444)
 
 
 def deliver_from(

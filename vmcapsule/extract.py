@@ -19,7 +19,7 @@ from vmcapsule.disk.vmdk import raw_view, read_vmdk
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError, SpaceError
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import FOLDER, LINK, Entry, Pieces, parse_index
-from vmcapsule.sandbox import deliveries
+from vmcapsule.sandbox import deliveries, obstacle
 
 SIGNAL_MAX = 64
 
@@ -348,17 +348,6 @@ def _place_of_file(place: Path, folders: list[Path]) -> Path:
     # The mode that HTCondor gives to folders that it makes for a remapped output.
     _make_folder(place.parent, folders, 0o700)
     return place
-
-
-def obstacle(place: Path) -> str:
-    """Why HTCondor, which opens what is there for writing, would not write a file there."""
-    if place.is_dir():
-        return "is a folder"
-    if not place.exists():
-        return ""
-    if not place.is_file():
-        return "is no regular file"
-    return "" if os.access(place, os.W_OK) else "is closed to writing"
 
 
 def _write_draft(

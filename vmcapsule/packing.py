@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -70,3 +71,20 @@ def pack(
         made = finish(made, aside)
         capsule.save(made, aside)
     return made
+
+
+def put_obstacles(job: SourceJob, folder: Path) -> None:
+    """Put a like of what is in the way of listed outputs where their `capsule.WANTED` come.
+
+    When the job's run has ended HTCondor itself then fails to write there, and holds the
+    routed job as it would hold the source.  What gets in the way later is seen too late.
+    """
+    for item, place in sandbox.deliveries(job, sandbox.wanted_outputs(job)).items():
+        like = folder / capsule.WANTED / item
+        # Of two items one may lie where the other has its obstacle: one is enough.
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            if place.is_dir():
+                like.mkdir(parents=True)
+            elif sandbox.obstacle(place):
+                like.parent.mkdir(parents=True, exist_ok=True)
+                like.touch(0o444)

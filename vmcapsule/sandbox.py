@@ -286,3 +286,14 @@ def _remap(remaps: Mapping[str, str], name: str) -> str:
         f"transfer_output_remaps maps '{name:.200}' in a cycle",
         "take the cycle out of the remaps",
     )
+
+
+def obstacle(place: Path) -> str:
+    """Why HTCondor, which opens what is there for writing, would not write a file there."""
+    if place.is_dir():
+        return "is a folder"
+    if not place.exists():
+        return ""
+    if not place.is_file():
+        return "is no regular file"
+    return "" if os.access(place, os.W_OK) else "is closed to writing"

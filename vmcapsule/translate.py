@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
-from vmcapsule import capsule, capsule_name, delivery, scratch
+from vmcapsule import capsule, capsule_name, scratch
 from vmcapsule.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.disk.extents import copy_sparse
@@ -20,7 +20,7 @@ from vmcapsule.errors import (
     one_line,
 )
 from vmcapsule.job import SourceJob, id_of, read_job
-from vmcapsule.packing import pack
+from vmcapsule.packing import pack, put_obstacles
 from vmcapsule.program import PROGRAM, write_program
 from vmcapsule.resources import resource
 from vmcapsule.routed_ad import (
@@ -199,7 +199,7 @@ def pack_for_slot(
     def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
         make_transferable(aside / made.data_disk.name, aside)
         write_program(aside)
-        delivery.put_obstacles(job, aside)
+        put_obstacles(job, aside)
         return made
 
     return pack(job, template, config, tarball, capsule_name.ROUTED, finish)

@@ -12,7 +12,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
-from vmcapsule import capsule, delivery, job_queue
+from vmcapsule import capsule, delivery, job_queue, packing
 from vmcapsule.ads import quote
 from vmcapsule.cleanup import cleanup, settle
 from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
@@ -205,7 +205,7 @@ def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
     )
     # Root, as whom tests may run, may write to anything.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-    delivery.put_obstacles(job, tmp_path)
+    packing.put_obstacles(job, tmp_path)
     wanted = tmp_path / capsule.WANTED
     likes = {str(path.relative_to(wanted)): path for path in wanted.rglob("*")}
     assert sorted(likes) == ["deep", "deep/closed", "folder", "moved"]
@@ -219,7 +219,7 @@ def test_one_obstacle_where_another_should_lie_is_enough(
     for name in ("a", "b"):
         (home / name).touch(0o444)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-    delivery.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
+    packing.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
     assert (tmp_path / capsule.WANTED / "a").is_file()
 
 
