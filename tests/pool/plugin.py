@@ -82,7 +82,9 @@ def _copy_data(source: Path, target: Path) -> None:
     if target.is_dir():
         shutil.rmtree(target)
     # Not links: a job that could change the copy would change the cache.
-    run(["cp", "-R", "--reflink=auto", "--sparse=always", source, target], timeout_s=300)
+    # The tarball's time tells that it is the one that the template was built with.
+    options = ["-R", "--preserve=timestamps", "--reflink=auto", "--sparse=always"]
+    run(["cp", *options, source, target], timeout_s=300)
     run(["chmod", "-R", "u=rwX,go=rX", target], timeout_s=60)
 
 

@@ -90,6 +90,10 @@ class Pool:
             self.space.boot(linger=linger)
         try:
             self.until(self.is_ready, _READY_S, "HTCondor to come up")
+            if with_plugin:
+                # As an installation has it: hooks run as users who may not write there.
+                compiled = ["python3", "-m", "compileall", "-q", f"{plugin.HOME}/vmcapsule"]
+                self.run("root", compiled)
         except PoolError as error:
             kept = self.folder / f"{self.space.name}.failed.log"
             kept.write_text(self.logs_text())

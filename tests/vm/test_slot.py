@@ -68,7 +68,9 @@ def test_the_slots_job_ends_as_the_guests_and_its_outputs_arrive(tmp_path: Path)
     sandbox = tmp_path / "sandbox"
     assert in_a_slot(routed, sandbox).returncode == 3
     folder = Path(routed.string("VmCapsuleDir") or "")
-    shutil.copytree(sandbox / (routed.string("TransferOutput") or ""), folder / "returned")
+    returned = sandbox / (routed.string("TransferOutput") or "")
+    assert sum(path.stat().st_size for path in returned.iterdir()) < 2 << 20
+    shutil.copytree(returned, folder / "returned")
     ads = f"{source}\n------\n{routed.long_form()}"
     done = vmcapsule("finalize", folder=tmp_path, stdin=ads)
     assert done.status == 0, done.stderr
