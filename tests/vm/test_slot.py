@@ -132,7 +132,10 @@ def test_a_starter_that_ends_it_ends_the_machine_and_nothing_is_left_to_transfer
     process.send_signal(number)
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == -number
-    assert not any(is_machine(pid) for pid in machines)
+    # One that was just being started is ended by the kernel, which takes a moment.
+    while any(is_machine(pid) for pid in machines):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
     assert not (sandbox / "returned").exists()
 
 
