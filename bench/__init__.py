@@ -1,0 +1,1 @@
+"""Benchmarks: vmcapsule beside what does the same work, run by ``./dev bench``."""
