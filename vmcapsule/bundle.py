@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Optional, Sequence
 
 from vmcapsule import contract, guest_files, sandbox
-from vmcapsule.disk.extents import copy_range
+from vmcapsule.disk.extents import Extent, copy_range, write_extents
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_edit
-from vmcapsule.errors import ConfigError, InputError, TooLarge
+from vmcapsule.errors import ConfigError, InputError, SpaceError, TooLarge
 from vmcapsule.guest_ad import guest_ad, sandbox_ad
 from vmcapsule.job import SourceJob
 from vmcapsule.pack import PackPlan, Pieces, plan_packs, unreadable
@@ -123,23 +124,35 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
     Records of an earlier run that lie there are removed first.  Raises `TooLarge`,
     saying how much is needed, when the partition is too small.
     """
+    texts = {**dict(load.texts), contract.INPUT_INDEX: load.packs.index}
+    copies = dict(load.copies)
+    packs = {
+        contract.INPUT_PACK % number: size_bytes
+        for number, size_bytes in enumerate(load.packs.pack_sizes_bytes)
+    }
+    files = {
+        **{name: len(data) for name, data in texts.items()},
+        **{name: path.stat().st_size for name, path in copies.items()},
+        **packs,
+    }
     with raw_edit(data_disk, scratch) as raw:
         offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        volume = FatVolume.open(raw.fd, offset, writable=True)
-        _clear(volume)
-        _check_room(load, volume)
-        volume.make_folder(contract.RECORD_DIR)
-        for name, data in load.texts:
-            volume.write(name, data)
-        for name, path in load.copies:
-            _fill_copy(raw.fd, volume, name, path)
-        packs = [
-            Pieces(volume.create(contract.INPUT_PACK % number, size))
-            for number, size in enumerate(load.packs.pack_sizes_bytes)
-        ]
-        _fill_packs(raw.fd, packs, load.packs)
-        volume.write(contract.INPUT_INDEX, load.packs.index)
-        volume.flush()
+        volume = FatVolume.open(raw.fd, offset)
+        try:
+            layout = lay_out(volume, files, remove=_stale(volume))
+        except SpaceError as error:
+            raise TooLarge(
+                f"the data disk is too small for the job's files and HTCondor: {error.message}",
+                "use a template with a larger data disk "
+                "('vmcapsule template build --data-size') or send fewer inputs",
+            ) from error
+        places = dict(layout.places())
+        for name, data in texts.items():
+            write_extents(raw.fd, places[name], data)
+        for name, path in copies.items():
+            _fill_copy(raw.fd, places[name], path, files[name])
+        _fill_packs(raw.fd, [Pieces(places[name]) for name in packs], load.packs)
+        layout.write()
 
 
 def tell_starts(
@@ -148,13 +161,12 @@ def tell_starts(
     """Put on a data disk how many of its job's runs began before this one."""
     with raw_edit(data_disk, scratch) as raw:
         offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        volume = FatVolume.open(raw.fd, offset, writable=True)
-        volume.write(contract.RUN_AD, f"NumJobStarts = {starts}\n".encode())
-        volume.flush()
+        put_files(raw.fd, offset, {contract.RUN_AD: f"NumJobStarts = {starts}\n".encode()})
 
 
-def _clear(volume: FatVolume) -> None:
-    stale = [
+def _stale(volume: FatVolume) -> list[str]:
+    """What an earlier run left."""
+    return [
         file.path
         for file in volume.walk()
         if not file.is_folder
@@ -163,28 +175,13 @@ def _clear(volume: FatVolume) -> None:
             or file.path.lower().startswith(contract.RECORD_DIR + "/")
         )
     ]
-    for path in stale:
-        volume.remove(path)
 
 
-def _check_room(load: Payload, volume: FatVolume) -> None:
-    files = len(load.texts) + len(load.copies) + len(load.packs.pack_sizes_bytes) + 2
-    needed = load.size_bytes + files * volume.cluster_bytes
-    if needed > volume.free_bytes:
-        raise TooLarge(
-            f"the data disk is too small: the job's files and HTCondor need {needed} bytes, "
-            f"its vfat partition has {volume.free_bytes} free",
-            "use a template with a larger data disk "
-            "('vmcapsule template build --data-size') or send fewer inputs",
-        )
-
-
-def _fill_copy(image_fd: int, volume: FatVolume, name: str, path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _fill_copy(image_fd: int, extents: Sequence[Extent], source: Path, size_bytes: int) -> None:
+    fd = _open_source(source, size_bytes)
     try:
-        size = os.fstat(fd).st_size
         position = 0
-        for extent in volume.create(name, size):
+        for extent in extents:
             copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
             position += extent.length_bytes
     finally:
@@ -196,8 +193,7 @@ def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
     for entry in plan.entries:
         if not entry.stretches:
             continue
-        source = plan.sources[entry.path]
-        fd = _open_source(source, entry.size_bytes)
+        fd = _open_source(plan.sources[entry.path], entry.size_bytes)
         try:
             for stretch in entry.stretches:
                 position = stretch.offset

@@ -12,6 +12,7 @@ import os
 from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
@@ -75,7 +76,7 @@ class PackPlan:
     sources: Mapping[str, Path]
     pack_sizes_bytes: tuple[int, ...]
 
-    @property
+    @cached_property
     def index(self) -> bytes:
         """The index's content."""
         return dump_index(self.entries)

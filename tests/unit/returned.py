@@ -9,7 +9,7 @@ from typing import Any, Optional
 from vmcapsule import capsule, capsule_name, contract
 from vmcapsule.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.pack import Entry, Stretch, dump_index
@@ -60,14 +60,12 @@ def guest_writes(
 ) -> None:
     """What a guest leaves: an index, a pack, and (last) the exit record."""
     with raw_edit(disk, disk.parent) as raw:
-        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
-        volume.make_folder(contract.RECORD_DIR)
-        volume.write(contract.OUTPUT_INDEX, dump_index(entries) if index is None else index)
+        files = {contract.OUTPUT_INDEX: dump_index(entries) if index is None else index}
         if pack:
-            volume.write(contract.OUTPUT_PACK % 0, pack)
+            files[contract.OUTPUT_PACK % 0] = pack
         if record is not None:
-            volume.write(contract.EXIT_RECORD, json.dumps(record).encode())
-        volume.flush()
+            files[contract.EXIT_RECORD] = json.dumps(record).encode()
+        put_files(raw.fd, OFFSET_BYTES, files)
 
 
 def file(path: str, at: int, length: int, mode: int = 0o644) -> Entry:

@@ -11,7 +11,7 @@ import pytest
 from vmcapsule import bundle, contract, extract, process
 from vmcapsule.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit, raw_view
 from vmcapsule.errors import ConfigError, InputError, SpaceError
 from vmcapsule.job import SourceJob, read_job
@@ -118,12 +118,9 @@ def test_how_often_a_job_was_started_is_told_beside_the_rest(
 
 def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> None:
     with raw_edit(disk, disk.parent) as raw:
-        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
-        volume.make_folder(contract.RECORD_DIR)
-        for name in (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY"):
-            volume.write(name, b"old")
-        volume.write("kept.txt", b"the template's own")
-        volume.flush()
+        stale = (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY")
+        files = {**dict.fromkeys(stale, b"old"), "kept.txt": b"the template's own"}
+        put_files(raw.fd, OFFSET_BYTES, files)
     bundle.stage(bundle.payload(job, init_script=INIT, tarball=None), disk, None, disk.parent)
     with extract.opened(disk, None, disk.parent) as opened:
         paths = {file.path for file in opened.volume.walk()}

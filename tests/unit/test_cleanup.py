@@ -12,7 +12,7 @@ from vmcapsule import capsule, contract
 from vmcapsule.ads import quote
 from vmcapsule.cleanup import cleanup, settle
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit
 from vmcapsule.errors import ToolError
 
@@ -39,10 +39,8 @@ def come_back(made: capsule.Capsule) -> Path:
     folder.mkdir()
     (folder / "data.vmdk").write_bytes(made.data_disk.read_bytes())
     with raw_edit(folder / "data.vmdk", made.folder) as raw:
-        volume = FatVolume.open(raw.fd, 1 << 20, writable=True)
-        volume.make_folder(contract.RECORD_DIR)
-        volume.write(contract.EXIT_RECORD, json.dumps({"format": contract.FORMAT}).encode())
-        volume.flush()
+        record = json.dumps({"format": contract.FORMAT}).encode()
+        put_files(raw.fd, 1 << 20, {contract.EXIT_RECORD: record})
     return folder / "data.vmdk"
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from vmcapsule.disk import fat, fat_folder, fat_table
 from vmcapsule.disk.extents import read_at, write_at
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.errors import DiskError, VmCapsuleError
 
 from .disk_volumes import KINDS, Kind, make_volume
@@ -23,13 +24,11 @@ FAT12, FAT16, FAT32 = KINDS[0], KINDS[2], KINDS[6]
 
 
 def populate(fd: int) -> None:
-    volume = FatVolume.open(fd, 0, writable=True)
-    volume.make_folder("vmcapsule/deep/er")
-    for n in range(20):
-        volume.write(f"vmcapsule/a file with a long name {n}.txt", b"x" * (700 * n))
-    volume.write("vmcapsule/deep/er/exit.json", b"{}" * 3000)
-    volume.write("condor-init.py", b"#" * 4000)
-    volume.flush()
+    names = [f"vmcapsule/a file with a long name {n}.txt" for n in range(20)]
+    files = {name: b"x" * (700 * n) for n, name in enumerate(names)}
+    files["vmcapsule/deep/er/exit.json"] = b"{}" * 3000
+    files["condor-init.py"] = b"#" * 4000
+    put_files(fd, 0, files)
 
 
 class Image:
@@ -40,7 +39,7 @@ class Image:
         self.kind = kind
         populate(self.fd)
         volume = FatVolume.open(self.fd, 0)
-        self.geometry = volume._geometry
+        self.geometry = volume.geometry
         self.fat_at = self.geometry.fat_offset
         folders = self.geometry.root_offset or self.geometry.data_offset
         #: boot sector and FSInfo; the FAT's part in use; root folder and what follows
@@ -58,8 +57,8 @@ class Image:
 
     def find_entry(self, short: bytes) -> int:
         """Return the image offset of a short entry."""
-        at, length = self.regions[2]
-        found = read_at(self.fd, at, length).find(short)
+        at, _ = self.regions[2]
+        found = read_at(self.fd, at, 1 << 20).find(short)
         assert found >= 0
         return at + found
 
@@ -112,14 +111,14 @@ def use_everything(fd: int) -> None:
             with suppress(VmCapsuleError):
                 assert len(volume.read(path, 10_000)) <= 10_000
     with suppress(VmCapsuleError):
-        volume = FatVolume.open(fd, 0, writable=True)
+        volume = FatVolume.open(fd, 0)
         for path in ("new", "vmcapsule/deep/er/exit.json", "vmcapsule/another long name"):
             with suppress(VmCapsuleError):
-                volume.create(path, 3000)  # writes nothing: there is no flush
+                lay_out(volume, {path: 3000})  # which writes nothing
         with suppress(VmCapsuleError):
-            volume.make_folder("vmcapsule/deep/new folder")
+            lay_out(volume, {}, folders=["vmcapsule/deep/new folder"])
         with suppress(VmCapsuleError):
-            volume.remove("condor-init.py")
+            lay_out(volume, {}, remove=["condor-init.py"])
 
 
 FLIPS = st.lists(
@@ -287,28 +286,22 @@ def test_a_folder_longer_than_any_can_be(image: Image, monkeypatch):
 def test_many_files_that_share_clusters(image: Image, monkeypatch):
     """A small disk cannot pretend to hold more than it has room for."""
     size = image.geometry.cluster_bytes * 2000
-    volume = FatVolume.open(image.fd, 0, writable=True)
-    volume.create("shared.bin", size)
-    volume.create("one", 1)
+    put_files(image.fd, 0, {f"LINK{n}": b"" for n in range(200)})
+    lay_out(image.open(), {"shared.bin": size, "one": 1}).write()
+    first = image.open().find("shared.bin").first_cluster
     for n in range(200):
-        volume.create(f"link{n}", 0)
-    first = volume._root().find("shared.bin").first_cluster
-    for n in range(200):
-        entry = volume._root().find(f"link{n}")
-        volume._root().update(entry, first, size, volume._stamp)
-    volume.flush()
+        image.patch_entry(b"LINK%-7d" % n, cluster=first, size=size)
     with pytest.raises(DiskError, match="shares clusters"):
         list(image.open().walk())
-    assert image.open().lookup("link7").extents == image.open().lookup("shared.bin").extents
+    assert image.open().lookup("LINK7").extents == image.open().lookup("shared.bin").extents
 
 
 def test_a_path_longer_than_any_can_be(image: Image):
-    volume = FatVolume.open(image.fd, 0, writable=True)
-    volume.make_folder("/".join(["x" * 250] * 16))
-    assert max(len(file.path) for file in volume.walk()) == 16 * 251 - 1
-    volume.make_folder("/".join(["x" * 250] * 17))
+    lay_out(image.open(), {}, folders=["/".join(["x" * 250] * 16)]).write()
+    assert max(len(file.path) for file in image.open().walk()) == 16 * 251 - 1
+    lay_out(image.open(), {}, folders=["/".join(["x" * 250] * 17)]).write()
     with pytest.raises(DiskError, match="too long"):
-        list(volume.walk())
+        list(image.open().walk())
 
 
 def test_a_file_in_too_many_pieces(image: Image, monkeypatch):
@@ -322,12 +315,9 @@ def test_a_file_in_too_many_pieces(image: Image, monkeypatch):
 
 def test_more_folder_entries_than_are_read(image: Image, monkeypatch):
     monkeypatch.setattr(fat, "WALK_SLOTS_MAX", 600)
+    put_files(image.fd, 0, {f"full/FILE{n}": b"" for n in range(700)})
     with pytest.raises(DiskError, match="folder entries"):
-        volume = FatVolume.open(image.fd, 0, writable=True)
-        volume.make_folder("full")
-        for n in range(700):
-            volume.create(f"full/FILE{n}", 0)
-        list(volume.walk())
+        list(image.open().walk())
 
 
 def test_the_upper_half_of_a_fat16_cluster_is_not_one(tmp_path):
@@ -346,12 +336,10 @@ def test_the_upper_bits_of_fat32_entries_mean_nothing(tmp_path):
     for cluster in range(50_000, 50_010):
         image.set_entry(cluster, 0x50000000)
     assert image.open().read("condor-init.py", 5000) == b"#" * 4000
-    volume = FatVolume.open(image.fd, 0, writable=True)
+    volume = image.open()
     assert volume.free_bytes == free
-    volume._table._load_used()
-    volume._table._next = 50_005
-    volume.create("new", 1)
-    volume.flush()
+    below = free - (image.geometry.cluster_count + 2 - 50_005) * volume.cluster_bytes
+    lay_out(volume, {"below": below, "new": 1}).write()
     entry = read_at(image.fd, image.fat_at + 4 * 50_005, 4)
     assert entry == b"\xff\xff\xff\x5f"
     os.close(image.fd)
@@ -401,14 +389,14 @@ def test_a_lone_surrogate_is_no_name(image: Image):
 
 def test_what_is_behind_the_end_of_a_folder_stays_dead(image: Image):
     """The specification lets anything stand behind the first free entry."""
-    volume = FatVolume.open(image.fd, 0, writable=True)
+    volume = image.open()
     before = {file.path for file in volume.walk()}
-    [extent, *_] = volume._folder_extents(image.geometry.root_cluster, "root")
-    end = volume._root()._end
-    dead = fat_folder.pack_entry(b"DEAD    TXT", 0x20, 0, 0, volume._stamp)
+    [extent, *_] = volume.folder_extents(image.geometry.root_cluster, "root")
+    data = volume.folder_bytes(image.geometry.root_cluster, "root")
+    end = next(at for at in range(0, len(data), 32) if data[at] == 0) // 32
+    stamp = fat_folder.Stamp(0x21, 0)
+    dead = fat_folder.pack_entry(b"DEAD    TXT", 0x20, 0, 0, stamp)
     write_at(image.fd, extent.offset_bytes + 32 * (end + 1), dead * 2)
     assert {file.path for file in image.open().walk()} == before
-    volume = FatVolume.open(image.fd, 0, writable=True)
-    volume.create("NEW", 0)
-    volume.flush()
+    put_files(image.fd, 0, {"NEW": b""})
     assert {file.path for file in image.open().walk()} == before | {"NEW"}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from vmcapsule import contract, extract
-from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import raw_edit
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
 from vmcapsule.inspection import inspect, lines
@@ -168,9 +168,7 @@ def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> No
     size = 12 << 20
     guest_writes(disk, EXITED, (file("a", 0, 2),), bytes(size))
     with raw_edit(disk, disk.parent) as raw:
-        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
-        volume.write(contract.OUTPUT_PACK % 1, b"")
-        volume.flush()
+        put_files(raw.fd, OFFSET_BYTES, {contract.OUTPUT_PACK % 1: b""})
         first = struct.pack("<8s3s", b"OUTPUT  ", b"000")
         image = os.pread(raw.fd, raw.size_bytes, 0)
         at = image.index(first)
@@ -246,10 +244,7 @@ def test_a_record_that_makes_no_sense_is_no_success(disk: Path, change: dict[str
 
 def test_a_record_that_is_not_json_is_no_success(disk: Path) -> None:
     with raw_edit(disk, disk.parent) as raw:
-        volume = FatVolume.open(raw.fd, OFFSET_BYTES, writable=True)
-        volume.make_folder(contract.RECORD_DIR)
-        volume.write(contract.EXIT_RECORD, b"[" * 100_000)
-        volume.flush()
+        put_files(raw.fd, OFFSET_BYTES, {contract.EXIT_RECORD: b"[" * 100_000})
     with pytest.raises(GuestError):
         exit_of(disk)
 

@@ -14,6 +14,7 @@ from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_boot import read_geometry
 from vmcapsule.disk.fat_format import ALIGN_BYTES, FAT32_CLUSTERS_MIN, fat_layout
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.partition import locate_fat, read_partitions
 from vmcapsule.errors import TemplateError, UsageError
@@ -75,9 +76,7 @@ def test_other_programs_find_nothing_to_complain_of(
         alone.write_bytes(file.read(4 * MIB))  # all that is not zeros
     os.truncate(alone, size)
     with alone.open("r+b") as file:
-        volume = FatVolume.open(file.fileno(), 0, writable=True)
-        volume.write("A long name", b"x" * 100_000)
-        volume.flush()
+        put_files(file.fileno(), 0, {"A long name": b"x" * 100_000})
     run(["fsck.vfat", "-n", alone], timeout_s=60)
     listed = run(["mdir", "-b", "-i", alone, "::"], timeout_s=60).stdout.decode()
     assert "A long name" in listed

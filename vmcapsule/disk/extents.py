@@ -8,7 +8,7 @@ import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Union
+from typing import Callable, Iterable, Iterator, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 
@@ -67,6 +67,14 @@ def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryvie
             raise write_error(error, f"cannot write at offset {at}") from error
         at += written
         view = view[written:]
+
+
+def write_extents(fd: int, extents: Iterable[Extent], data: bytes) -> None:
+    """Write ``data``, which is as long as all of ``extents``, to where they say."""
+    view = memoryview(data)
+    for extent in extents:
+        write_at(fd, extent.offset_bytes, view[: extent.length_bytes])
+        view = view[extent.length_bytes :]
 
 
 def image_bytes(fd: int) -> int:

@@ -6,7 +6,7 @@ Source: Microsoft's FAT specification (fatgen103), "Long Directory Entries".
 from __future__ import annotations
 
 import string
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set, Tuple
 
 from vmcapsule.errors import DiskError
 
@@ -14,6 +14,7 @@ SLOT_BYTES = 32
 LONG_NAME_CHARS_MAX = 255
 ATTR_LONG_NAME = 0x0F
 
+_SHORT_NAME_CHARS_MAX = 12
 _CHARS_IN_SLOT = 13
 _LAST = 0x40
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
@@ -53,7 +54,7 @@ def is_safe(name: str) -> bool:
     return (
         name not in ("", ".", "..")
         and "/" not in name
-        and all(char >= " " and char != "\x7f" for char in name)
+        and (name.isascii() and name.isprintable() or min(name) >= " " and "\x7f" not in name)
     )
 
 
@@ -158,35 +159,59 @@ class ShortNames:
 
     def __init__(self, taken: Set[bytes]) -> None:
         self._taken = taken
-        self._next_number: Dict[bytes, int] = {}
+        self._next_number: Dict[Tuple[bytes, bytes, int], int] = {}
+
+    def reserve(self, name: str) -> None:
+        """Keep for ``name`` the short name that says all of it, where there is one.
+
+        Else it could become that of a file made before, and two files answered to it.
+        """
+        if len(name) > _SHORT_NAME_CHARS_MAX:
+            return
+        base, extension, exact = _basis(name)
+        if exact:
+            self._taken.add(base.ljust(8) + extension.ljust(3))
 
     def make(self, name: str) -> bytes:
-        """Return a free short name (11 bytes) for ``name`` and take it."""
+        """Return the reserved short name (11 bytes) of ``name``, or take a free one."""
         base, extension, exact = _basis(name)
-        short = base.ljust(8) + extension.ljust(3)
-        if not exact or short in self._taken:
-            short = self._numbered(base, extension)
-        self._taken.add(short)
-        return short
+        if exact:
+            return base.ljust(8) + extension.ljust(3)
+        return self._numbered(base, extension)
 
     def _numbered(self, base: bytes, extension: bytes) -> bytes:
-        key = base[:6] + b"." + extension
-        for number in range(self._next_number.get(key, 1), 1_000_000):
-            tail = b"~%d" % number
-            short = (base[: 8 - len(tail)] + tail).ljust(8) + extension.ljust(3)
-            if short not in self._taken:
-                self._next_number[key] = number + 1
-                return short
+        for digits in range(1, 7):
+            stem = base[: 7 - digits]
+            # What begins alike shares its numbers: none is tried twice.
+            key = (stem, extension, digits)
+            least = 10 ** (digits - 1)
+            for number in range(self._next_number.get(key, least), 10 * least):
+                short = (stem + b"~%d" % number).ljust(8) + extension.ljust(3)
+                if short not in self._taken:
+                    self._next_number[key] = number + 1
+                    self._taken.add(short)
+                    return short
+            self._next_number[key] = 10 * least
         raise DiskError(f"no short name is left for files like {base.decode()!r}")
+
+
+def slots_for(name: str) -> int:
+    """How many slots the entry of a file of this name takes."""
+    if is_short(name):
+        return 1
+    units = len(name) if name.isascii() else len(name.encode("utf-16-le")) // 2
+    return 1 + -(-units // _CHARS_IN_SLOT)
 
 
 def is_short(name: str) -> bool:
     """Tell whether a name is its own short name, so that it needs no long one."""
+    if len(name) > _SHORT_NAME_CHARS_MAX or name != name.upper():
+        return False
     base, extension, exact = _basis(name)
     return exact and name == short_to_text(base.ljust(8) + extension.ljust(3), 0)
 
 
-def _basis(name: str) -> tuple[bytes, bytes, bool]:
+def _basis(name: str) -> Tuple[bytes, bytes, bool]:
     """Return base and extension for a short name, and whether they say all of it."""
     upper = name.translate(_ASCII_UPPER)
     plain = upper.replace(" ", "").lstrip(".")

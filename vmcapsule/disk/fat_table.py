@@ -1,14 +1,15 @@
-"""The file allocation table: chains of clusters followed, taken and given back.
+"""The file allocation table: chains of clusters followed, made and given back.
 
-The table is one array in memory.  Work that touches all of it (which clusters are free?)
-is done on whole slices of bytes, because a loop in Python takes seconds on a large volume.
+Only the parts that are asked for are read, and few are kept: a table may have 256 MiB.
+Work that touches much of it (which clusters are free?) is done on whole slices of bytes,
+because a loop in Python takes seconds on a large volume.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
-from typing import Iterator, List, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 from vmcapsule.disk.extents import read_at, write_at
 from vmcapsule.disk.fat_boot import Geometry
@@ -18,17 +19,23 @@ from vmcapsule.errors import DiskError
 Run = Tuple[int, int]
 
 #: More pieces of one chain than this are refused: each costs memory.
-RUNS_MAX = 1 << 20
+RUNS_MAX = 1 << 17
+#: Entries that are read together where chains are followed; so many pages are kept.
+PAGE_ENTRIES = 1 << 10
+PAGES_MAX = 1 << 12
+#: Entries that are changed, or searched for free ones, together.
+_WINDOW = 1 << 16
+#: The first look for free clusters: a fresh volume has them right at the start.
+_FIRST_LOOK = 1 << 12
 
-_SLICE = 1 << 16
-_STEP_MIN, _STEP_MAX = 4, 1024
+_STEP_MIN = 4
 _CLEAN = {16: 0x8000, 32: 0x08000000}
 _LOW_NIBBLE = bytes(value & 0x0F for value in range(256))
 _TO_USED = bytes(1 if value else 0 for value in range(256))
 
 
 class FatTable:
-    """The FAT of one volume.  Changes stay in memory until `flush`."""
+    """The FAT of one volume, for reading."""
 
     def __init__(self, fd: int, geometry: Geometry) -> None:
         self._fd = fd
@@ -37,32 +44,13 @@ class FatTable:
         self._limit = geometry.cluster_count + 2
         self._mask = (1 << min(self._bits, 28)) - 1
         self._end = self._mask & ~7  # this and above end a chain; one less is a bad cluster
-        sectors = -(-self._limit * self._bits // (8 * geometry.sector_bytes))
-        raw = read_at(fd, geometry.fat_offset, sectors * geometry.sector_bytes)
-        self._entries = _unpack(raw, self._bits)
-        self._changed = bytearray(sectors)
-        self._used = bytearray()
-        self._free_count = 0
-        self._next = 2
+        self._pages: Dict[int, array[int]] = {}
 
     @property
     def marked_dirty(self) -> bool:
         """Whether the second entry says that the volume was not unmounted."""
         clean = _CLEAN.get(self._bits, 0)
-        return self._entries[1] & clean != clean
-
-    @property
-    def free_count(self) -> int:
-        """The number of free clusters."""
-        self._load_used()
-        return self._free_count
-
-    @property
-    def next_free(self) -> int:
-        """The cluster where the next search for a free one starts."""
-        return self._next
-
-    # --- reading
+        return self._page(0)[1] & clean != clean
 
     def runs(self, first: int, limit: int, what: str) -> Tuple[List[Run], bool]:
         """Follow a chain for at most ``limit`` clusters.
@@ -75,147 +63,161 @@ class FatTable:
         while left > 0 and cluster < self._end:
             if not 2 <= cluster < self._limit:
                 raise DiskError(f"{what} is damaged: its clusters lead to {cluster}")
-            count = self._run_length(cluster, left)
+            count, follower = self._run(cluster, left)
             runs.append((cluster, count))
             if len(runs) > RUNS_MAX:
                 raise DiskError(f"{what} is in more than {RUNS_MAX} pieces")
             left -= count
-            cluster = self._entries[cluster + count - 1] & self._mask
+            cluster = follower
         ended = cluster >= self._end
         if len(runs) > 1:
             _check_distinct(runs, what)
         return runs, ended
 
-    def _run_length(self, first: int, limit: int) -> int:
-        """Return how many clusters from ``first`` on follow each other, at most ``limit``."""
-        entries, mask = self._entries, self._mask
+    def _run(self, first: int, limit: int) -> Tuple[int, int]:
+        """How many clusters from ``first`` on follow each other, and where the last leads."""
         last = min(first + limit, self._limit) - 1
-        at, step = first, _STEP_MIN
-        while at + step <= last:
-            if entries[at : at + step] != array(entries.typecode, range(at + 1, at + step + 1)):
+        at = first
+        while at < last:
+            page, start = self._page(at // PAGE_ENTRIES), at % PAGE_ENTRIES
+            most = min(last - at, len(page) - start)
+            count = _ascending(page, start, most, at + 1, self._mask)
+            at += count
+            if count < most:
                 break
-            at += step
-            step = min(2 * step, _STEP_MAX)
-        while at < last and entries[at] & mask == at + 1:
-            at += 1
-        return at - first + 1
+        follower = self._page(at // PAGE_ENTRIES)[at % PAGE_ENTRIES] & self._mask
+        return at - first + 1, follower
 
-    # --- writing
+    def _page(self, number: int) -> array[int]:
+        page = self._pages.get(number)
+        if page is None:
+            if len(self._pages) == PAGES_MAX:
+                del self._pages[next(iter(self._pages))]
+            page = _load(self._fd, self._geometry, number * PAGE_ENTRIES, PAGE_ENTRIES)
+            self._pages[number] = page
+        return page
 
-    def allocate(self, count: int) -> List[Run]:
-        """Take ``count`` free clusters as one chain, in as few runs as possible.
+    def free_runs(self, released: Sequence[Run] = ()) -> Iterator[Run]:
+        """Yield the runs of free clusters in the order of the disk, as they are found.
 
-        The caller has made sure that there are as many (`free_count`).
+        The runs of ``released`` are taken as free.
         """
-        self._load_used()
-        runs = self._find(count) if count else []
-        for index, (first, length) in enumerate(runs):
-            follower = runs[index + 1][0] if index + 1 < len(runs) else self._mask
-            self._link(first, length, follower)
-            self._used[first : first + length] = b"\1" * length
-        self._free_count -= count
-        if runs:
-            self._next = runs[-1][0] + runs[-1][1]
-        return runs
+        begin = end = 2
+        at, count = 0, _FIRST_LOOK
+        while at < self._limit:
+            entries = _load(self._fd, self._geometry, at, count)
+            used = bytearray(_used_bytes(entries.tobytes(), self._bits))
+            for first, length in released:
+                low, high = max(first - at, 0), min(first + length - at, len(used))
+                used[low:high] = bytes(max(high - low, 0))
+            used[: max(2 - at, 0)] = b"\1" * max(2 - at, 0)
+            for first, stop in _zeros(used):
+                if at + first != end:
+                    if end > begin:
+                        yield begin, end - begin
+                    begin = at + first
+                end = at + stop
+            at, count = at + count, min(2 * count, _WINDOW)
+        if end > begin:
+            yield begin, end - begin
 
-    def append(self, last: int) -> int:
-        """Add one free cluster to the chain that ends with ``last``; return it."""
-        [(cluster, _)] = self.allocate(1)
-        self._link(last, 1, cluster)
-        return cluster
 
-    def release(self, runs: List[Run]) -> None:
-        """Give the clusters of a chain back."""
-        self._load_used()
-        for first, length in runs:
-            self._store(first, array(self._entries.typecode, bytes(length * self._width)))
-            self._used[first : first + length] = bytes(length)
-            self._free_count += length
-            self._next = min(self._next, first)
+class FatEditor:
+    """Changes to the FAT of one volume, reaching all its copies window by window."""
 
-    @property
-    def _width(self) -> int:
-        return self._entries.itemsize
+    def __init__(self, fd: int, geometry: Geometry) -> None:
+        self._fd = fd
+        self._geometry = geometry
+        self._mask = (1 << min(geometry.bits, 28)) - 1
+        self._window = array("I")
+        self._start = -1
+        self._changed = (0, 0)
 
-    def _find(self, count: int) -> List[Run]:
-        """Return the first free run that is long enough, else the longest ones."""
-        found: List[Run] = []
-        for start in (self._next, 2):
-            found = []
-            for first, length in self._free_runs(start):
-                if length >= count:
-                    return [(first, count)]
-                found.append((first, length))
-        found.sort(key=lambda run: -run[1])
-        chosen: List[Run] = []
-        left = count
-        for first, length in found:
-            chosen.append((first, min(length, left)))
-            left -= chosen[-1][1]
-            if left == 0:
-                break
-        return sorted(chosen)
+    def link(self, first: int, count: int, follower: int = 0) -> None:
+        """Chain ``count`` clusters from ``first`` on; the last ends it or has a follower."""
+        last = first + count - 1
+        while first < last:
+            at, stop = self._at(first, last)
+            self._store(at, array(self._window.typecode, range(first + 1, first + stop + 1)))
+            first += stop
+        at, _ = self._at(last, last + 1)
+        self._store(at, array(self._window.typecode, (follower or self._mask,)))
 
-    def _free_runs(self, start: int) -> Iterator[Run]:
-        used = self._used
-        first = used.find(0, start)
-        while first >= 0:
-            end = used.find(1, first)
-            end = end if end >= 0 else len(used)
-            yield first, end - first
-            first = used.find(0, end)
+    def release(self, first: int, count: int) -> None:
+        """Make ``count`` clusters from ``first`` on free."""
+        end = first + count
+        while first < end:
+            at, stop = self._at(first, end)
+            zeros = bytes(stop * self._window.itemsize)
+            self._store(at, array(self._window.typecode, zeros))
+            first += stop
 
-    def _link(self, first: int, length: int, follower: int) -> None:
-        chain = array(self._entries.typecode, range(first + 1, first + length))
-        chain.append(follower)
-        self._store(first, chain)
+    def _at(self, cluster: int, end: int) -> Tuple[int, int]:
+        """Where an entry is in its window, and how many of those before ``end`` are."""
+        start = cluster - cluster % _WINDOW
+        if start != self._start:
+            self.flush()
+            self._window = _load(self._fd, self._geometry, start, _WINDOW)
+            self._start = start
+        at = cluster - start
+        return at, min(end - cluster, len(self._window) - at)
 
-    def _store(self, first: int, values: array[int]) -> None:
+    def _store(self, at: int, values: array[int]) -> None:
         """Set entries, keeping the four bits of a FAT32 entry that are not ours."""
-        entries, high = self._entries, ~self._mask & 0xFFFFFFFF
-        count = len(values)
-        if self._bits == 32:
-            old = entries[first : first + count]
-            if old.tobytes() != bytes(len(old) * self._width):
-                values = array(entries.typecode, [v | o & high for v, o in zip(values, old)])
-        entries[first : first + count] = values
-        sector_bits = self._geometry.sector_bytes * 8
-        begin = first * self._bits // sector_bits
-        end = ((first + count) * self._bits - 1) // sector_bits + 1
-        self._changed[begin:end] = b"\1" * (end - begin)
-
-    def _load_used(self) -> None:
-        """Build the map of clusters, a byte each: 0 is free, 1 is not."""
-        if self._used:
-            return
-        used = bytearray()
-        for at in range(0, self._limit, _SLICE):
-            part = self._entries[at : min(at + _SLICE, self._limit)]
-            used += _used_bytes(part.tobytes(), self._bits)
-        used[:2] = b"\1\1"
-        self._used = used
-        self._free_count = used.count(0)
+        window, end = self._window, at + len(values)
+        if self._geometry.bits == 32:
+            old, high = window[at:end], ~self._mask & 0xFFFFFFFF
+            if any(old):
+                values = array("I", [v | o & high for v, o in zip(values, old)])
+        window[at:end] = values
+        low, high = self._changed
+        self._changed = (min(low, at), max(high, end)) if high else (at, end)
 
     def flush(self) -> None:
-        """Write the sectors that changed to every copy of the table."""
-        if 1 not in self._changed:
+        """Write what was changed and not yet written, to every copy."""
+        low, high = self._changed
+        if not high:
             return
-        sector_bytes = self._geometry.sector_bytes
-        raw = b"" if self._bits == 32 else _pack(self._entries, self._bits)
-        begin = self._changed.find(1)
-        while begin >= 0:
-            end = self._changed.find(0, begin)
-            end = end if end >= 0 else len(self._changed)
-            low, high = begin * sector_bytes, end * sector_bytes
-            if self._bits == 32:
-                data = _pack(self._entries[low // 4 : high // 4], 32)
-            else:
-                data = raw[low:high]
-            for copy in range(self._geometry.fat_copies):
-                at = self._geometry.fat_offset + copy * self._geometry.fat_bytes
-                write_at(self._fd, at + low, data)
-            begin = self._changed.find(1, end)
-        self._changed = bytearray(len(self._changed))
+        self._changed = (0, 0)
+        geometry, bits = self._geometry, self._geometry.bits
+        low -= low % 2  # a pair of FAT12's entries takes three bytes
+        high = min(high + high % 2, len(self._window))
+        data = _pack(self._window[low:high], bits)
+        at = geometry.fat_offset + (self._start + low) * bits // 8
+        for copy in range(geometry.fat_copies):
+            write_at(self._fd, at + copy * geometry.fat_bytes, data)
+
+
+def _load(fd: int, geometry: Geometry, first: int, count: int) -> array[int]:
+    """Read entries from the even ``first`` on, up to the last that stands for a cluster."""
+    bits = geometry.bits
+    count = min(count, geometry.cluster_count + 2 - first)
+    at = geometry.fat_offset + first * bits // 8
+    return _unpack(read_at(fd, at, -(-count * bits // 8)), bits)
+
+
+def _ascending(page: array[int], start: int, most: int, value: int, mask: int) -> int:
+    """How many of ``most`` entries from ``start`` on are ``value``, ``value`` + 1, ..."""
+    done, step = 0, _STEP_MIN
+    while done + step <= most:
+        wanted = array(page.typecode, range(value + done, value + done + step))
+        if page[start + done : start + done + step] != wanted:
+            break
+        done += step
+        step = min(2 * step, PAGE_ENTRIES)
+    while done < most and page[start + done] & mask == value + done:
+        done += 1
+    return done
+
+
+def _zeros(used: bytearray) -> Iterator[Tuple[int, int]]:
+    """Yield where each run of zeros begins and ends."""
+    first = used.find(0)
+    while first >= 0:
+        end = used.find(1, first)
+        end = end if end >= 0 else len(used)
+        yield first, end
+        first = used.find(0, end)
 
 
 def _check_distinct(runs: List[Run], what: str) -> None:
@@ -227,7 +229,7 @@ def _check_distinct(runs: List[Run], what: str) -> None:
 
 def _unpack(raw: bytes, bits: int) -> array[int]:
     if bits == 12:
-        # Two entries in three bytes; what is left over at the end is not an entry.
+        # Two entries in three bytes; what is left over at the end is not a pair.
         whole = len(raw) // 3 * 3
         first = (a | (b & 0x0F) << 8 for a, b in zip(raw[0:whole:3], raw[1:whole:3]))
         second = (b >> 4 | c << 4 for b, c in zip(raw[1:whole:3], raw[2:whole:3]))
@@ -247,7 +249,8 @@ def _pack(entries: array[int], bits: int) -> bytes:
     if bits == 12:
         padded = entries if len(entries) % 2 == 0 else entries + array("H", [0])
         pairs = zip(padded[0::2], padded[1::2])
-        return b"".join((a | b << 12).to_bytes(3, "little") for a, b in pairs)
+        data = b"".join((a | b << 12).to_bytes(3, "little") for a, b in pairs)
+        return data[: -(-len(entries) * bits // 8)]
     if sys.byteorder == "big":
         entries = entries[:]
         entries.byteswap()

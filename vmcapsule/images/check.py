@@ -14,6 +14,7 @@ from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
 from vmcapsule.disk.data_disk import LABEL
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import copy_vmdk, raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import (
@@ -179,9 +180,7 @@ def _check_boot(template: Template, config: Config, scratch: Path) -> List[Findi
     copy = copy_vmdk(read_vmdk(template.data_disk), scratch).path
     with raw_edit(copy, scratch) as raw:
         at = locate_fat(raw.fd, raw.size_bytes, config.disk_part_offset_bytes)
-        volume = FatVolume.open(raw.fd, at, writable=True)
-        volume.write(INIT_SCRIPT, resource("guest/probe.py").read_bytes())
-        volume.flush()
+        put_files(raw.fd, at, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
     machine = Machine(
         system_disk=template.system_disk,
         data_disk=copy,
