@@ -7,3 +7,6 @@ from hypothesis import settings
 # These machines are noisy: no test has a clock.
 settings.register_profile("vmcapsule", deadline=None)
 settings.load_profile("vmcapsule")
+
+# Many trees on FAT volumes: tox's environment "trees".
+settings.register_profile("trees", settings.get_profile("vmcapsule"), max_examples=20_000)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Iterable, Iterator
 
 from vmcapsule import process
-from vmcapsule.disk.extents import copy_range
+from vmcapsule.disk.extents import copy_range, data_ranges, write_extents
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out
 
 #: mtools takes the encoding of long names from the locale, and that of short ones from
 #: here: its default is 850, Linux's and ours 437.
@@ -54,11 +58,56 @@ def complaints(image: Path, kind: Kind, scratch: Path) -> str:
     if kind.offset_bytes:
         volume = scratch / "volume.img"
         with image.open("rb") as src, volume.open("wb") as dst:
-            copy_range(src.fileno(), kind.offset_bytes, dst.fileno(), 0, kind.size_bytes)
+            dst.truncate(kind.size_bytes)
+            for run in data_ranges(src.fileno(), kind.offset_bytes + kind.size_bytes):
+                at = max(run.offset_bytes, kind.offset_bytes)
+                length = run.offset_bytes + run.length_bytes - at
+                copy_range(src.fileno(), at, dst.fileno(), at - kind.offset_bytes, length)
     result = process.run(["fsck.vfat", "-n", volume], timeout_s=60, check=False)
     lines = result.stdout.decode().splitlines()
     # A clean volume gets two lines: the program's version and the counts.
     return "" if result.returncode == 0 and len(lines) == 2 else "\n".join(lines)
+
+
+@contextmanager
+def opened(image: Path, kind: Kind) -> Iterator[FatVolume]:
+    """Open a volume, of which we may write with `lay_out`."""
+    fd = os.open(image, os.O_RDWR)
+    try:
+        yield FatVolume.open(fd, kind.offset_bytes)
+    finally:
+        os.close(fd)
+
+
+def put(
+    image: Path,
+    kind: Kind,
+    files: Dict[str, bytes],
+    *,
+    folders: Iterable[str] = (),
+    remove: Iterable[str] = (),
+) -> None:
+    """Write files onto a volume, as our product does."""
+    with opened(image, kind) as volume:
+        sizes = {path: len(data) for path, data in files.items()}
+        layout = lay_out(volume, sizes, folders=folders, remove=remove)
+        for path, extents in layout.places():
+            write_extents(volume.fd, extents, files[path])
+        layout.write()
+
+
+def our_tree(volume: FatVolume) -> Dict[str, bytes]:
+    """Return the contents of all files by path, as we read them."""
+    return {f.path: volume.read(f.path, 1 << 24) for f in volume.walk() if not f.is_folder}
+
+
+def pyfatfs_tree(image: Path, kind: Kind) -> Dict[str, bytes]:
+    """Return the contents of all files by path, as pyfatfs reads them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pkg_resources is deprecated
+        from pyfatfs.PyFatFS import PyFatFS
+    with PyFatFS(str(image), offset=kind.offset_bytes, read_only=True) as volume:
+        return {path[1:]: volume.readbytes(path) for path in volume.walk.files("/")}
 
 
 def mtools_tree(image: Path, kind: Kind, folder: Path) -> Dict[str, bytes]:

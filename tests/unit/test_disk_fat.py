@@ -4,165 +4,29 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Dict, Iterable, Iterator, Tuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from vmcapsule import process
-from vmcapsule.disk.extents import read_at, write_at, write_extents
+from vmcapsule.disk.extents import read_at, write_at
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out
 from vmcapsule.errors import DiskError, SpaceError
 
-from .disk_volumes import KINDS, Kind, complaints, make_volume, mtools_put, mtools_tree
+from .disk_volumes import (
+    KINDS,
+    Kind,
+    complaints,
+    make_volume,
+    mtools_tree,
+    opened,
+    our_tree,
+    put,
+    pyfatfs_tree,
+)
 
 SMALL = KINDS[0]
 KIND_IDS = [f"fat{k.bits}-{k.cluster_sectors}-{k.offset_bytes}" for k in KINDS]
-
-
-@contextmanager
-def opened(image: Path, kind: Kind) -> Iterator[FatVolume]:
-    fd = os.open(image, os.O_RDWR)
-    try:
-        yield FatVolume.open(fd, kind.offset_bytes)
-    finally:
-        os.close(fd)
-
-
-def put(
-    image: Path,
-    kind: Kind,
-    files: Dict[str, bytes],
-    *,
-    folders: Iterable[str] = (),
-    remove: Iterable[str] = (),
-) -> None:
-    with opened(image, kind) as volume:
-        sizes = {path: len(data) for path, data in files.items()}
-        layout = lay_out(volume, sizes, folders=folders, remove=remove)
-        for path, extents in layout.places():
-            write_extents(volume.fd, extents, files[path])
-        layout.write()
-
-
-def our_tree(volume: FatVolume) -> Dict[str, bytes]:
-    return {f.path: volume.read(f.path, 1 << 24) for f in volume.walk() if not f.is_folder}
-
-
-def pyfatfs_tree(image: Path, kind: Kind) -> Dict[str, bytes]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pkg_resources is deprecated
-        from pyfatfs.PyFatFS import PyFatFS
-    with PyFatFS(str(image), offset=kind.offset_bytes, read_only=True) as volume:
-        return {path[1:]: volume.readbytes(path) for path in volume.walk.files("/")}
-
-
-# --- names and trees
-
-WORD = st.text(
-    st.sampled_from("aAbZ019 ._-+,;=[]!#$%&'()@^`{}éÉßıµŒ語ΩЖ") | st.characters(codec="utf-16"),
-    min_size=1,
-    max_size=30,
-)
-
-
-def holdable(name: str) -> bool:
-    return name != "-" and not (  # to mcopy that is its standard input
-        set(name) & set('"*/:<>?\\|~\x7f')
-        or any(char < " " or not char.isprintable() for char in name)
-        or name[-1] in " ."
-        # What mtools and pyfatfs make of these differs; vfat compares them as we do.
-        or name[0] in " ."
-    )
-
-
-NAME = WORD.filter(holdable)
-# mcopy takes brackets for a pattern.
-MTOOLS_NAME = st.text("aAbZ019 ._-+,;=!#$%&'()@^`{}éÉß語漢", min_size=1, max_size=30).filter(
-    holdable
-)
-# mtools adds one cluster to a folder at most for a name: 16 slots here.
-MTOOLS_LONG = st.integers(14, 150).map(lambda n: "long name " + "x" * (n - 10))
-LONG = st.integers(14, 250).map(lambda n: "long name " + "x" * (n - 10))
-# mtools has no surrogate pairs, and takes a name like "\xb3" to be the short name "3".
-BMP_NAME = NAME.filter(lambda name: max(name) < "\ud800")
-DATA = st.integers(0, 9000).flatmap(
-    lambda n: st.just(os.urandom(8) * (n // 8) + b"." * (n % 8))
-)
-
-
-def trees(names: st.SearchStrategy[str]) -> st.SearchStrategy[Dict[str, bytes]]:
-    """Trees of up to three levels, whose names differ from one another in any reading."""
-    path = st.lists(names, min_size=1, max_size=4).map(tuple)
-    return st.dictionaries(path, DATA, max_size=12).map(_without_clashes)
-
-
-def _without_clashes(tree: Dict[Tuple[str, ...], bytes]) -> Dict[str, bytes]:
-    chosen: Dict[str, bytes] = {}
-    spelling: Dict[str, str] = {}
-    files, folders = set(), set()
-    for parts, data in tree.items():
-        keys = ["/".join(parts[:n]).casefold().upper() for n in range(1, len(parts) + 1)]
-        if keys[-1] in folders | files or files & set(keys):
-            continue
-        full = [spelling.setdefault(key, part) for key, part in zip(keys, parts)]
-        files.add(keys[-1])
-        folders.update(keys[:-1])
-        chosen["/".join(full)] = data
-    return chosen
-
-
-QUIET = settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-
-
-@QUIET
-@given(tree=trees(NAME | LONG), kind=st.sampled_from(KINDS))
-def test_what_we_write_pyfatfs_reads(tmp_path, tree, kind):
-    image = make_volume(tmp_path / "v.img", kind)
-    put(image, kind, tree)
-    with opened(image, kind) as volume:
-        assert our_tree(volume) == tree
-    assert complaints(image, kind, tmp_path) == ""
-    assert pyfatfs_tree(image, kind) == tree
-
-
-@QUIET
-@given(tree=trees(BMP_NAME | LONG), kind=st.sampled_from(KINDS))
-def test_what_we_write_mtools_reads(tmp_path_factory, tree, kind):
-    scratch = tmp_path_factory.mktemp("v")
-    image = make_volume(scratch / "v.img", kind)
-    put(image, kind, tree)
-    assert complaints(image, kind, scratch) == ""
-    assert mtools_tree(image, kind, scratch / "out") == tree
-
-
-@QUIET
-@given(tree=trees(MTOOLS_NAME | MTOOLS_LONG), kind=st.sampled_from(KINDS))
-def test_what_mtools_writes_we_read(tmp_path_factory, tree, kind):
-    scratch = tmp_path_factory.mktemp("v")
-    image = make_volume(scratch / "v.img", kind)
-    for path, data in tree.items():
-        file = scratch / "in" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    if tree:
-        mtools_put(image, kind, scratch / "in")
-    with opened(image, kind) as volume:
-        assert our_tree(volume) == tree
-        for path, data in tree.items():
-            assert volume.read(path.upper() if path.isascii() else path, 1 << 20) == data
-
-
-# --- single cases
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=KIND_IDS)

@@ -6,9 +6,8 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, Union
+from typing import Callable, Iterable, Iterator, NamedTuple, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 
@@ -25,12 +24,8 @@ _TRY_ANOTHER_WAY = frozenset(
 _Mover = Callable[[int, int, int, int, int], int]
 
 
-@dataclass(frozen=True)
-class Extent:
+class Extent(NamedTuple):
     """A run of bytes in a raw image."""
-
-    # A hostile volume can have a file in a million pieces: keep each small.
-    __slots__ = ("offset_bytes", "length_bytes")
 
     offset_bytes: int
     length_bytes: int

@@ -7,8 +7,7 @@ Linux's vfat driver differ, Linux's reading is followed, as the guests are Linux
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Tuple
+from typing import NamedTuple, Tuple
 
 from vmcapsule.disk.extents import image_bytes, read_at
 from vmcapsule.errors import DiskError
@@ -18,7 +17,7 @@ BOOT_BYTES = 512
 _STATE_AT = {12: 37, 16: 37, 32: 65}
 _LABEL_AT = {12: 43, 16: 43, 32: 71}
 _DIRTY = 0x01
-#: More clusters than this (a FAT of 256 MiB, held in memory) are refused.
+#: More clusters than this (a FAT of 256 MiB) are refused.
 CLUSTERS_MAX = 1 << 26
 
 #: From offset 11: sector bytes, cluster sectors, reserved sectors, FATs, root entries,
@@ -28,8 +27,7 @@ _BPB = struct.Struct("<HBHBHHBH8xI")
 _BPB32 = struct.Struct("<IHHIH")
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """Where things are in a FAT volume; offsets are absolute in the image, in bytes.
 
     ``fat_bytes`` is one of the ``fat_copies`` adjoining copies of the FAT.  ``root_bytes``

@@ -151,8 +151,7 @@ class FolderDraft:
 
 def _long(name: str, short: bytes) -> bytes:
     """The slots of the long name, where there has to be one."""
-    alias = fat_names.short_to_text(short, 0)
-    return b"" if alias == name else fat_names.long_slots(name, short)
+    return b"" if fat_names.is_short(name) else fat_names.long_slots(name, short)
 
 
 def _name(path: str) -> str:

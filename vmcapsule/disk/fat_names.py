@@ -19,6 +19,7 @@ _CHARS_IN_SLOT = 13
 _LAST = 0x40
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
 _FORBIDDEN = frozenset('"*/:<>?\\|') | frozenset(map(chr, range(32))) | {"\x7f"}
+_ROTATED = bytes((value >> 1) + ((value & 1) << 7) for value in range(256))
 _ASCII_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
 _SHORT_CHARS = frozenset(string.ascii_uppercase + string.digits + "!#$%&'()-@^_`{}~")
 
@@ -66,8 +67,8 @@ def short_to_text(short: bytes, case_flags: int) -> str:
     """
     if short[0] == 0x05:  # stands for 0xE5, which would mark a deleted entry
         short = b"\xe5" + short[1:]
-    base = short[:8].decode("cp437").rstrip(" ")
-    extension = short[8:].decode("cp437").rstrip(" ")
+    text = short.decode("ascii" if short.isascii() else "cp437")
+    base, extension = text[:8].rstrip(" "), text[8:].rstrip(" ")
     if case_flags & _LOWER_BASE:
         base = base.lower()
     if case_flags & _LOWER_EXTENSION:
@@ -79,7 +80,7 @@ def checksum(short: bytes) -> int:
     """Return the sum that binds long-name slots to their short entry."""
     total = 0
     for byte in short:
-        total = ((total >> 1) + ((total & 1) << 7) + byte) & 0xFF
+        total = _ROTATED[total] + byte & 0xFF
     return total
 
 
@@ -213,17 +214,17 @@ def is_short(name: str) -> bool:
 
 def _basis(name: str) -> Tuple[bytes, bytes, bool]:
     """Return base and extension for a short name, and whether they say all of it."""
-    upper = name.translate(_ASCII_UPPER)
+    upper = name.upper() if name.isascii() else name.translate(_ASCII_UPPER)
     plain = upper.replace(" ", "").lstrip(".")
     stem, dot, extension = plain.rpartition(".")
     if not dot:
         stem, extension = plain, ""
-    exact = plain == upper and "." not in stem
-    stem = stem.replace(".", "")
-    exact = exact and 0 < len(stem) <= 8 and len(extension) <= 3
-    exact = exact and set(stem + extension) <= _SHORT_CHARS
-    return _oem(stem, 8) or b"_", _oem(extension, 3), exact
+    exact = plain == upper and 0 < len(stem) <= 8 and len(extension) <= 3
+    exact = exact and _SHORT_CHARS.issuperset(stem) and _SHORT_CHARS.issuperset(extension)
+    return _oem(stem.replace(".", ""), 8) or b"_", _oem(extension, 3), exact
 
 
 def _oem(text: str, length: int) -> bytes:
-    return "".join(c if c in _SHORT_CHARS else "_" for c in text)[:length].encode("ascii")
+    if not _SHORT_CHARS.issuperset(text):
+        text = "".join(c if c in _SHORT_CHARS else "_" for c in text)
+    return text[:length].encode("ascii")
