@@ -12,7 +12,7 @@ from array import array
 from typing import Dict, Iterator, List, Sequence, Tuple
 
 from vmcapsule.disk.extents import read_at, write_at
-from vmcapsule.disk.fat_boot import Geometry
+from vmcapsule.disk.fat_boot import CLUSTERS_MAX, Geometry
 from vmcapsule.errors import DiskError
 
 #: A chain in pieces: (first cluster, number of clusters), in the order of the chain.
@@ -97,10 +97,13 @@ class FatTable:
             self._pages[number] = page
         return page
 
-    def free_runs(self, released: Sequence[Run] = ()) -> Iterator[Run]:
+    def free_runs(
+        self, released: Sequence[Run] = (), enough: int = CLUSTERS_MAX
+    ) -> Iterator[Run]:
         """Yield the runs of free clusters in the order of the disk, as they are found.
 
-        The runs of ``released`` are taken as free.
+        The runs of ``released`` are taken as free.  One of ``enough`` clusters or more is
+        the last, and may go on: no more of the table is read.
         """
         begin = end = 2
         at, count = 0, _FIRST_LOOK
@@ -117,6 +120,8 @@ class FatTable:
                         yield begin, end - begin
                     begin = at + first
                 end = at + stop
+            if end - begin >= enough:
+                break
             at, count = at + count, min(2 * count, _WINDOW)
         if end > begin:
             yield begin, end - begin

@@ -90,7 +90,7 @@ class Layout:
         needs = array("I", growth)
         needs.extend(-(-size // volume.cluster_bytes) for size in sizes)
         self._taken = sum(needs)
-        runs, have = choose(volume.table.free_runs(self._released), self._taken)
+        runs, have = choose(volume.table.free_runs(self._released, self._taken), self._taken)
         if have < self._taken:
             raise _no_room(volume, self._taken, have)
         self._chains = Chains(needs, runs)
