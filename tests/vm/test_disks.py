@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 from typing import Callable
 
@@ -10,7 +11,10 @@ import pytest
 
 from vmcapsule import process
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.vmdk import create_vmdk, raw_view, read_vmdk
+from vmcapsule.disk.extents import write_extents
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out, put_files
+from vmcapsule.disk.vmdk import create_vmdk, raw_edit, raw_view, read_vmdk
 from vmcapsule.template import Template
 
 from .conftest import Outcome
@@ -91,6 +95,46 @@ def assert_clean(disk: Path, offset_bytes: int, scratch: Path) -> None:
             timeout_s=300,
         )
     process.run(["fsck.vfat", "-n", volume], timeout_s=300)
+
+
+def test_linux_reads_what_we_write(run_job: Run, template: Template, tmp_path: Path) -> None:
+    """Names of all kinds and sizes around a cluster's, by the kernel's own vfat."""
+    root = with_data_disk(template, tmp_path / "templates", "monolithicFlat", 1 << 20)
+    names = [
+        "README.TXT",
+        "readme.md",
+        "Mixed Case",
+        "a.b.c",
+        ".hidden",
+        "+,;=[]",
+        "ümläut é",
+        "語漢字",
+        "\U0001f600",
+        "straße",
+        "x" * 255,
+        *(f"a long name, number {n}" for n in range(300)),
+        "deep/" * 20 + "file",
+    ]
+    sizes = (0, 1, 511, 512, 4095, 4096, 4097, 32767, 32768, 32769, 200_000)
+    files = {f"odd/{name}": os.urandom(sizes[n % 11]) for n, name in enumerate(names)}
+    with raw_edit(root / "condor_vm_capsule" / "data.vmdk", tmp_path) as raw:
+        put_files(raw.fd, 1 << 20, {f"odd/removed {n}": b"x" * 40_000 for n in range(9)})
+        volume = FatVolume.open(raw.fd, 1 << 20)
+        layout = lay_out(
+            volume,
+            {path: len(data) for path, data in files.items()},
+            remove=[f"odd/removed {n}" for n in range(0, 9, 2)],
+        )
+        for path, extents in layout.places():
+            write_extents(raw.fd, extents, files[path])
+        layout.write()
+    files.update({f"odd/removed {n}": b"x" * 40_000 for n in range(1, 9, 2)})
+    script = 'here=$PWD; cd /condor-data && tar cf "$here/odd.tar" odd'
+    done = run_job(script, "", "--runner", "direct", TEMPLATE=root)
+    assert done.status == 0, done.stderr
+    with tarfile.open(done.folder / "odd.tar") as archive:
+        found = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}  # type: ignore[union-attr]
+    assert found == files
 
 
 def test_a_wrong_offset_is_explained(run_job: Run, template: Template, tmp_path: Path) -> None:
