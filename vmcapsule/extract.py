@@ -14,6 +14,7 @@ from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
 from vmcapsule import contract
 from vmcapsule.disk.extents import copy_range, image_bytes
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_table import RUNS_MAX
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_view, read_vmdk
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError, SpaceError
@@ -228,6 +229,11 @@ def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
             break
         packs.append(Pieces(file.extents))
         sizes.append(file.size_bytes)
+        if sum(len(pack.extents) for pack in packs) > RUNS_MAX:
+            raise DiskError(
+                f"the packs on the data disk are in more than {RUNS_MAX} pieces",
+                "the guest wrote them; nothing of them was used",
+            )
         if sum(sizes) > room:
             # Packs that share clusters could claim far more than the disk holds.
             raise DiskError(
@@ -354,10 +360,14 @@ def _write_draft(
     image_fd: int, outputs: PackedFiles, entry: Entry, temporary: Path, place: Path
 ) -> None:
     """Write the content of the file that is to be ``place`` under its temporary name."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        # What a delivery that was killed left there is replaced, never written into.
-        temporary.unlink(missing_ok=True)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(temporary, flags, 0o600)
+        except FileExistsError:
+            # What a delivery that was killed left there is replaced, never written into.
+            temporary.unlink()
+            fd = os.open(temporary, flags, 0o600)
     except OSError as error:
         error.filename = str(place)
         raise

@@ -311,14 +311,14 @@ class Pieces:
     """
 
     def __init__(self, extents: Iterable[Extent]) -> None:
-        self._extents = tuple(extents)
-        self._ends = array("Q", accumulate(extent.length_bytes for extent in self._extents))
+        self.extents = tuple(extents)
+        self._ends = array("Q", accumulate(extent.length_bytes for extent in self.extents))
 
     def part(self, offset: int, length: int) -> Iterator[Extent]:
         """Yield where ``length`` bytes from ``offset`` on lie; less when there are less."""
         index = bisect_right(self._ends, offset)
-        while length > 0 and index < len(self._extents):
-            extent, left = self._extents[index], self._ends[index] - offset
+        while length > 0 and index < len(self.extents):
+            extent, left = self.extents[index], self._ends[index] - offset
             piece = min(length, left)
             yield Extent(extent.offset_bytes + extent.length_bytes - left, piece)
             offset, length, index = offset + piece, length - piece, index + 1

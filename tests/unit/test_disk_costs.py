@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
+import sys
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable
 
 import pytest
 
+from vmcapsule import process
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.extents import copy_range, write_at
+from vmcapsule.disk.extents import copy_range
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out, put_files
 
 MIB = 1 << 20
 OFFSET_BYTES = MIB
-MEMORY_BYTES_MAX = 64 * MIB
+MEMORY_KIB_MAX = 64 << 10
 
 
 class Calls:
@@ -43,17 +43,6 @@ class Calls:
 def data_disk(path: Path, size_bytes: int) -> int:
     build_data_disk(path, size_bytes=size_bytes, offset_bytes=OFFSET_BYTES)
     return os.open(path, os.O_RDWR)
-
-
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Fail where the block takes more memory than anything may."""
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < MEMORY_BYTES_MAX
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("size_bytes", [40 * MIB, 8 << 30, 2 << 40])
@@ -99,46 +88,10 @@ def test_many_small_files_cost_a_call_each(
         os.close(each)
 
 
-def test_a_hundred_thousand_files_take_little_memory(tmp_path: Path) -> None:
-    fd = data_disk(tmp_path / "disk", 8 << 30)
-    with little_memory():
-        names = (f"folder {n // 10_000}/a file of number {n}.data" for n in range(100_000))
-        layout = lay_out(FatVolume.open(fd, OFFSET_BYTES), dict.fromkeys(names, 20_000))
-        assert sum(len(extents) for _, extents in layout.places()) == 100_000
-        layout.write()
-    del layout
-    with little_memory():
-        volume = FatVolume.open(fd, OFFSET_BYTES)
-        assert sum(file.size_bytes for file in volume.walk()) == 100_000 * 20_000
-        assert volume.lookup("folder 9/a file of number 99999.data") is not None
-    os.close(fd)
-
-
-def test_the_largest_disk_takes_little_memory(tmp_path: Path) -> None:
-    """Its FAT alone has 256 MiB."""
-    fd = data_disk(tmp_path / "disk", 2 << 40)
-    with little_memory():
-        files = {f"big{n}": (4 << 30) - 1 for n in range(100)}
-        lay_out(FatVolume.open(fd, OFFSET_BYTES), files).write()
-        volume = FatVolume.open(fd, OFFSET_BYTES)
-        assert sum(len(file.extents) for file in volume.walk()) == 100
-        assert volume.free_bytes > 1600 << 30
-    os.close(fd)
-
-
-def test_a_disk_in_small_pieces_takes_little_memory(tmp_path: Path) -> None:
-    """Every other cluster is free, so that a file is in more pieces than any may be."""
-    fd = data_disk(tmp_path / "disk", 17 << 30)
-    geometry = FatVolume.open(fd, OFFSET_BYTES).geometry
-    entries = geometry.cluster_count // 2 - 2
-    write_at(fd, geometry.fat_offset + 16, b"\xff\xff\xff\x0f\0\0\0\0" * entries)
-    pieces: List[int] = []
-    with little_memory():
-        layout = lay_out(
-            FatVolume.open(fd, OFFSET_BYTES), {"a": 100_000 * geometry.cluster_bytes}
-        )
-        pieces += (len(extents) for _, extents in layout.places())
-        layout.write()
-        [file] = FatVolume.open(fd, OFFSET_BYTES).walk()
-        assert [len(file.extents)] == pieces
-    os.close(fd)
+def test_neither_many_files_nor_a_large_disk_take_much_memory(tmp_path: Path) -> None:
+    """Whole processes, Python included."""
+    for work in ("write_many", "read_many", "use_largest", "use_pieces", "use_full_folder"):
+        disk = tmp_path / work.replace("read", "write")
+        argv = [sys.executable, "-m", "tests.unit.disk_memory", work, disk]
+        done = process.run(argv, timeout_s=600, cwd=Path(__file__).parents[2])
+        assert int(done.stdout) < MEMORY_KIB_MAX, work

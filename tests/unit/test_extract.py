@@ -178,6 +178,18 @@ def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> No
         deliver(disk, make_job(home))
 
 
+def test_packs_in_too_many_pieces_are_refused(
+    disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece takes memory, and there may be 1,000 packs."""
+    monkeypatch.setattr(extract, "RUNS_MAX", 1)
+    guest_writes(disk, EXITED, (file("a", 0, 2),), b"12")
+    with raw_edit(disk, disk.parent) as raw:
+        put_files(raw.fd, OFFSET_BYTES, {contract.OUTPUT_PACK % 1: b"34"})
+    with pytest.raises(DiskError, match="more than 1 pieces"):
+        deliver(disk, make_job(home))
+
+
 def test_a_missing_index_is_an_error(disk: Path, home: Path) -> None:
     with pytest.raises(DiskError, match="has no 'vmcapsule/output.idx'"):
         deliver(disk, make_job(home))

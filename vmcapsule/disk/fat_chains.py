@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from typing import Iterable, Iterator, List, Sequence, Tuple
 
-from vmcapsule.disk.fat_table import FatEditor, Run
+from vmcapsule.disk.fat_table import RUNS_MAX, FatEditor, Run
 
-#: Of free room in more pieces than these only the longest are used.
-FREE_RUNS_MAX = 1 << 17
+#: Of free room in more pieces than a file may have only the longest are used.
+FREE_RUNS_MAX = RUNS_MAX
 
 
 def choose(free: Iterator[Run], need: int) -> Tuple[List[Run], int]:
@@ -17,24 +17,22 @@ def choose(free: Iterator[Run], need: int) -> Tuple[List[Run], int]:
     Returns them in the order of the disk and how many clusters they have: ``need``, or
     less where there are no more.
     """
-    found: List[Run] = []
+    found = array("Q")  # a run as one number, so that the longer is the greater
     for first, length in free:
         if length >= need:
             return [(first, need)], need
-        found.append((first, length))
+        found.append(length << 32 | first)
         if len(found) == 2 * FREE_RUNS_MAX:
-            found = _longest(found)
+            found = array("Q", sorted(found, reverse=True)[:FREE_RUNS_MAX])
     chosen: List[Run] = []
     left = need
-    for first, length in _longest(found):
-        if left:
-            chosen.append((first, min(length, left)))
-            left -= chosen[-1][1]
-    return sorted(chosen), need - left
-
-
-def _longest(runs: List[Run]) -> List[Run]:
-    return sorted(runs, key=lambda run: -run[1])[:FREE_RUNS_MAX]
+    for number in sorted(found, reverse=True)[:FREE_RUNS_MAX]:
+        if left == 0:
+            break
+        chosen.append((number & 0xFFFFFFFF, min(number >> 32, left)))
+        left -= chosen[-1][1]
+    chosen.sort()
+    return chosen, need - left
 
 
 class Chains:

@@ -26,7 +26,8 @@ _SHORT_CHARS = frozenset(string.ascii_uppercase + string.digits + "!#$%&'()-@^_`
 
 def fold(name: str) -> str:
     """Return ``name`` as vfat compares it: without regard to case, letter by letter."""
-    return name.upper() if name.isascii() else "".join(map(_fold_char, name))
+    folded = name.upper() if name.isascii() else "".join(map(_fold_char, name))
+    return name if folded == name else folded  # one string: a folder may have 65,536
 
 
 def _fold_char(char: str) -> str:

@@ -19,10 +19,10 @@ from vmcapsule.errors import DiskError
 Run = Tuple[int, int]
 
 #: More pieces of one chain than this are refused: each costs memory.
-RUNS_MAX = 1 << 17
+RUNS_MAX = 1 << 16
 #: Entries that are read together where chains are followed; so many pages are kept.
 PAGE_ENTRIES = 1 << 10
-PAGES_MAX = 1 << 12
+PAGES_MAX = 1 << 10
 #: Entries that are changed, or searched for free ones, together.
 _WINDOW = 1 << 16
 #: The first look for free clusters: a fresh volume has them right at the start.
