@@ -33,28 +33,23 @@ from .disk_volumes import (
 
 Size = Tuple[int, int]
 
-WORD = st.text(
-    st.sampled_from("aAbZ019 ._-+,;=[]!#$%&'()@^`{}éÉßıµŒ語ΩЖ") | st.characters(codec="utf-16"),
-    min_size=1,
-    max_size=30,
+#: What no name may have, and a tilde, which would make it the short name of another.
+FORBIDDEN = '"*/:<>?\\|~'
+CHARS = st.sampled_from("aAbZ019 ._-+,;=[]!#$%&'()@^`{}éÉßıµŒ語ΩЖ") | st.characters(
+    codec="utf-16", exclude_categories=("C", "Z"), exclude_characters=FORBIDDEN
 )
+WORD = st.text(CHARS, min_size=1, max_size=30).map(lambda word: word.strip(" ."))
 
 
 def holdable(name: str) -> bool:
-    return name != "-" and not (  # to mcopy that is its standard input
-        set(name) & set('"*/:<>?\\|~\x7f')
-        or any(char < " " or not char.isprintable() for char in name)
-        or name[-1] in " ."
-        # What mtools and pyfatfs make of these differs; vfat compares them as we do.
-        or name[0] in " ."
-    )
+    """Also what mtools and pyfatfs make of a dot or a space at the start differs from ours."""
+    return name not in ("", "-") and name.isprintable()  # "-" is mcopy's standard input
 
 
 NAME = WORD.filter(holdable)
 # mcopy takes brackets for a pattern.
-MTOOLS_NAME = st.text("aAbZ019 ._-+,;=!#$%&'()@^`{}éÉß語漢", min_size=1, max_size=30).filter(
-    holdable
-)
+MTOOLS_WORD = st.text("aAbZ019 ._-+,;=!#$%&'()@^`{}éÉß語漢", min_size=1, max_size=30)
+MTOOLS_NAME = MTOOLS_WORD.map(lambda word: word.strip(" .")).filter(holdable)
 # mtools adds one cluster to a folder at most for a name: 16 slots here.
 MTOOLS_LONG = st.integers(14, 150).map(lambda n: "long name " + "x" * (n - 10))
 LONG = st.integers(14, 250).map(lambda n: "long name " + "x" * (n - 10))

@@ -45,14 +45,11 @@ class Stamp(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One file or folder: ``slot`` is its short entry's, ``slots`` counts the long too.
-
-    ``alias`` is its short name as text, or its long one where that is not safe.
-    """
+    """One file or folder: ``slot`` is its short entry's, ``slots`` counts the long too."""
 
     name: str
-    alias: str
     short: bytes
+    case: int
     attributes: int
     first_cluster: int
     size_bytes: int
@@ -62,6 +59,12 @@ class Entry(NamedTuple):
     @property
     def is_folder(self) -> bool:
         return bool(self.attributes & ATTR_FOLDER)
+
+    @property
+    def alias(self) -> str:
+        """Its short name as text, or its long one where that is not safe."""
+        alias = fat_names.short_to_text(self.short, self.case)
+        return alias if fat_names.is_safe(alias) else self.name
 
 
 def parse(pieces: Iterable[bytes], bits: int) -> Iterator[Entry]:
@@ -102,15 +105,13 @@ def _parse_entry(
     short, attributes, case, _, _, _, _, high, _, _, low, size_bytes = fields
     slots = 1 + long_name.slot_count
     name = long_name.take(short)
-    alias = fat_names.short_to_text(short, case)
-    if not fat_names.is_safe(alias):
-        if name is None:
-            return None
-        alias = name
-    cluster = high << 16 | low if bits == 32 else low
     if name is None:
-        return Entry(alias, alias, short, attributes, cluster, size_bytes, slot, 1)
-    return Entry(name, alias, short, attributes, cluster, size_bytes, slot, slots)
+        slots = 1
+        name = fat_names.short_to_text(short, case)
+        if not fat_names.is_safe(name):
+            return None
+    cluster = high << 16 | low if bits == 32 else low
+    return Entry(name, short, case, attributes, cluster, size_bytes, slot, slots)
 
 
 def find_label(data: bytes) -> str:

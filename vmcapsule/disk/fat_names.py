@@ -39,13 +39,14 @@ def _fold_char(char: str) -> str:
 def check_name(name: str) -> None:
     """Raise `DiskError` unless vfat can hold a file of this name, unchanged."""
     reason = ""
+    units = _units(name)
     if name in ("", ".", "..") or name[-1] in " .":
         reason = "it is empty or ends in a dot or a space"
-    elif set(name) & _FORBIDDEN:
+    elif not _FORBIDDEN.isdisjoint(name):
         reason = "it has a character that vfat does not allow"
-    elif any("\ud800" <= char <= "\udfff" for char in name):
+    elif units == 0:
         reason = "it is not UTF-8"
-    elif len(name.encode("utf-16-le")) > 2 * LONG_NAME_CHARS_MAX:
+    elif units > LONG_NAME_CHARS_MAX:
         reason = f"it has more than {LONG_NAME_CHARS_MAX} characters"
     if reason:
         raise DiskError(f"vfat cannot hold a file named {name[:300]!r}: {reason}")
@@ -144,16 +145,12 @@ class LongNameReader:
         self._parts, self._expected = [], 0
         if not parts or not complete or self._sum != checksum(short):
             return None
-        raw = b"".join(reversed(parts))
-        for at in range(0, len(raw), 2):
-            if raw[at : at + 2] == b"\0\0":
-                raw = raw[:at]
-                break
-        try:
-            name = raw.decode("utf-16-le")
-        except UnicodeDecodeError:
+        raw = b"".join(reversed(parts)) if len(parts) > 1 else parts[0]
+        # What is behind the name's end need not be UTF-16.
+        name = raw.decode("utf-16-le", "surrogatepass").partition("\0")[0]
+        if not is_safe(name):
             return None
-        return name if is_safe(name) and len(raw) <= 2 * LONG_NAME_CHARS_MAX else None
+        return name if 0 < _units(name) <= LONG_NAME_CHARS_MAX else None
 
 
 class ShortNames:
@@ -197,12 +194,21 @@ class ShortNames:
         raise DiskError(f"no short name is left for files like {base.decode()!r}")
 
 
+def _units(name: str) -> int:
+    """How many 16-bit units a name has; 0 where it is not valid UTF-16."""
+    if name.isascii():
+        return len(name)
+    try:
+        return len(name.encode("utf-16-le")) // 2
+    except UnicodeEncodeError:
+        return 0
+
+
 def slots_for(name: str) -> int:
     """How many slots the entry of a file of this name takes."""
     if is_short(name):
         return 1
-    units = len(name) if name.isascii() else len(name.encode("utf-16-le")) // 2
-    return 1 + -(-units // _CHARS_IN_SLOT)
+    return 1 + -(-_units(name) // _CHARS_IN_SLOT)
 
 
 def is_short(name: str) -> bool:
