@@ -7,6 +7,7 @@ allocated whole and filled by the kernel.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from array import array
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule.contract import INDEX_BYTES_MAX, PACK_BYTES_MAX, PACKS_MAX
 from vmcapsule.disk.extents import Extent, data_ranges
@@ -29,12 +30,8 @@ BLOCK_BYTES = 4096
 FILE, FOLDER, LINK = "file", "dir", "link"
 
 
-@dataclass(frozen=True)
-class Stretch:
+class Stretch(NamedTuple):
     """``length`` bytes of a file's data, at ``offset`` in it, kept in a pack."""
-
-    # A hostile index can list millions: keep each small.
-    __slots__ = ("length", "offset", "pack", "pack_offset")
 
     offset: int
     length: int
@@ -42,8 +39,7 @@ class Stretch:
     pack_offset: int
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file, folder or link of a sandbox, as a line of the index says it."""
 
     path: str
@@ -55,8 +51,7 @@ class Entry:
     target: str = ""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One thing to pack: where it is on the host, and its path in the sandbox."""
 
     source: Path
@@ -180,15 +175,17 @@ def unreadable(path: Path, error: OSError) -> InputError:
 
 def dump_index(entries: Sequence[Entry]) -> bytes:
     """Write an index; `parse_index` reads it."""
-    lines = [json.dumps(_to_record(entry), separators=(",", ":")) for entry in entries]
-    data = "".join(line + "\n" for line in lines).encode("ascii")
+    encode = json.JSONEncoder(separators=(",", ":")).encode
+    data = bytearray()  # there may be 100,000 lines: none is kept
+    for entry in entries:
+        data += encode(_to_record(entry)).encode("ascii") + b"\n"
     if len(data) > INDEX_BYTES_MAX:
         raise TooLarge(
             f"the job has {len(entries)} input files, too many for one capsule "
             f"(their list takes {len(data)} of at most {INDEX_BYTES_MAX} bytes)",
             "pack them into an archive",
         )
-    return data
+    return bytes(data)
 
 
 def _to_record(entry: Entry) -> dict[str, Any]:
@@ -218,7 +215,7 @@ def parse_index(data: bytes, pack_sizes_bytes: Sequence[int]) -> tuple[Entry, ..
     """
     entries: dict[str, Entry] = {}
     room = sum(pack_sizes_bytes)
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(io.BytesIO(data), start=1):
         try:
             entry = _from_record(json.loads(line), pack_sizes_bytes)
             _check_place(entry, entries)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Iterator, Mapping, Optional, Sequence
 
@@ -92,7 +91,7 @@ def _absolute(job: SourceJob, name: str) -> Path:
 
 def _executable(member: Member) -> Member:
     """As the starter makes it, whatever its mode was, and also when an input replaced it."""
-    return replace(member, mode=member.mode | 0o111)
+    return member._replace(mode=member.mode | 0o111)
 
 
 def _expand(job: SourceJob, item: str) -> Iterator[Member]:
