@@ -6,10 +6,12 @@ import errno
 import os
 import stat
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple, Union
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Union
 
 from vmcapsule.errors import DiskError, SpaceError
+
+if TYPE_CHECKING:  # it takes long to import, and is only handed on here
+    from pathlib import Path
 
 #: The most that one system call is asked to move (Linux moves at most 2 GiB - 4 KiB).
 CALL_BYTES_MAX = 1 << 30

@@ -5,7 +5,6 @@ Source: Microsoft's FAT specification (fatgen103), "Long Directory Entries".
 
 from __future__ import annotations
 
-import string
 from typing import Dict, List, Optional, Set, Tuple
 
 from vmcapsule.errors import DiskError
@@ -20,8 +19,8 @@ _LAST = 0x40
 _LOWER_BASE, _LOWER_EXTENSION = 0x08, 0x10
 _FORBIDDEN = frozenset('"*/:<>?\\|') | frozenset(map(chr, range(32))) | {"\x7f"}
 _ROTATED = bytes((value >> 1) + ((value & 1) << 7) for value in range(256))
-_ASCII_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
-_SHORT_CHARS = frozenset(string.ascii_uppercase + string.digits + "!#$%&'()-@^_`{}~")
+_ASCII_UPPER = str.maketrans({char: char.upper() for char in "abcdefghijklmnopqrstuvwxyz"})
+_SHORT_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
 
 
 def fold(name: str) -> str:
