@@ -94,7 +94,7 @@ class Layout:
         if have < self._taken:
             raise _no_room(volume, self._taken, have)
         self._chains = Chains(needs, runs)
-        self._hint = runs[-1][0] + runs[-1][1] if runs else 0
+        self._last = runs[-1][0] + runs[-1][1] - 1 if runs else 0
         for number, draft in enumerate(self._folders):
             draft.cluster = draft.cluster or self._chains.first(number)
 
@@ -138,11 +138,11 @@ class Layout:
         sector = read_at(volume.fd, at, 512)
         if any(struct.unpack_from("<I", sector, o)[0] != s for o, s in _INFO_SIGNATURES):
             return  # optional by the specification: what is not an FSInfo sector is let be
-        free, hint = struct.unpack_from("<II", sector, _INFO_COUNTS_AT)
+        free, last = struct.unpack_from("<II", sector, _INFO_COUNTS_AT)
         free += sum(length for _, length in self._released) - self._taken
         if not 0 <= free <= volume.geometry.cluster_count:
             free = _UNKNOWN
-        counts = struct.pack("<II", free, self._hint or hint)
+        counts = struct.pack("<II", free, self._last or last)
         write_at(volume.fd, at + _INFO_COUNTS_AT, counts)
 
 
