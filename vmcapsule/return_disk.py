@@ -14,6 +14,7 @@ from vmcapsule import capsule, contract
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat import FatFile, FatVolume
+from vmcapsule.disk.fat_tree import lay_out
 from vmcapsule.disk.vmdk_write import Source, sources_of, write_sparse
 from vmcapsule.extract import DataDisk, PackedFiles
 from vmcapsule.pack import Pieces
@@ -74,11 +75,11 @@ def _files(disk: DataDisk, outputs: PackedFiles) -> list[FatFile]:
 
 def _allocate(fd: int, offset_bytes: int, files: Sequence[FatFile]) -> list[tuple[Extent, ...]]:
     """Give each file its place in the new volume; only the volume's own tables are written."""
-    volume = FatVolume.open(fd, offset_bytes, writable=True)
-    volume.make_folder(contract.RECORD_DIR)
-    places = [volume.create(file.path, file.size_bytes) for file in files]
-    volume.flush()
-    return places
+    layout = lay_out(
+        FatVolume.open(fd, offset_bytes), {file.path: file.size_bytes for file in files}
+    )
+    layout.write()
+    return [extents for _, extents in layout.places()]
 
 
 def _moved(fd: int, old: Sequence[Extent], new: Sequence[Extent]) -> Iterator[Source]:

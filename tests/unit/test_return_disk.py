@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Mapping, Optional, Sequence
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.unit.returned import EXITED, file, make_job
 from vmcapsule import capsule, contract, delivery, extract
 from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.disk.vmdk import raw_edit, read_vmdk
 from vmcapsule.errors import SpaceError
 from vmcapsule.pack import dump_index
@@ -24,6 +25,10 @@ MIB = 1 << 20
 
 class Run:
     """A capsule in a slot whose guest has left ``output``, in pieces all over the disk."""
+
+    #: What else the guest leaves.
+    leaves: Mapping[str, bytes] = {}
+    folders: Sequence[str] = ()
 
     def __init__(
         self, folder: Path, output: bytes, *, size: int = 64 * MIB, offset: Optional[int] = None
@@ -39,26 +44,20 @@ class Run:
         capsule.save_source_ad(self.job.ad.long_form(), folder)
         record = {**EXITED, "outputs": {"entries": 1, "packs": 1, "bytes": len(output)}}
         gaps = [f"{contract.RECORD_DIR}/gap{number}" for number in range(20)]
+        files = {
+            contract.INPUT_PACK % 0: os.urandom(10 * MIB),
+            contract.OUTPUT_PACK % 0: output,
+            contract.OUTPUT_INDEX: dump_index((file("made", 0, len(output)),)),
+            contract.EXIT_RECORD: json.dumps(record).encode(),
+            contract.GUEST_LOG: b"it ran\n",
+            **self.leaves,
+        }
         with raw_edit(disk, folder) as raw:
-            self.volume = FatVolume.open(raw.fd, offset or MIB, writable=True)
-            self.volume.make_folder(contract.RECORD_DIR)
-            for name in gaps:
-                self.volume.write(name, b"x" * 5000)
-            for name in gaps[::2]:
-                self.volume.remove(name)
-            self.volume.write(contract.INPUT_PACK % 0, os.urandom(10 * MIB))
-            self.volume.write(contract.OUTPUT_PACK % 0, output)
-            self.write(contract.OUTPUT_INDEX, dump_index((file("made", 0, len(output)),)))
-            self.write(contract.EXIT_RECORD, json.dumps(record).encode())
-            self.write(contract.GUEST_LOG, b"it ran\n")
-            self.leave()
-            self.volume.flush()
-
-    def write(self, name: str, data: bytes) -> None:
-        self.volume.write(name, data)
-
-    def leave(self) -> None:
-        """What else the guest leaves."""
+            put_files(raw.fd, offset or MIB, dict.fromkeys(gaps, b"x" * 5000))
+            volume = FatVolume.open(raw.fd, offset or MIB)
+            lay_out(volume, {}, folders=self.folders, remove=gaps[::2]).write()
+            for name, data in files.items():
+                put_files(raw.fd, offset or MIB, {name: data})
 
     def returned(self) -> capsule.Capsule:
         """The capsule as it is where it was made, with the disk that was handed back."""
@@ -114,10 +113,11 @@ def test_it_is_never_larger_than_the_disk_that_left(tmp_path: Path) -> None:
 
 def test_logs_that_no_guest_of_ours_writes_stay_there(tmp_path: Path) -> None:
     class Rude(Run):
-        def leave(self) -> None:
-            self.write(contract.GUEST_LOG, b"x" * (contract.LOG_BYTES_MAX + 1))
-            self.volume.make_folder(contract.CONDOR_LOG)
-            self.write(f"{contract.RECORD_DIR}/more", b"not asked for")
+        folders = (contract.CONDOR_LOG,)
+        leaves = {
+            contract.GUEST_LOG: b"x" * (contract.LOG_BYTES_MAX + 1),
+            f"{contract.RECORD_DIR}/more": b"not asked for",
+        }
 
     found = names(Rude(tmp_path, b"out").returned())
     assert found == {contract.OUTPUT_PACK % 0, contract.OUTPUT_INDEX, contract.EXIT_RECORD}
