@@ -177,7 +177,11 @@ def test_a_startd_that_ends_takes_the_probe_along(tmp_path: Path, program: Path)
     probe.send_signal(signal.SIGTERM)
     assert probe.communicate(timeout=30)[0] == b""
     assert list((tmp_path / "scratch").iterdir()) == []
-    assert not Path(f"/proc/{running.read_text().strip()}").exists()
+    machine = Path(f"/proc/{running.read_text().strip()}")
+    # The kernel kills it, and somebody else's parent has to notice.
+    while machine.exists():
+        assert time.monotonic() < deadline_s + 30, "its machine runs on"
+        time.sleep(0.02)
 
 
 def test_the_program_is_the_same_from_the_same_sources(tmp_path: Path) -> None:
