@@ -305,8 +305,7 @@ def deliver(
             if entry.kind == FOLDER:
                 _make_folder(place, folders, entry.mode)
                 continue
-            place = _place_of_file(place, folders)
-            in_the_way = obstacle(place)
+            place, in_the_way = _place_of_file(place, folders)
             if in_the_way:
                 blocked[entry.path] = f"'{place}' {in_the_way}"
                 continue
@@ -347,13 +346,15 @@ def _make_folder(place: Path, made: list[Path], mode: int) -> None:
         missing[0].chmod((mode & 0o777) | 0o700)
 
 
-def _place_of_file(place: Path, folders: list[Path]) -> Path:
-    """Where a file really goes, its folder made."""
-    if place.is_symlink():
+def _place_of_file(place: Path, folders: list[Path]) -> tuple[Path, str]:
+    """Where a file really goes, its folder made, and what is in the way there."""
+    # Mostly nothing is there, and of thousands of files each is asked after once.
+    is_there = os.path.lexists(place)
+    if is_there and place.is_symlink():
         place = Path(os.path.realpath(place))
     # The mode that HTCondor gives to folders that it makes for a remapped output.
     _make_folder(place.parent, folders, 0o700)
-    return place
+    return place, obstacle(place) if is_there else ""
 
 
 def _write_draft(
