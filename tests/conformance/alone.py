@@ -16,8 +16,8 @@ from vmcapsule.errors import VmCapsuleError
 
 #: For all jobs of a case, emulated, one after the other.
 TIMEOUT_S = 1500
-#: For one guest.
-GUEST_TIMEOUT_S = 400
+#: For one guest; and where it copies gigabytes.
+GUEST_TIMEOUT_S, SLOW_GUEST_TIMEOUT_S = 400, 1400
 _PROGRAM = ("env", f"PYTHONPATH={HOME}", "python3", "-m", "vmcapsule")
 
 
@@ -39,7 +39,8 @@ class Alone:
         place = Place(self.pool, self.way, case)
         place.make()
         argv = [*_PROGRAM, "run", "--json", "--runner", self.runner]
-        argv += ["--timeout", str(GUEST_TIMEOUT_S)]
+        timeout_s = SLOW_GUEST_TIMEOUT_S if case.is_slow else GUEST_TIMEOUT_S
+        argv += ["--timeout", str(timeout_s)]
         argv += [DAG_FILE if case.is_dag else SUBMIT_FILE]
         done = self.pool.run(USER, argv, cwd=place.inside, timeout_s=TIMEOUT_S, check=False)
         jobs = [_end(json.loads(line)) for line in done.stdout.splitlines()]

@@ -28,6 +28,8 @@ from vmcapsule.errors import AdError, ToolError
 
 #: Emulated and several at once: when no job has moved for so long, none will.
 STILL_S = 420
+#: The guest of a slow case copies gigabytes without a word.
+STILL_SLOW_S = 2400
 #: And if they move for ever, after so long for each case and this to begin with.
 LONGEST_S, LONGEST_FOR_ONE_S = 900, 60
 #: Jobs that nothing can run are not waited for longer than this.
@@ -114,6 +116,8 @@ class Queued:
     def _wait(self, submitted: Sequence[_Submitted]) -> None:
         """Until all have ended or are held, or nothing moves any more."""
         moved_s = began_s = time.monotonic()
+        is_slow = any(one.place.case.is_slow for one in submitted)
+        still_s = STILL_SLOW_S if is_slow else STILL_S
         while True:
             queue, past = self._queue(), self._past(submitted)
             for one in submitted:
@@ -128,8 +132,8 @@ class Queued:
             state = (sorted(queue.items(), key=str), len(past))
             if state != self._seen:
                 self._seen, moved_s = state, time.monotonic()
-            is_late = waits_s > LONGEST_S + LONGEST_FOR_ONE_S * len(submitted)
-            if is_late or time.monotonic() - moved_s > STILL_S:
+            is_late = waits_s > still_s + LONGEST_S + LONGEST_FOR_ONE_S * len(submitted)
+            if is_late or time.monotonic() - moved_s > still_s:
                 return
             time.sleep(_POLL_S)
 
