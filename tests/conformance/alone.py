@@ -47,7 +47,9 @@ class Alone:
         if not jobs:
             said = done.stderr.decode(errors="replace")
             jobs = [JobEnd(FAILED, status=done.returncode, reason=said)]
-        outcome = Outcome(tuple(jobs), place.tree(_clusters(done.stdout)))
+        outcome = Outcome(
+            tuple(map(place.neutral_end, jobs)), place.tree(_clusters(done.stdout))
+        )
         place.remove()
         return outcome
 

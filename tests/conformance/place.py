@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Collection, Dict, Tuple
 
 from tests.conformance.cases import DAG_FILE, EXPECTED, PREPARE, Case
-from tests.conformance.outcome import Entry
+from tests.conformance.outcome import Entry, JobEnd
 from tests.conformance.tree import snapshot
 from tests.pool.pool import Pool
 
@@ -67,6 +67,11 @@ class Place:
         """Without what is this way's."""
         mine = f"{HOME}/{self.way:_<{_WIDTH}}/".encode()
         return data.replace(mine, f"{HOME}/".encode() + _ANY_WAY + b"/")
+
+    def neutral_end(self, end: JobEnd) -> JobEnd:
+        """An end whose reason is the same for all ways."""
+        reason = self.neutral(end.reason.encode(errors="surrogateescape"))
+        return replace(end, reason=reason.decode(errors="surrogateescape"))
 
     def tree(self, clusters: Collection[int]) -> Dict[bytes, Entry]:
         """What is there, user logs aside, which are compared by what they tell.

@@ -191,7 +191,8 @@ class Queued:
             _end(ad, told.get((ad.integer("ClusterId") or 0, ad.integer("ProcId") or 0), ()))
             for ad in ads
         ]
-        return Outcome(tuple(jobs), one.place.tree(clusters))
+        ends = tuple(map(one.place.neutral_end, jobs))
+        return Outcome(ends, one.place.tree(clusters))
 
     def _ads(self, one: _Submitted) -> List[Ad]:
         """The jobs' ads, in the queue or past; a DAG's nodes by name."""
