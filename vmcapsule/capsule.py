@@ -199,11 +199,11 @@ def put_data_disk(
 ) -> Path:
     """Put a data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
 
-    One is made that a guest takes for the template's: same form, same label, same place of
-    its partition.  Only what would have to be converted is copied where it is that large.
+    The template's is copied where it is that large, for it may hold files; else one is made
+    that a guest takes for the template's: same form, same label, same place of its partition.
     """
     disk = read_vmdk(template.data_disk)
-    if size_bytes == disk.capacity_bytes and disk.form != "monolithicFlat":
+    if size_bytes == disk.capacity_bytes:
         return copy_vmdk(disk, folder).path
     from vmcapsule.disk.data_disk import make_data_disk  # seldom needed
 

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.returned import OFFSET_BYTES, small_template
-from vmcapsule import capsule, template
-from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import raw_view, read_vmdk
+from vmcapsule import capsule
 from vmcapsule.errors import InputError, SpaceError, UsageError
 
 
@@ -108,18 +105,3 @@ def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: 
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(UsageError, match=f"not a record: {name} is"):
         capsule.load(made.folder)
-
-
-@pytest.mark.parametrize("size_bytes", [16 << 20, 40 << 20])
-def test_of_a_preallocated_data_disk_no_byte_is_copied(tmp_path: Path, size_bytes: int) -> None:
-    made = template.load(Path(small_template(tmp_path)["VM_CAPSULE_TEMPLATE"]))
-    flat = read_vmdk(made.data_disk).files[1]
-    flat.write_bytes(flat.read_bytes().ljust(16 << 20, b"\0")[: 8 << 20] + b"x" * (8 << 20))
-    folder = tmp_path / "capsule"
-    folder.mkdir()
-    disk = read_vmdk(capsule.put_data_disk(made, folder, size_bytes, None))
-    assert (disk.capacity_bytes, disk.form) == (size_bytes, "monolithicFlat")
-    used_bytes = sum(path.stat().st_blocks for path in folder.iterdir()) * 512
-    assert used_bytes < 1 << 20
-    with raw_view(disk.path, tmp_path) as raw:
-        assert locate_fat(raw.fd, raw.size_bytes, None) == OFFSET_BYTES

@@ -39,7 +39,7 @@ def test_a_job_that_wrecks_data_disk_and_sandbox_still_ends_as_it_ended(
     script = (
         "rm -rf /condor-data/*; mkdir -p /condor-data/vmcapsule/exit.json/x\n"
         "mkdir /condor-data/vmcapsule/output.000; echo >/condor-data/junk\n"
-        "echo kept >a; chmod 000 a .; kill -9 -1; exit 3"
+        "echo kept >a; chmod 000 .; kill -9 -1; exit 3"
     )
     done = run_job(script, "", "--runner", runner)
     assert (done.status, done.read("a")) == (3, "kept\n"), done.stderr
