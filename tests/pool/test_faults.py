@@ -107,7 +107,8 @@ def hooks(pool: Pool) -> Iterator[None]:
     assert fewer != template
     pool.put(f"{FOLDER}/two.classad", fewer)
     pool.space.make_folder(SMALL_SCRATCH)
-    options = "size=8m,mode=1777"
+    # Less than the smallest capsule takes.
+    options = "size=256k,mode=1777"
     pool.run("root", ["mount", "-t", "tmpfs", "-o", options, "small", SMALL_SCRATCH])
     try:
         with faulty_hooks(pool):
