@@ -61,7 +61,8 @@ is 0 all the same: a JobRouter loses the job of a hook that fails.
 UPDATE = """\
 Read the routed ad on standard input, as a JobRouter sends it to its
 UPDATE_JOB_INFO hook at every poll.  Of a held one it prints that the hold was
-seen: the routed job then leaves the queue, and its source can be released.
+seen, and puts the hold into the user's log: the routed job then leaves the
+queue, and its source can be released.
 
   vmcapsule update < routed.ad
 """
@@ -84,7 +85,8 @@ folder.  The capsule stays until 'vmcapsule gc' removes it.
 CLEANUP = """\
 Read the routed ad on standard input, as a JobRouter sends it to its JOB_CLEANUP
 hook, and remove the capsule.  One whose guest reported and whose outputs were
-not delivered is kept; 'vmcapsule extract' delivers them.
+not delivered is kept; 'vmcapsule extract' delivers them.  When its user's hold
+ended the job, that is put into the user's log.
 
   vmcapsule cleanup < routed.ad
 """
