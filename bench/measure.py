@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from vmcapsule.errors import ToolError, one_line
 from vmcapsule.process import find
@@ -44,9 +44,9 @@ class Command:
     env: Mapping[str, str] = field(default_factory=dict)
 
 
-def command(*argv: object, stdin: str = "", env: Mapping[str, str] = {}) -> Command:  # noqa: B006
+def command(*argv: object, stdin: str = "", env: Optional[Mapping[str, str]] = None) -> Command:
     """A `Command` of anything that has a string."""
-    return Command(tuple(str(one) for one in argv), stdin, env)
+    return Command(tuple(str(one) for one in argv), stdin, env or {})
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ CASES = (
     "names-odd",
     "outputs-by-signal",
     "outputs-default",
+    "outputs-missing",
+    "outputs-remapped",
     "stream-output",
 )
 

@@ -95,3 +95,16 @@ def test_the_job_finds_no_claims_and_no_renamed_streams_it_has_not() -> None:
     ad = parse_ad(sandbox_ad(job, stdout=None, stderr=None))
     assert ad.string("Out") == "/dev/null"
     assert not {"PublicClaimId", "OriginalOut", "Err"} & set(ad.names)
+
+
+def test_what_the_schedd_would_expand_is_expanded_in_both_ads() -> None:
+    source = recorded().ad.with_(
+        {
+            "Environment": '"WHERE=$$(CondorScratchDir)"',
+            "Arguments": '"$$(DOLLARDOLLAR)5"',
+        }
+    )
+    job = read_job(source)
+    for ad in (made(job), parse_ad(sandbox_ad(job, stdout=None, stderr=None))):
+        assert ad.string("Environment") == "WHERE=#CoNdOrScRaTcHdIr#"
+        assert ad.string("Arguments") == "$$5"
