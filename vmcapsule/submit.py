@@ -154,9 +154,11 @@ def condor_submit_command(tarball: Optional[Path], cache: Path) -> tuple[Arg, ..
     if installed:
         return (installed,)
     if tarball is None or not tarball.is_file():
+        where = f", and no tarball '{tarball}' to take it from" if tarball else ""
         raise ToolError(
-            "there is no condor_submit to read submit files with",
-            "run 'vmcapsule tarball build', or install HTCondor (on Debian: condor)",
+            f"there is no condor_submit to read submit files with{where}",
+            "run 'vmcapsule tarball build', correct VM_CAPSULE_CONDOR_TARBALL, or install "
+            "HTCondor (on Debian: condor)",
         )
     home = _unpacked(tarball, cache)
     lib = home / "lib"

@@ -223,5 +223,6 @@ def test_a_tarball_without_condor_submit_leaves_nothing(
 @pytest.mark.usefixtures("no_condor")
 def test_without_any_condor_submit_the_remedy_is_named(tmp_path: Path) -> None:
     for tarball in (None, tmp_path / "absent.tar"):
-        with pytest.raises(ToolError, match="run 'vmcapsule tarball build', or install"):
+        with pytest.raises(ToolError, match="run 'vmcapsule tarball build'.*install") as caught:
             condor_submit_command(tarball, tmp_path)
+        assert (str(tmp_path) in caught.value.message) == (tarball is not None)
