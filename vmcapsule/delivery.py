@@ -9,14 +9,13 @@ from __future__ import annotations
 import errno
 import json
 import os
-from pathlib import Path
 from typing import Mapping, Optional
 
 from vmcapsule import capsule, extract
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.sandbox import spooled_names
+from vmcapsule.outputs import Destinations
 
 #: Of more outputs that cannot be sent or put in place only so many are named.
 _NAMED_MAX = 3
@@ -41,12 +40,12 @@ def exit_of(made: capsule.Capsule) -> extract.JobExit:
 
 
 def top_names(made: capsule.Capsule) -> tuple[str, ...]:
-    """What came back at the top of the job's folder, streams aside (`spooled_names`)."""
+    """What came back at the top of the job's folder, streams aside (`Destinations`)."""
     with extract.opened(
         made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
     ) as disk:
         entries = extract.read_outputs(disk).entries
-    return spooled_names(job_of(made), [entry.path for entry in entries])
+    return Destinations(job_of(made)).spooled_names(entries.paths)
 
 
 def reported(made: capsule.Capsule) -> bool:
@@ -62,7 +61,7 @@ def reported(made: capsule.Capsule) -> bool:
 
 def deliver_from(
     made: capsule.Capsule, job: SourceJob
-) -> tuple[extract.JobExit, tuple[Path, ...]]:
+) -> tuple[extract.JobExit, tuple[str, ...]]:
     """Deliver the outputs of a capsule that has run; say how its job ended.
 
     Raises, after everything else was delivered, `OutputMissing` when the job did not leave
@@ -77,7 +76,7 @@ def deliver_from(
             job_exit = extract.read_exit(disk)
             files = extract.read_outputs(disk, job_exit)
             token, only = made.folder.name[-8:], _left_over(made)
-            done = extract.deliver(disk, files, job, token, only)
+            done = extract.deliver(disk, files, Destinations(job).place, token, only)
     except VmCapsuleError:
         # It failed and was undone; the mark is for one that could not be.
         made.unmark(capsule.DELIVERING)
@@ -89,13 +88,13 @@ def deliver_from(
     return job_exit, done.files
 
 
-def _left_over(made: capsule.Capsule) -> Optional[list[str]]:
+def _left_over(made: capsule.Capsule) -> Optional[frozenset[str]]:
     """What an earlier delivery could not put in place, by path in the index; None: all."""
     try:
         paths: list[str] = json.loads((made.folder / capsule.LEFT_OVER).read_bytes())
     except FileNotFoundError:
         return None
-    return paths
+    return frozenset(paths)
 
 
 def _leave_over(made: capsule.Capsule, blocked: Mapping[str, str]) -> None:

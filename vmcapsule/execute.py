@@ -29,11 +29,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Collection, NoReturn, Optional, Union
 
-from vmcapsule import boot, bundle, capsule, chirp, extract, slot
+from vmcapsule import boot, capsule, chirp, extract, slot, staging
 from vmcapsule.disk.vmdk import read_vmdk
+from vmcapsule.entries import FOLDER
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.extract import JobExit
-from vmcapsule.pack import FOLDER
 from vmcapsule.return_disk import write_return
 from vmcapsule.run import boot_capsule
 from vmcapsule.slot import Slot, read_slot
@@ -70,7 +70,7 @@ def _run_or_die(here: Path) -> JobExit:
     try:
         made, told = arrived(capsule.load(here), here), read_slot(here, os.environ)
         if told.starts:
-            bundle.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
+            staging.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
         kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
         with extract.opened(
             made.data_disk, made.part_offset_bytes, here, made.data_bytes

@@ -7,9 +7,8 @@ import errno
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Collection, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.disk.extents import copy_range, image_bytes
@@ -17,16 +16,18 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_table import RUNS_MAX
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_view, read_vmdk
+from vmcapsule.drafts import Drafts, Obstacle
+from vmcapsule.entries import FOLDER, LINK, Entries, Entry
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError, SpaceError
-from vmcapsule.job import SourceJob
-from vmcapsule.pack import FOLDER, LINK, Entry, Pieces, parse_index
-from vmcapsule.sandbox import deliveries, obstacle
+from vmcapsule.index import parse_index
+from vmcapsule.pack import Pieces
 
 SIGNAL_MAX = 64
 
+PlaceOf = Callable[[str], Optional[str]]
 
-@dataclass(frozen=True)
-class JobExit:
+
+class JobExit(NamedTuple):
     """How the job ended, as the guest's exit record says."""
 
     runner: str
@@ -55,19 +56,17 @@ class JobExit:
         return 128 + self.exit_signal if self.exit_signal is not None else self.exit_code or 0
 
 
-@dataclass(frozen=True)
-class DataDisk:
+class DataDisk(NamedTuple):
     """A data disk opened for reading: its image and the vfat file system in it."""
 
     fd: int
     volume: FatVolume
 
 
-@dataclass(frozen=True)
-class PackedFiles:
+class PackedFiles(NamedTuple):
     """The entries of an index, and where its packs lie in the disk's image."""
 
-    entries: tuple[Entry, ...]
+    entries: Entries
     packs: tuple[Pieces, ...]
 
 
@@ -261,141 +260,92 @@ def read_outputs(disk: DataDisk, job_exit: Optional[JobExit] = None) -> PackedFi
     return outputs
 
 
-@dataclass(frozen=True)
-class Delivered:
+class Delivered(NamedTuple):
     """Where files were put; and, by path in the index, what is in the way of others."""
 
-    files: tuple[Path, ...]
+    files: tuple[str, ...]
     blocked: Mapping[str, str]
 
 
 def deliver(
     disk: DataDisk,
     outputs: PackedFiles,
-    job: SourceJob,
+    place_of: PlaceOf,
     token: str,
     only: Optional[Collection[str]] = None,
 ) -> Delivered:
-    """Put the outputs, or ``only`` those paths of them, where the job's description wants them.
+    """Put the outputs, or ``only`` those paths of them, where they belong.
+
+    ``place_of`` gives the absolute path for a path of the index, None for what is not
+    wanted.
 
     What HTCondor would not write to is left as it is, and the other outputs are delivered:
     a folder or device in a file's place, a file that is closed to the user's own writing.
-    Every file is written under a temporary name beside its place, and all are renamed
-    when all are written; after a failure nothing of them is left.  The names are made of
-    ``token``, so that a delivery that was killed is replaced when it is repeated with the
-    same token.  Files belong to the calling user; set-id bits are not taken over.  A file
-    that is a link in the user's folder is written through, as HTCondor does.  Raises
+    All are put in place when all are written; after a failure nothing of them is left.  A
+    delivery that was killed is replaced when it is repeated with the same ``token``
+    (`vmcapsule.drafts`).  Files belong to the calling user; set-id bits are not taken over.
+    A file that is a link in the user's folder is written through, as HTCondor does.  Raises
     `DeliveryError`.
     """
-    places = deliveries(job, [entry.path for entry in outputs.entries])
-    folders: list[Path] = []
-    drafts: list[tuple[Path, Path]] = []
-    blocked: dict[str, str] = {}
+    drafts = Drafts(token)
+    place = ""
     try:
-        for number, entry in enumerate(outputs.entries):
-            place = places.get(entry.path)
-            if place is None or (only is not None and entry.path not in only):
-                continue
-            if entry.kind == LINK:
-                raise DeliveryError(
-                    f"the job left '{entry.path}', a link to a folder or to nowhere, which "
-                    "HTCondor does not transfer",
-                    "let the job write a file or folder instead",
-                )
+        files: list[str] = []
+        blocked: dict[str, str] = {}
+        for number, entry, place in _wanted(outputs.entries, place_of, only):
             if entry.kind == FOLDER:
-                _make_folder(place, folders, entry.mode)
+                drafts.folder(place, number, entry.mode)
                 continue
-            place, in_the_way = _place_of_file(place, folders)
-            if in_the_way:
-                blocked[entry.path] = f"'{place}' {in_the_way}"
+            try:
+                fd = drafts.file(place, number, entry.mode)
+            except Obstacle as obstacle:
+                blocked[entry.path] = str(obstacle)
                 continue
-            temporary = place.with_name(f".vmcapsule-{token}-{number}")
-            drafts.append((temporary, place))
-            _write_draft(disk.fd, outputs, entry, temporary, place)
-        for temporary, place in drafts:
-            temporary.replace(place)
+            files.append(place)
+            try:
+                _fill(fd, disk.fd, entry, outputs.packs)
+            finally:
+                os.close(fd)
+        place = ""
+        drafts.put()
     except (OSError, SpaceError) as error:
-        _undo(token, drafts, folders)
-        reason = (
-            f"'{error.filename}': {error.strerror}"
-            if isinstance(error, OSError)
-            else error.message
-        )
+        drafts.undo()
+        where = place or getattr(error, "filename", "")
+        why = error.strerror if isinstance(error, OSError) else error.message
         raise DeliveryError(
-            f"cannot write the job's outputs: {reason}",
+            f"cannot write the job's outputs: '{where}': {why}",
             "correct that, then deliver them with 'vmcapsule extract'",
         ) from error
     except BaseException:
-        _undo(token, drafts, folders)
+        drafts.undo()
         raise
-    return Delivered(tuple(place for _, place in drafts), blocked)
+    return Delivered(tuple(files), blocked)
 
 
-def _make_folder(place: Path, made: list[Path], mode: int) -> None:
-    """Make a folder and those it lies in, noting in ``made`` which are new."""
-    missing = []
-    while not place.is_dir():
-        missing.append(place)
-        place = place.parent
-    for folder in reversed(missing):
-        folder.mkdir()
-        folder.chmod(0o700)
-        made.append(folder)
-    if missing:
-        # The owner keeps the rights needed to write what comes into it.
-        missing[0].chmod((mode & 0o777) | 0o700)
+def _wanted(
+    entries: Entries, place_of: PlaceOf, only: Optional[Collection[str]]
+) -> Iterator[tuple[int, Entry, str]]:
+    """Yield what is to be delivered, with its number and its place."""
+    for number, entry in enumerate(entries):
+        place = place_of(entry.path)
+        if place is None or (only is not None and entry.path not in only):
+            continue
+        if entry.kind == LINK:
+            raise DeliveryError(
+                f"the job left '{entry.path}', a link to a folder or to nowhere, which "
+                "HTCondor does not transfer",
+                "let the job write a file or folder instead",
+            )
+        yield number, entry, place
 
 
-def _place_of_file(place: Path, folders: list[Path]) -> tuple[Path, str]:
-    """Where a file really goes, its folder made, and what is in the way there."""
-    # Mostly nothing is there, and of thousands of files each is asked after once.
-    is_there = os.path.lexists(place)
-    if is_there and place.is_symlink():
-        place = Path(os.path.realpath(place))
-    # The mode that HTCondor gives to folders that it makes for a remapped output.
-    _make_folder(place.parent, folders, 0o700)
-    return place, obstacle(place) if is_there else ""
-
-
-def _write_draft(
-    image_fd: int, outputs: PackedFiles, entry: Entry, temporary: Path, place: Path
-) -> None:
-    """Write the content of the file that is to be ``place`` under its temporary name."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        try:
-            fd = os.open(temporary, flags, 0o600)
-        except FileExistsError:
-            # What a delivery that was killed left there is replaced, never written into.
-            temporary.unlink()
-            fd = os.open(temporary, flags, 0o600)
-    except OSError as error:
-        error.filename = str(place)
-        raise
-    try:
+def _fill(fd: int, image_fd: int, entry: Entry, packs: Sequence[Pieces]) -> None:
+    """Copy an entry's data out of the image into the new file ``fd``."""
+    end = 0
+    for stretch in entry.stretches:
+        end = stretch.offset
+        for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
+            copy_range(image_fd, extent.offset_bytes, fd, end, extent.length_bytes)
+            end += extent.length_bytes
+    if end < entry.size_bytes:
         os.ftruncate(fd, entry.size_bytes)
-        for stretch in entry.stretches:
-            position = stretch.offset
-            pack = outputs.packs[stretch.pack]
-            for extent in pack.part(stretch.pack_offset, stretch.length):
-                copy_range(image_fd, extent.offset_bytes, fd, position, extent.length_bytes)
-                position += extent.length_bytes
-        os.fchmod(fd, entry.mode & 0o777)
-    except OSError as error:
-        error.filename = str(place)
-        raise
-    finally:
-        os.close(fd)
-
-
-def _undo(token: str, drafts: Sequence[tuple[Path, Path]], folders: Sequence[Path]) -> None:
-    """Remove the drafts, a killed delivery's too, and the folders made for them."""
-    for parent in {temporary.parent for temporary, _ in drafts}:
-        for temporary in parent.glob(f".vmcapsule-{token}-*"):
-            # What cannot be removed must not hide why the delivery failed.
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-    for folder in reversed(folders):
-        # A folder that something else came into meanwhile stays.
-        with contextlib.suppress(OSError):
-            folder.rmdir()

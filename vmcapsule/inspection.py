@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from vmcapsule import capsule, contract, extract
+from vmcapsule.entries import FOLDER, LINK, Entry
 from vmcapsule.errors import UsageError, VmCapsuleError, escaped
-from vmcapsule.pack import FOLDER, LINK, Entry
 
 
 def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Callable, Optional
 
-from vmcapsule import bundle, capsule, capsule_name, sandbox
+from vmcapsule import bundle, capsule, capsule_name, drafts, outputs, staging
 from vmcapsule.config import Config
 from vmcapsule.job import SourceJob
 from vmcapsule.tarball import HTCondorTarball, is_in
@@ -14,7 +15,7 @@ from vmcapsule.template import Template
 
 
 def planned(
-    job: SourceJob, load: bundle.Payload, template: Template, config: Config, kind: str
+    job: SourceJob, load: staging.Payload, template: Template, config: Config, kind: str
 ) -> capsule.Capsule:
     """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
 
@@ -39,7 +40,7 @@ def planned(
         job_id=job.job_id,
         global_job_id=job.global_job_id,
         network=config.network,
-        wanted_outputs=",".join(sandbox.wanted_outputs(job)),
+        wanted_outputs=",".join(outputs.wanted_outputs(job)),
     )
 
 
@@ -66,7 +67,7 @@ def pack(
     offset = made.part_offset_bytes
     with capsule.draft(made.folder) as aside:
         disk = capsule.put_data_disk(template, aside, made.data_bytes, offset)
-        bundle.stage(load, disk, offset, aside)
+        staging.stage(load, disk, offset, aside)
         capsule.save_source_ad(job.ad.long_form(), aside)
         made = finish(made, aside)
         capsule.save(made, aside)
@@ -79,12 +80,15 @@ def put_obstacles(job: SourceJob, folder: Path) -> None:
     When the job's run has ended HTCondor itself then fails to write there, and holds the
     routed job as it would hold the source.  What gets in the way later is seen too late.
     """
-    for item, place in sandbox.deliveries(job, sandbox.wanted_outputs(job)).items():
-        like = folder / capsule.WANTED / item
+    to = outputs.Destinations(job)
+    for item in outputs.wanted_outputs(job):
+        like, place = folder / capsule.WANTED / item, to.place(item)
+        if place is None:
+            continue
         # Of two items one may lie where the other has its obstacle: one is enough.
         with contextlib.suppress(FileExistsError, NotADirectoryError):
-            if place.is_dir():
+            if os.path.isdir(place):  # noqa: PTH112 - a place is a string
                 like.mkdir(parents=True)
-            elif sandbox.obstacle(place):
+            elif drafts.obstacle(place):
                 like.parent.mkdir(parents=True, exist_ok=True)
                 like.touch(0o444)

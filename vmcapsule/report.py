@@ -64,9 +64,9 @@ def result_lines(result: RunResult) -> list[str]:
     return lines
 
 
-def output_lines(paths: Iterable[Path]) -> list[str]:
+def output_lines(paths: Iterable[str]) -> list[str]:
     """What was delivered, a line each; the guest chose the names."""
-    return [f"  {escaped(os.fspath(path))}" for path in paths]
+    return [f"  {escaped(path)}" for path in paths]
 
 
 def result_record(result: RunResult) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def result_record(result: RunResult) -> dict[str, Any]:
         "user_cpu_s": result.exit.user_cpu_s,
         "system_cpu_s": result.exit.system_cpu_s,
         "max_rss_kib": result.exit.max_rss_kib,
-        "outputs": [os.fspath(path) for path in result.outputs],
+        "outputs": list(result.outputs),
         "phases_s": dict(result.phases_s),
         "guest": dict(result.exit.guest),
         "capsule": os.fspath(result.capsule) if result.capsule else None,

@@ -27,7 +27,7 @@ class RunResult:
 
     job_id: str
     exit: extract.JobExit
-    outputs: tuple[Path, ...]
+    outputs: tuple[str, ...]
     phases_s: Mapping[str, float]
     accelerator: str
     capsule: Optional[Path]

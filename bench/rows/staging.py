@@ -86,7 +86,7 @@ class Bench:
     def extraction(self, names: Sequence[str]) -> List[Contender]:
         """Those who bring it back from where staging left it."""
         commands = {
-            OURS: self.place.driver("extract", self.disk(OURS), self.out(OURS), "tree"),
+            OURS: self.place.driver("extract", self.disk(OURS), self.out(OURS)),
             CP: command("cp", "-r", self.out("cp-in") / "tree", self.out(CP)),
             MCOPY: command(
                 "mcopy", "-s", "-n", "-i", self._drive(MCOPY), "::tree", self.out(MCOPY),

@@ -12,6 +12,8 @@ from types import ModuleType
 from typing import Any, Mapping, Optional, Sequence
 
 from vmcapsule import contract, pack
+from vmcapsule.entries import FILE, Entry
+from vmcapsule.index import dump_index, parse_index
 
 SCRIPT = Path(__file__).resolve().parents[2] / "guest" / contract.INIT_SCRIPT
 
@@ -62,18 +64,18 @@ class Place:
             path.write_bytes(content)
             mode = (modes or {}).get(name, 0o755 if name.endswith(".sh") else 0o644)
             size = len(content)
-            members.append(pack.Member(path, name, pack.FILE, mode, 10**18, size, size))
+            members.append(pack.Member(str(path), name, FILE, mode, 10**18, size))
         self.put_packs(pack.plan_packs(members))
 
     def put_packs(self, plan: pack.PackPlan) -> None:
-        (self.data / contract.INPUT_INDEX).write_bytes(plan.index)
+        (self.data / contract.INPUT_INDEX).write_bytes(dump_index(plan.entries))
         for number, size in enumerate(plan.pack_sizes_bytes):
             with (self.data / (contract.INPUT_PACK % number)).open("wb") as stream:
                 stream.truncate(size)
-                for entry in plan.entries:
+                for which, entry in enumerate(plan.entries):
                     for stretch in entry.stretches:
                         if stretch.pack == number:
-                            with plan.sources[entry.path].open("rb") as source:
+                            with Path(plan.sources.of(which, entry.path)).open("rb") as source:
                                 source.seek(stretch.offset)
                                 stream.seek(stretch.pack_offset)
                                 stream.write(source.read(stretch.length))
@@ -104,13 +106,13 @@ class Place:
         self.record(**changes)
         return self.run()
 
-    def entries(self) -> dict[str, pack.Entry]:
+    def entries(self) -> dict[str, Entry]:
         """The output index, checked by the host's own code."""
         packs = []
         while (self.data / (contract.OUTPUT_PACK % len(packs))).exists():
             packs.append((self.data / (contract.OUTPUT_PACK % len(packs))).stat().st_size)
         index = (self.data / contract.OUTPUT_INDEX).read_bytes()
-        return {entry.path: entry for entry in pack.parse_index(index, packs)}
+        return {entry.path: entry for entry in parse_index(index, packs)}
 
     def content(self, name: str) -> bytes:
         """What an output file holds, holes filled with zeros."""

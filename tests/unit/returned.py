@@ -11,8 +11,9 @@ from vmcapsule.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit
+from vmcapsule.entries import Entry, Stretch
+from vmcapsule.index import dump_index
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.pack import Entry, Stretch, dump_index
 
 VMX = """\
 ide0:0.present = "TRUE"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmcapsule import bundle, contract, extract, process
+from vmcapsule import bundle, contract, extract, process, staging
 from vmcapsule.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat_tree import put_files
@@ -71,7 +71,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
     tarball = disk.parent / "condor-1.tar"
     tarball.write_bytes(b"archive")
     load = bundle.payload(job, init_script=INIT, tarball=HTCondorTarball(tarball, "1"))
-    bundle.stage(load, disk, OFFSET_BYTES, disk.parent)
+    staging.stage(load, disk, OFFSET_BYTES, disk.parent)
     assert contents(disk) == {
         "prog": b"#!/bin/sh\n",
         "in": b"",
@@ -95,7 +95,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
 
 def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    bundle.stage(load, disk, None, tmp_path)
+    staging.stage(load, disk, None, tmp_path)
     with raw_view(disk, tmp_path) as raw:
         process.run(
             ["dd", f"if={raw.path}", f"of={tmp_path / 'volume'}", "bs=512"]
@@ -109,9 +109,9 @@ def test_how_often_a_job_was_started_is_told_beside_the_rest(
     disk: Path, job: SourceJob, tmp_path: Path
 ) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    bundle.stage(load, disk, None, tmp_path)
+    staging.stage(load, disk, None, tmp_path)
     for starts in (1, 12):
-        bundle.tell_starts(starts, disk, None, tmp_path)
+        staging.tell_starts(starts, disk, None, tmp_path)
     assert read(disk, contract.RUN_AD) == b"NumJobStarts = 12\n"
     assert b'Cmd = "prog"' in read(disk, contract.JOB_AD)
 
@@ -121,7 +121,7 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
         stale = (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY")
         files = {**dict.fromkeys(stale, b"old"), "kept.txt": b"the template's own"}
         put_files(raw.fd, OFFSET_BYTES, files)
-    bundle.stage(bundle.payload(job, init_script=INIT, tarball=None), disk, None, disk.parent)
+    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), disk, None, disk.parent)
     with extract.opened(disk, None, disk.parent) as opened:
         paths = {file.path for file in opened.volume.walk()}
         assert extract.read_record(opened) is None
@@ -134,7 +134,7 @@ def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) ->
     (job.iwd / "in/big").write_bytes(bytes(range(256)) * (80 << 10))
     load = bundle.payload(job, init_script=INIT, tarball=None)
     with pytest.raises(SpaceError) as caught:
-        bundle.stage(load, disk, None, disk.parent)
+        staging.stage(load, disk, None, disk.parent)
     needed = int(re.findall(r"need (\d+) bytes", str(caught.value))[0])
     assert 23 << 20 < needed < 25 << 20
     assert disk.read_bytes() == before
@@ -144,7 +144,7 @@ def test_a_file_that_shrinks_while_it_is_packed_is_an_error(disk: Path, job: Sou
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").write_bytes(b"")
     with pytest.raises(InputError, match="in/A' changed while it was packed"):
-        bundle.stage(load, disk, None, disk.parent)
+        staging.stage(load, disk, None, disk.parent)
 
 
 def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
@@ -153,7 +153,7 @@ def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").unlink()
     with pytest.raises(InputError, match="in/A': No such file"):
-        bundle.stage(load, disk, None, disk.parent)
+        staging.stage(load, disk, None, disk.parent)
 
 
 def test_a_missing_init_script_names_its_knob(job: SourceJob, tmp_path: Path) -> None:

@@ -210,9 +210,7 @@ def test_a_home_that_is_closed_to_us_holds_no_configuration(tmp_path: Path) -> N
 
 
 def test_names_that_a_guest_chose_do_not_reach_the_terminal() -> None:
-    assert report.output_lines([Path("/x/a\x1b[2J\nb  c\udcff")]) == [
-        "  /x/a\\x1b[2J\\nb  c\\udcff"
-    ]
+    assert report.output_lines(["/x/a\x1b[2J\nb  c\udcff"]) == ["  /x/a\\x1b[2J\\nb  c\\udcff"]
 
 
 def test_an_interrupt_is_not_cut_short_by_the_next_one() -> None:

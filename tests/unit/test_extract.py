@@ -15,10 +15,11 @@ from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_d
 from vmcapsule import contract, extract
 from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import raw_edit
+from vmcapsule.entries import Entry, Stretch
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
 from vmcapsule.inspection import inspect, lines
 from vmcapsule.job import SourceJob
-from vmcapsule.pack import Entry, Stretch
+from vmcapsule.outputs import Destinations
 
 
 @pytest.fixture
@@ -36,7 +37,9 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 def deliver(disk: Path, job: SourceJob, blocked: tuple[str, ...] = ()) -> list[str]:
     with extract.opened(disk, None, disk.parent) as opened:
-        placed = extract.deliver(opened, extract.read_outputs(opened), job, "token")
+        placed = extract.deliver(
+            opened, extract.read_outputs(opened), Destinations(job).place, "token"
+        )
     assert tuple(placed.blocked) == blocked
     return [os.path.relpath(path, job.iwd) for path in placed.files]
 
@@ -120,7 +123,7 @@ def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
     folder = Entry("n", "dir", 0o755)
     guest_writes(disk, EXITED, (file("a", 0, 2), folder, file("n/b", 2, 2)), b"hiyo")
     (home / "n").write_text("a file")
-    with pytest.raises(DeliveryError, match="cannot write .*n': File exists"):
+    with pytest.raises(DeliveryError, match="cannot write .*n': Not a directory"):
         deliver(disk, make_job(home, TransferOutput='"a, n"'))
     assert [p.name for p in home.rglob("*")] == ["n"]
 

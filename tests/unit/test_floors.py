@@ -10,11 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / "vmcapsule"
 
 FLOORS = [
     {"__init__", "errors", "contract", "classad_text", "job_text", "job_attributes"},
-    {"process", "resources", "chirp", "slot"},
-    {"ads", "config", "disk", "accelerator"},
+    {"process", "resources", "chirp", "slot", "entries", "drafts"},
+    {"ads", "config", "disk", "accelerator", "index"},
     {"refusals", "submit", "pack", "job_queue", "user_log"},
-    {"job"},
-    {"sandbox", "template", "guest_ad", "guest_files", "capsule_name"},
+    {"job", "staging"},
+    {"sandbox", "outputs", "template", "guest_ad", "guest_files", "capsule_name"},
     {"capsule", "tarball"},
     {"bundle", "extract", "routed_ad", "boot", "scratch"},
     {"delivery", "packing", "return_disk", "program", "probe", "images", "inspection"},

@@ -28,7 +28,7 @@ def made(tmp_path: Path) -> capsule.Capsule:
 
 
 def ended(made: capsule.Capsule, **changes: object) -> JobExit:
-    return replace(delivery.exit_of(made), **changes)  # type: ignore[arg-type]
+    return delivery.exit_of(made)._replace(**changes)
 
 
 def left(folder: Path) -> list[str]:

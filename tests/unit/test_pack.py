@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcapsule import pack
+from vmcapsule import contract, index, pack
 from vmcapsule.disk.extents import Extent
-from vmcapsule.errors import DiskError, InputError, VmCapsuleError
-from vmcapsule.pack import Entry, Member, Pieces, Stretch, dump_index, parse_index, plan_packs
+from vmcapsule.entries import FILE, FOLDER, LINK, Entries, Entry, Stretch
+from vmcapsule.errors import DiskError, InputError, TooLarge, VmCapsuleError
+from vmcapsule.index import dump_index, parse_index
+from vmcapsule.pack import Member, Pieces, Sources, plan_packs
 
 # Any name that Linux can hold: bytes without '/' and NUL, as os.fsdecode shows them.
 names = (
@@ -24,9 +26,8 @@ names = (
 )
 
 
-def member(path: str, size: int, kind: str = pack.FILE, allocated: int | None = None) -> Member:
-    full = size if allocated is None else allocated
-    return Member(Path("/src") / "x", path, kind, 0o644, 0, size, full)
+def member(path: str, size: int, kind: str = FILE) -> Member:
+    return Member(f"/src/{path}", path, kind, 0o644, 0, size)
 
 
 @given(st.dictionaries(names, st.integers(0, 5_000_000), max_size=20))
@@ -46,13 +47,14 @@ def test_a_plan_covers_every_byte_once(sizes: dict[str, int]) -> None:
 @given(st.dictionaries(names, st.integers(0, 3_000_000), max_size=20))
 def test_an_index_reads_back_as_it_was_planned(sizes: dict[str, int]) -> None:
     plan = plan_packs([member(path, size) for path, size in sizes.items()])
-    assert parse_index(plan.index, plan.pack_sizes_bytes) == plan.entries
+    read = parse_index(bytes(dump_index(plan.entries)), plan.pack_sizes_bytes)
+    assert list(read) == list(plan.entries)
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused() -> None:
     """The guest could not unpack that."""
     with pytest.raises(InputError, match="name of a folder"):
-        plan_packs([member("d", 0, pack.FOLDER), member("d/x", 1), member("d", 1)])
+        plan_packs([member("d", 0, FOLDER), member("d/x", 1), member("d", 1)])
 
 
 def test_large_files_start_on_a_block_and_small_ones_are_packed_tightly() -> None:
@@ -63,12 +65,12 @@ def test_large_files_start_on_a_block_and_small_ones_are_packed_tightly() -> Non
 
 
 def test_a_file_larger_than_a_pack_goes_on_in_the_next() -> None:
-    size = pack.PACK_BYTES_MAX + 10
+    size = contract.PACK_BYTES_MAX + 10
     plan = plan_packs([member("a", size)])
-    assert plan.pack_sizes_bytes == (pack.PACK_BYTES_MAX, 10)
+    assert plan.pack_sizes_bytes == (contract.PACK_BYTES_MAX, 10)
     assert plan.entries[0].stretches == (
-        Stretch(0, pack.PACK_BYTES_MAX, 0, 0),
-        Stretch(pack.PACK_BYTES_MAX, 10, 1, 0),
+        Stretch(0, contract.PACK_BYTES_MAX, 0, 0),
+        Stretch(contract.PACK_BYTES_MAX, 10, 1, 0),
     )
 
 
@@ -80,15 +82,7 @@ def test_holes_take_no_room(tmp_path: Path) -> None:
     status = sparse.stat()
     plan = plan_packs(
         [
-            Member(
-                sparse,
-                "s",
-                pack.FILE,
-                0o600,
-                0,
-                status.st_size,
-                allocated_bytes=status.st_blocks * 512,
-            )
+            Member(str(sparse), "s", FILE, 0o600, 0, status.st_size, has_holes=True),
         ]
     )
     assert sum(plan.pack_sizes_bytes) < 1 << 20
@@ -103,7 +97,7 @@ def test_a_later_file_of_the_same_name_replaces_an_earlier_one() -> None:
 def test_a_missing_sparse_file_is_named(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     with pytest.raises(InputError, match="gone.*No such file"):
-        plan_packs([Member(gone, "g", pack.FILE, 0o644, 0, 10, 0)])
+        plan_packs([Member(str(gone), "g", FILE, 0o644, 0, 10, has_holes=True)])
 
 
 GOOD = {
@@ -193,10 +187,10 @@ def test_no_bytes_do_anything_but_parse_or_be_refused(data: bytes) -> None:
 
 def test_links_and_folders_keep_their_place() -> None:
     entries = (
-        Entry("d", pack.FOLDER, 0o750, 5),
-        Entry("d/l", pack.LINK, 0o777, 6, target="../x"),
+        Entry("d", FOLDER, 0o750, 5),
+        Entry("d/l", LINK, 0o777, 6, target="../x"),
     )
-    assert parse_index(dump_index(entries), []) == entries
+    assert tuple(parse_index(bytes(dump_index(entries)), [])) == entries
 
 
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(0, 60), st.integers(0, 60))
@@ -215,3 +209,91 @@ def test_a_part_far_back_is_found_without_a_walk() -> None:
     pieces = Pieces(Extent(2 * number, 1) for number in range(100_000))
     for _ in range(100_000):
         assert [e.offset_bytes for e in pieces.part(99_999, 1)] == [199_998]
+
+
+def test_an_index_is_lines_of_json() -> None:
+    """The guest reads them with Python's own module."""
+    name = 'a"\n\udcff\u00e9'
+    entries = (
+        Entry(name, FILE, 0o640, -5, 9, (Stretch(1, 2, 0, 4), Stretch(5, 3, 1, 0))),
+        Entry("l", LINK, 0o777, 6, target=name),
+    )
+    assert [json.loads(line) for line in bytes(dump_index(entries)).splitlines()] == [
+        {
+            "path": name,
+            "type": "file",
+            "mode": 0o640,
+            "mtime_ns": -5,
+            "size": 9,
+            "extents": [[1, 2, 0, 4], [5, 3, 1, 0]],
+        },
+        {"path": "l", "type": "link", "mode": 0o777, "mtime_ns": 6, "target": name},
+    ]
+
+
+def test_more_than_an_index_carries_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "INDEX_BYTES_MAX", 8192)
+    line = len(dump_index((Entry("a", FOLDER, 0o755),)))
+    fits = 8192 // line
+    assert len(dump_index([Entry("a", FOLDER, 0o755)] * fits)) == fits * line
+    said = rf"{fits + 2} input files, .* takes {(fits + 2) * line} of at most 8192 bytes"
+    with pytest.raises(TooLarge, match=said):
+        dump_index([Entry("a", FOLDER, 0o755)] * (fits + 2))
+
+
+stretches = st.builds(Stretch, *[st.integers(0, 1 << 62)] * 4)
+any_entry = st.builds(
+    Entry,
+    names,
+    st.sampled_from((FILE, FOLDER, LINK)),
+    st.integers(0, 0o7777),
+    st.integers(-(1 << 62), 1 << 62),
+    st.integers(0, 1 << 62),
+    st.lists(stretches, max_size=3).map(tuple),
+    names | st.just(""),
+)
+
+
+@given(st.lists(any_entry, max_size=8))
+def test_entries_are_what_was_put_in(entries: list[Entry]) -> None:
+    kept = Entries(entries)
+    assert (list(kept), len(kept)) == (entries, len(entries))
+    assert list(kept.paths) == [entry.path for entry in entries]
+
+
+@given(st.lists(st.tuples(names, names, st.booleans()), max_size=8), st.data())
+def test_sources_are_told_apart(
+    pairs: list[tuple[str, str, bool]], data: st.DataObject
+) -> None:
+    """Also those that do not end like the path, and one that took another's place."""
+    sources = Sources()
+    wanted = []
+    for folder, path, same in pairs:
+        wanted.append((f"/{folder}/{path}" if same else f"/{folder}", path))
+        sources.append(*wanted[-1])
+    if wanted:
+        number = data.draw(st.integers(0, len(wanted) - 1))
+        wanted[number] = ("/elsewhere/" + wanted[number][1], wanted[number][1])
+        sources.replace(number, *wanted[number])
+    found = [(sources.of(n, path), path) for n, (_, path) in enumerate(wanted)]
+    assert found == wanted
+
+
+def test_of_two_members_of_one_path_the_later_is_packed_in_the_earlier_ones_place() -> None:
+    """A folder stays before what is in it."""
+    plan = plan_packs(
+        [
+            Member("/a/d", "d", FOLDER, 0o700),
+            Member("/a/d/x", "d/x", FILE, 0o600, 1, 5, has_holes=True),
+            Member("/b/d", "d", FOLDER, 0o755),
+            Member("/b/d/x", "d/x", FILE, 0o644, 2, 7),
+        ]
+    )
+    assert list(plan.entries) == [
+        Entry("d", FOLDER, 0o755),
+        Entry("d/x", FILE, 0o644, 2, 7, (Stretch(0, 7, 0, 0),)),
+    ]
+    assert [plan.sources.of(n, e.path) for n, e in enumerate(plan.entries)] == [
+        "/b/d",
+        "/b/d/x",
+    ]

@@ -17,7 +17,7 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.disk.vmdk import raw_edit, read_vmdk
 from vmcapsule.errors import SpaceError
-from vmcapsule.pack import dump_index
+from vmcapsule.index import dump_index
 from vmcapsule.return_disk import write_return
 
 MIB = 1 << 20

@@ -10,17 +10,14 @@ from typing import Iterator
 
 import pytest
 
-from vmcapsule import process
+from vmcapsule import process, staging
 from vmcapsule.ads import parse_ad
+from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.errors import DeliveryError, InputError, InputLimit
 from vmcapsule.job import SourceJob, read_job
-from vmcapsule.sandbox import (
-    deliveries,
-    input_members,
-    spooled_names,
-    stderr_name,
-    stdout_name,
-)
+from vmcapsule.outputs import Destinations
+from vmcapsule.pack import Member
+from vmcapsule.sandbox import input_members, stderr_name, stdout_name
 
 
 def job(iwd: Path, **attributes: str) -> SourceJob:
@@ -38,11 +35,15 @@ def iwd(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def members(job: SourceJob) -> list[Member]:
+    return list(input_members(job))
+
+
 def packed(job: SourceJob) -> dict[str, str]:
     """path in the sandbox -> where it came from, relative to Iwd ('/' for folders)."""
     return {
         m.path: os.path.relpath(m.source, job.iwd) + ("/" if m.kind == "dir" else "")
-        for m in input_members(job)
+        for m in members(job)
     }
 
 
@@ -83,20 +84,20 @@ def test_relative_paths_are_preserved_on_request(iwd: Path) -> None:
         Cmd='"../prog"',
     )
     with pytest.raises(InputError, match="outside"):
-        input_members(escaping)
+        members(escaping)
 
 
 def test_the_executable_gets_its_execute_bits_and_others_keep_their_modes(iwd: Path) -> None:
     (iwd / "prog").chmod(0o6640)  # set-id bits stay behind, as with HTCondor
-    modes = {m.path: m.mode for m in input_members(job(iwd, TransferInput='"tables"'))}
+    modes = {m.path: m.mode for m in members(job(iwd, TransferInput='"tables"'))}
     assert modes["prog"] == 0o751
     assert modes["tables/deep"] == 0o750
 
 
 def test_an_executable_that_is_listed_again_is_executable(iwd: Path) -> None:
     (iwd / "prog").chmod(0o640)
-    members = input_members(job(iwd, TransferInput='"prog"'))
-    assert [(m.path, m.mode) for m in members] == [("prog", 0o751)] * 2
+    found = members(job(iwd, TransferInput='"prog"'))
+    assert [(m.path, m.mode) for m in found] == [("prog", 0o751)] * 2
 
 
 def test_the_jobs_own_limit_of_its_inputs_is_kept(iwd: Path) -> None:
@@ -104,19 +105,19 @@ def test_the_jobs_own_limit_of_its_inputs_is_kept(iwd: Path) -> None:
         file.truncate(2 << 20)
     limited = {"TransferInput": '"a.txt"', "TransferExecutable": "false"}
     with pytest.raises(InputLimit, match="MaxTransferInputMB = 1: .* 2097152 bytes") as caught:
-        input_members(job(iwd, MaxTransferInputMB="1", **limited))
+        members(job(iwd, MaxTransferInputMB="1", **limited))
     assert caught.value.hold_code == 32
     for enough in ("2", "-1"):
-        assert input_members(job(iwd, MaxTransferInputMB=enough, **limited))
+        assert members(job(iwd, MaxTransferInputMB=enough, **limited))
 
 
 def test_links_to_files_are_followed_and_links_to_folders_refused(iwd: Path) -> None:
     (iwd / "link.txt").symlink_to("a.txt")
     (iwd / "tables/dirlink").symlink_to("deep")
-    members = {m.path: m for m in input_members(job(iwd, TransferInput='"link.txt"'))}
-    assert (members["link.txt"].kind, members["link.txt"].size_bytes) == ("file", 5)
+    found = {m.path: m for m in members(job(iwd, TransferInput='"link.txt"'))}
+    assert (found["link.txt"].kind, found["link.txt"].size_bytes) == ("file", 5)
     with pytest.raises(InputError, match="dirlink.*link to a folder"):
-        input_members(job(iwd, TransferInput='"tables"'))
+        members(job(iwd, TransferInput='"tables"'))
 
 
 def test_links_below_a_folder_that_lead_nowhere_stay_behind(iwd: Path) -> None:
@@ -153,27 +154,39 @@ def test_sockets_and_fifos_stay_behind(iwd: Path) -> None:
 def test_what_is_missing_is_named(iwd: Path, attributes: dict[str, str], name: str) -> None:
     (iwd / "dangling").symlink_to("nowhere")
     with pytest.raises(InputError, match=f"'{iwd}/{name}'.*No such file"):
-        input_members(job(iwd, **attributes))
+        members(job(iwd, **attributes))
 
 
 def test_a_job_needs_its_folder(tmp_path: Path) -> None:
     """Else outputs would come back to a folder made for them, unseen."""
     with pytest.raises(InputError, match="gone' .Iwd. is not there"):
-        input_members(job(tmp_path / "gone", Cmd='"/bin/true"'))
+        members(job(tmp_path / "gone", Cmd='"/bin/true"'))
 
 
-def test_an_unreadable_file_is_named() -> None:
+@pytest.mark.parametrize("content", ["", "secret"])
+def test_an_unreadable_file_is_named(content: str) -> None:
+    """Also one of which nothing is to be read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "prog").write_text("secret")
+        (folder / "prog").write_text(content)
         (folder / "prog").chmod(0)
+        disk = make_data_disk(
+            folder / "data.vmdk",
+            size_bytes=16 << 20,
+            offset_bytes=1 << 20,
+            label="DATA",
+            form="monolithicFlat",
+            adapter="ide",
+        )
+        for path in (folder, *disk.files):
+            path.chmod(0o777)
         user = os.geteuid()
         if user == 0:  # root may read everything: be somebody else for a moment
             os.seteuid(65534)
         try:
             with pytest.raises(InputError, match="prog': Permission denied"):
-                input_members(job(folder))
+                load = staging.packed(input_members(job(folder)), texts=())
+                staging.stage(load, disk.path, None, folder)
         finally:
             os.seteuid(user)
 
@@ -192,8 +205,9 @@ def test_streams_with_one_name_are_merged(iwd: Path) -> None:
 
 
 def places(made: SourceJob, *paths: str) -> dict[str, str]:
-    found = deliveries(made, paths)
-    return {path: os.path.relpath(place, made.iwd) for path, place in found.items()}
+    to = Destinations(made)
+    found = {path: to.place(path) for path in paths}
+    return {path: os.path.relpath(place, made.iwd) for path, place in found.items() if place}
 
 
 def test_everything_lands_in_iwd_when_nothing_is_listed(iwd: Path) -> None:
@@ -223,8 +237,9 @@ def test_a_spooled_job_is_told_what_came_to_the_top_of_its_folder(iwd: Path) -> 
         TransferOutputRemaps='"b.txt=elsewhere"',
     )
     came = ["_condor_stdout", "a", "a/b.txt", "plots", "plots/p", "flat", "flat/f", "other"]
-    assert spooled_names(made, came) == ("b.txt", "plots", "f")
-    assert spooled_names(job(iwd, Out='"o"'), ["_condor_stdout", "new"]) == ("new",)
+    assert Destinations(made).spooled_names(came) == ("b.txt", "plots", "f")
+    default = Destinations(job(iwd, Out='"o"'))
+    assert default.spooled_names(["_condor_stdout", "new"]) == ("new",)
 
 
 def test_preserved_outputs_keep_their_folders(iwd: Path) -> None:
@@ -262,7 +277,7 @@ def test_remaps_apply_to_files_and_the_folders_they_are_in(iwd: Path) -> None:
         "plots": "figures",
         "plots/a/b.svg": "figures/a/b.svg",
     }
-    assert deliveries(made, ["x"]) == {"x": Path("/abs/z")}
+    assert Destinations(made).place("x") == "/abs/z"
 
 
 def test_a_remap_is_looked_up_again_without_what_is_below_the_folder(iwd: Path) -> None:
@@ -285,7 +300,7 @@ def test_a_tree_may_be_deeper_than_the_stack(iwd: Path, deep: str) -> None:
     """Both ways: a job's own, and one that a guest made up."""
     both = {"TransferInput": '"deep"', "TransferOutput": '"deep"'}
     made = job(iwd, TransferOutputRemaps='"x=y"', **both)
-    assert [m.path for m in input_members(made)][-1] == deep
+    assert [m.path for m in members(made)][-1] == deep
     assert places(made, deep) == {deep: deep}
 
 
@@ -304,7 +319,7 @@ def test_the_folder_itself_stands_for_its_contents(iwd: Path) -> None:
             assert places(made, "new", "d/x") == {"new": "new", "d/x": "d/x"}
     assert places(job(iwd, TransferOutput='"d/."'), "d", "d/x") == {"d/x": "x"}
     with pytest.raises(InputError, match="'..' has no name"):
-        input_members(job(iwd / "tables", Cmd='"../prog"', TransferInput='".."'))
+        members(job(iwd / "tables", Cmd='"../prog"', TransferInput='".."'))
 
 
 def test_without_a_list_a_guest_reaches_no_folder(iwd: Path) -> None:
@@ -315,4 +330,4 @@ def test_without_a_list_a_guest_reaches_no_folder(iwd: Path) -> None:
 def test_remaps_in_a_cycle_are_refused(iwd: Path) -> None:
     made = job(iwd, TransferOutputRemaps='"a=b;b=a"')
     with pytest.raises(DeliveryError, match="cycle"):
-        deliveries(made, ["a"])
+        Destinations(made).place("a")

@@ -66,7 +66,7 @@ def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryvie
         view = view[written:]
 
 
-def write_extents(fd: int, extents: Iterable[Extent], data: bytes) -> None:
+def write_extents(fd: int, extents: Iterable[Extent], data: Union[bytes, memoryview]) -> None:
     """Write ``data``, which is as long as all of ``extents``, to where they say."""
     view = memoryview(data)
     for extent in extents:

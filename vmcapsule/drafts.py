@@ -1,0 +1,149 @@
+"""Files put where they belong: all of them together, or none.
+
+A file is written under a temporary name beside its place, a new folder as a whole under
+such a name, and all are renamed when all are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from pathlib import Path
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Obstacle(Exception):
+    """Something is in a file's way, over which HTCondor would not write."""
+
+
+class Drafts:
+    """Places that are being filled.
+
+    Temporary names are made of ``token`` and the number that each place comes with: what a
+    killed process left goes when the same is done again with the same token.  A place is
+    an absolute path.  What the system answers is raised as it is.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._prefix = f".vmcapsule-{token}-"
+        #: What is renamed in the end, and to what.
+        self._made: list[tuple[str, str]] = []
+        #: By a folder's place: where its files are written, and whether it is a new one.
+        self._folders: dict[str, tuple[str, bool]] = {}
+        self._umask = os.umask(0o077)
+        os.umask(self._umask)
+
+    def folder(self, place: str, number: int, mode: int) -> None:
+        """Make a folder where there is none; its owner keeps the right to write to it."""
+        where, is_new = self._folder(place, number)
+        if is_new:
+            os.chmod(where, (mode & 0o777) | 0o700)  # noqa: PTH101
+
+    def file(self, place: str, number: int, mode: int) -> int:
+        """Open a new file that is to come to ``place``, for writing; return its descriptor.
+
+        Its folder is made if need be.  A link that is there is followed, as HTCondor does.
+        Raises `Obstacle` for a folder or device there, or a file that is closed to the
+        user's own writing.
+        """
+        above, name = os.path.split(place)
+        folder, is_new = self._folders.get(above) or self._folder(above, number)
+        if is_new:
+            if place in self._folders:
+                raise Obstacle(f"'{place}' is a folder")
+            return self._open(f"{folder}/{name}", mode)
+        # Mostly nothing is there, and of thousands of files each is asked after once.
+        if os.path.lexists(place):
+            place = os.path.realpath(place)
+            in_the_way = obstacle(place)
+            if in_the_way:
+                raise Obstacle(f"'{place}' {in_the_way}")
+            above = os.path.dirname(place)  # noqa: PTH120
+        draft = self._draft(above, number)
+        self._made.append((draft, place))
+        return self._open(draft, mode)
+
+    def put(self) -> None:
+        """Rename everything to its place; an OSError names that."""
+        for draft, place in self._made:
+            try:
+                os.replace(draft, place)  # noqa: PTH105
+            except OSError as error:
+                error.filename = place
+                raise
+
+    def undo(self) -> None:
+        """Remove everything, also what a killed process left in the folders that were seen.
+
+        What cannot be removed must not hide why this is done, and stays.
+        """
+        parents = {os.path.dirname(draft) for draft, _ in self._made}  # noqa: PTH120
+        parents.update(folder for folder, is_new in self._folders.values() if not is_new)
+        for parent in parents:
+            with contextlib.suppress(OSError):
+                for name in os.listdir(parent):  # noqa: PTH208
+                    if name.startswith(self._prefix):
+                        _remove(f"{parent}/{name}")
+
+    def _folder(self, place: str, number: int) -> tuple[str, bool]:
+        """Where the files of the folder at ``place`` are written; it is made if need be."""
+        if place in self._folders:
+            return self._folders[place]
+        if os.path.isdir(place):  # noqa: PTH112
+            found = place, False
+        else:
+            if os.path.lexists(place):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+            parent, is_new = self._folder(os.path.dirname(place), number)  # noqa: PTH120
+            if is_new:
+                made = f"{parent}/{os.path.basename(place)}"  # noqa: PTH119
+            else:
+                made = self._draft(parent, number)
+                self._made.append((made, place))
+                _remove(made)
+            os.mkdir(made)  # noqa: PTH102
+            # The mode that HTCondor gives to folders that it makes for a remapped output.
+            os.chmod(made, 0o700)  # noqa: PTH101
+            found = made, True
+        self._folders[place] = found
+        return found
+
+    def _draft(self, folder: str, number: int) -> str:
+        return f"{folder}/{self._prefix}{number}"
+
+    def _open(self, path: str, mode: int) -> int:
+        try:
+            fd = os.open(path, _NEW_FILE, mode & 0o777)
+        except FileExistsError:
+            # What a killed process left is never written into.
+            _remove(path)
+            fd = os.open(path, _NEW_FILE, mode & 0o777)
+        if mode & 0o777 & self._umask:
+            os.fchmod(fd, mode & 0o777)
+        return fd
+
+
+def _remove(path: str) -> None:
+    """Remove what is there, if anything: a file, or a folder with all that is in it."""
+    try:
+        os.unlink(path)  # noqa: PTH108
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        import shutil  # seldom needed, and slow to import
+
+        shutil.rmtree(path)
+
+
+def obstacle(place: str) -> str:
+    """Why HTCondor, which opens what is there for writing, would not write a file there."""
+    there = Path(place)
+    if there.is_dir():
+        return "is a folder"
+    if not there.exists():
+        return ""
+    if not there.is_file():
+        return "is no regular file"
+    return "" if os.access(place, os.W_OK) else "is closed to writing"
