@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from array import array
-from typing import Iterable, Iterator, NamedTuple
+from itertools import chain
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 FILE, FOLDER, LINK = "file", "dir", "link"
 _KINDS = (FILE, FOLDER, LINK)
+#: No pack has this number.
+_ELSEWHERE = 0xFFFF
 
 
 class Stretch(NamedTuple):
@@ -33,7 +36,7 @@ class Entry(NamedTuple):
 class Entries:
     """A sequence of `Entry`, each made as it is asked for.
 
-    Kept as columns: a hundred thousand take 5 MB beside their paths, as tuples 40.
+    Kept as columns: a hundred thousand take 3 MB beside their paths, as tuples 40.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -42,9 +45,10 @@ class Entries:
         self._modes = array("H")
         self._mtimes_ns = array("q")
         self._sizes = array("Q")
-        #: Four numbers a stretch, and how many numbers there are after each entry's.
-        self._stretches = array("Q")
-        self._ends = array("Q", [0])
+        #: Nearly every file is whole in one stretch; by number, what is kept otherwise.
+        self._packs = array("H")
+        self._starts = array("Q")
+        self._others: dict[int, array[int]] = {}
         self._targets: dict[int, str] = {}
         for entry in entries:
             self.append(entry)
@@ -52,16 +56,18 @@ class Entries:
     def append(self, entry: Entry) -> None:
         """Add an entry at the end."""
         path, kind, mode, mtime_ns, size_bytes, stretches, target = entry
-        if target:
-            self._targets[len(self._paths)] = target
+        number = len(self._paths)
         self._paths.append(path)
         self._kinds.append(_KINDS.index(kind))
         self._modes.append(mode)
         self._mtimes_ns.append(mtime_ns)
         self._sizes.append(size_bytes)
-        for stretch in stretches:
-            self._stretches.extend(stretch)
-        self._ends.append(len(self._stretches))
+        self._packs.append(_ELSEWHERE)
+        self._starts.append(0)
+        if stretches:
+            self.lay(number, stretches)
+        if target:
+            self._targets[number] = target
 
     def replace(self, number: int, entry: Entry) -> None:
         """Put an entry without stretches in the place of such a one of the same path."""
@@ -70,6 +76,17 @@ class Entries:
         self._mtimes_ns[number] = entry.mtime_ns
         self._sizes[number] = entry.size_bytes
 
+    def lay(self, number: int, stretches: Sequence[Stretch]) -> None:
+        """Say where the data of an entry is that has no stretches yet."""
+        if len(stretches) == 1:
+            offset, length, pack, start = stretches[0]
+            if offset == 0 and length == self._sizes[number] and pack < _ELSEWHERE:
+                self._packs[number] = pack
+                self._starts[number] = start
+                return
+        if stretches:
+            self._others[number] = array("Q", chain.from_iterable(stretches))
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -77,19 +94,29 @@ class Entries:
         return map(self.__getitem__, range(len(self._paths)))
 
     def __getitem__(self, number: int) -> Entry:
-        # Nearly every file lies in one stretch.
-        start, end = self._ends[number], self._ends[number + 1]
+        size_bytes, pack = self._sizes[number], self._packs[number]
         return Entry(
             self._paths[number],
             _KINDS[self._kinds[number]],
             self._modes[number],
             self._mtimes_ns[number],
-            self._sizes[number],
-            tuple(Stretch(*self._stretches[at : at + 4]) for at in range(start, end, 4)),
+            size_bytes,
+            (Stretch(0, size_bytes, pack, self._starts[number]),)
+            if pack != _ELSEWHERE
+            else self._other_stretches(number),
             self._targets.get(number, ""),
         )
 
+    def _other_stretches(self, number: int) -> tuple[Stretch, ...]:
+        kept = self._others.get(number, ())
+        return tuple(Stretch(*kept[at : at + 4]) for at in range(0, len(kept), 4))
+
     @property
-    def paths(self) -> Iterator[str]:
+    def paths(self) -> Sequence[str]:
         """The entries' paths, in order."""
-        return iter(self._paths)
+        return self._paths
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """The sizes of their data in bytes, in order; 0 but for files."""
+        return self._sizes

@@ -128,13 +128,10 @@ def check_path(path: Optional[object]) -> str:
     for part in parts:
         if part in ("", ".", ".."):
             _fail(f"path is {path!r:.80}")
-    # Mostly it is ASCII and shorter than any name may be.
-    encoded = os.fsencode(path)
-    if len(encoded) > NAME_BYTES_MAX and (
-        len(encoded) > PATH_BYTES_MAX
-        or any(len(os.fsencode(part)) > NAME_BYTES_MAX for part in parts)
-    ):
-        _fail(f"path is too long: {path!r:.80}")
+    if not path.isascii() or len(path) > NAME_BYTES_MAX:
+        too_long = any(len(os.fsencode(part)) > NAME_BYTES_MAX for part in parts)
+        if too_long or len(os.fsencode(path)) > PATH_BYTES_MAX:
+            _fail(f"path is too long: {path!r:.80}")
     return path
 
 

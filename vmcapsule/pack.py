@@ -83,44 +83,44 @@ class _Gathered:
     """The members, a later one in the place of an earlier one of that path."""
 
     def __init__(self, members: Iterable[Member]) -> None:
+        self.entries = Entries()
         self.sources = Sources()
+        self.with_holes: set[int] = set()
         self._numbers: dict[str, int] = {}
-        self._entries = Entries()
-        self._with_holes: set[int] = set()
         for member in members:
             self._put(member)
+        self._check_folders()
 
     def _put(self, member: Member) -> None:
         source, path, kind, mode, mtime_ns, size_bytes, has_holes = member
-        number = self._numbers.setdefault(path, len(self._numbers))
+        count = len(self._numbers)
+        number = self._numbers.setdefault(path, count)
         entry = Entry(path, kind, mode, mtime_ns, size_bytes)
-        if number == len(self._entries):
-            self._entries.append(entry)
+        if number == count:
+            self.entries.append(entry)
             self.sources.append(source, path)
         else:
-            self._entries.replace(number, entry)
+            self.entries.replace(number, entry)
             self.sources.replace(number, source, path)
+            self.with_holes.discard(number)
         if has_holes:
-            self._with_holes.add(number)
-        else:
-            self._with_holes.discard(number)
+            self.with_holes.add(number)
 
-    def entries(self) -> Iterator[tuple[Entry, str]]:
-        """Yield each, without stretches, and the source of one that has holes, or ""."""
-        for number, entry in enumerate(self._entries):
-            self._check_folder(entry, number)
-            holey = number in self._with_holes
-            yield entry, self.sources.of(number, entry.path) if holey else ""
-
-    def _check_folder(self, entry: Entry, number: int) -> None:
-        above = entry.path.rpartition("/")[0]
-        other = self._numbers.get(above) if above else None
-        if other is not None and self._entries[other].kind != FOLDER:
-            raise InputError(
-                f"the input file '{self.sources.of(other, above)}' has the name of a folder "
-                f"that '{self.sources.of(number, entry.path)}' lies in",
-                "rename one of them",
-            )
+    def _check_folders(self) -> None:
+        """A file cannot have the name of a folder that others lie in."""
+        known = ""
+        for number, path in enumerate(self.entries.paths):
+            above = path.rpartition("/")[0]
+            if above == known:
+                continue
+            known = above
+            other = self._numbers.get(above)
+            if other is not None and self.entries[other].kind != FOLDER:
+                raise InputError(
+                    f"the input file '{self.sources.of(other, above)}' has the name of a "
+                    f"folder that '{self.sources.of(number, path)}' lies in",
+                    "rename one of them",
+                )
 
 
 class _Layout:
@@ -150,21 +150,21 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
     opened, `TooLarge` when the packs would be larger than the format carries.
     """
     gathered = _Gathered(members)
+    entries, sources = gathered.entries, gathered.sources
     layout = _Layout()
-    entries = Entries()
-    for entry, holey_source in gathered.entries():
-        size_bytes = entry.size_bytes
+    for number, size_bytes in enumerate(entries.sizes):
+        parts: Iterable[tuple[int, int]] = ((0, size_bytes),)
+        if number in gathered.with_holes:
+            parts = _data_of(sources.of(number, entries.paths[number]), size_bytes)
         align = size_bytes >= ALIGN_FROM_BYTES
-        parts = _data_of(holey_source, size_bytes) if holey_source else ((0, size_bytes),)
-        stretches = [s for offset, length in parts for s in layout.place(offset, length, align)]
-        entries.append(entry._replace(stretches=tuple(stretches)))
+        entries.lay(number, [s for part in parts for s in layout.place(*part, align)])
     if len(layout.sizes) > PACKS_MAX:
         raise TooLarge(
             f"the job's files hold {sum(layout.sizes)} bytes, more than the "
             f"{PACKS_MAX * PACK_BYTES_MAX} that a capsule carries",
             "let the job fetch large data itself",
         )
-    return PackPlan(entries, gathered.sources, tuple(layout.sizes))
+    return PackPlan(entries, sources, tuple(layout.sizes))
 
 
 def _data_of(source: str, size_bytes: int) -> Iterator[tuple[int, int]]:

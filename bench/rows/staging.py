@@ -16,10 +16,10 @@ from bench.place import (
     MTOOLS,
     OFFSET_BYTES,
     Place,
+    discard,
     disk_bytes_for,
     empty_disk,
     folder_for,
-    fresh,
     make_tree,
 )
 from bench.results import OURS, Growth, Measure, Outcome, at_most
@@ -62,7 +62,8 @@ class Bench:
 
     def bare(self, name: str) -> None:
         """An empty folder for ``name``."""
-        fresh(self.out(name))
+        if self.out(name).exists():
+            discard(self.place, self.out(name))
         self.out(name).mkdir()
 
     # The contenders

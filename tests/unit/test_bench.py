@@ -243,14 +243,15 @@ def test_what_the_rows_start_is_there(
     assert len(every) == 4 + 4 + 2 + 3 + 2
 
 
-def test_a_tiny_staging_row_runs_and_leaves_nothing(place: Place) -> None:
+def test_a_tiny_staging_row_runs_and_leaves_nothing_of_size(place: Place) -> None:
     found = staging.small(place)
     assert [one.what.split()[0] for one in found.measures] == ["stage", "extract"]
     for one in found.measures:
         assert {name: len(each) for name, each in one.runs.items()} == {
             OURS: 1, "mcopy": 1, "cp": 1,
         }  # fmt: skip
-    assert list(place.scratch.iterdir()) == []
+    assert [path.name for path in place.scratch.iterdir()] == ["discarded"]
+    assert [path for path in place.scratch.rglob("*.vmdk") if path.stat().st_size] == []
 
 
 def test_a_contender_that_brings_back_something_else_is_found_out(place: Place) -> None:
