@@ -1,0 +1,38 @@
+"""A sandbox of many files packed or delivered by a process that says what memory it took.
+
+``python -m tests.unit.sandbox_memory stage|deliver_some DISK FOLDER`` prints KiB.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable
+
+from vmcapsule import contract, extract, sandbox, staging
+
+
+def stage(disk: Path, folder: str) -> None:
+    load = staging.packed(sandbox.tree(folder, "tree"), texts=())
+    staging.stage(load, disk, None, disk.parent)
+
+
+def deliver_some(disk: Path, folder: str) -> None:
+    """Of so many files it takes long to write all: those of a few folders."""
+    deliver(disk, folder, wanted=lambda path: path.startswith("tree/folder-00"))
+
+
+def deliver(disk: Path, folder: str, wanted: Callable[[str], bool] = lambda path: True) -> None:
+    with extract.opened(disk, None, disk.parent) as opened:
+        files = extract.read_index(opened, contract.INPUT_INDEX, contract.INPUT_PACK)
+        done = extract.deliver(
+            opened, files, lambda path: f"{folder}/{path}" if wanted(path) else None, "token"
+        )
+    assert done.blocked == {}
+
+
+if __name__ == "__main__":
+    {"stage": stage, "deliver_some": deliver_some}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    status = Path("/proc/self/status").read_text().splitlines()
+    [most] = [line.split()[1] for line in status if line.startswith("VmHWM:")]
+    print(most)
