@@ -14,6 +14,7 @@ from typing import Mapping, Optional
 from vmcapsule import capsule, extract
 from vmcapsule.ads import parse_ad
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
+from vmcapsule.exit_record import JobExit, read_exit, read_record
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.outputs import Destinations
 
@@ -31,12 +32,12 @@ def job_of(made: capsule.Capsule) -> SourceJob:
     return read_job(parse_ad(capsule.source_ad(made)))
 
 
-def exit_of(made: capsule.Capsule) -> extract.JobExit:
+def exit_of(made: capsule.Capsule) -> JobExit:
     """How the capsule's job ended.  Raises `GuestError` and `DiskError`."""
     with extract.opened(
         made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
     ) as disk:
-        return extract.read_exit(disk)
+        return read_exit(disk.volume)
 
 
 def top_names(made: capsule.Capsule) -> tuple[str, ...]:
@@ -54,14 +55,12 @@ def reported(made: capsule.Capsule) -> bool:
         with extract.opened(
             made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
         ) as disk:
-            return extract.read_record(disk) is not None
+            return read_record(disk.volume) is not None
     except VmCapsuleError:
         return True
 
 
-def deliver_from(
-    made: capsule.Capsule, job: SourceJob
-) -> tuple[extract.JobExit, tuple[str, ...]]:
+def deliver_from(made: capsule.Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...]]:
     """Deliver the outputs of a capsule that has run; say how its job ended.
 
     Raises, after everything else was delivered, `OutputMissing` when the job did not leave
@@ -73,7 +72,7 @@ def deliver_from(
         with extract.opened(
             made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
         ) as disk:
-            job_exit = extract.read_exit(disk)
+            job_exit = read_exit(disk.volume)
             files = extract.read_outputs(disk, job_exit)
             token, only = made.folder.name[-8:], _left_over(made)
             done = extract.deliver(disk, files, Destinations(job).place, token, only)
@@ -119,7 +118,7 @@ def check_blocked(blocked: Mapping[str, str]) -> None:
         )
 
 
-def check_missing(job_exit: extract.JobExit) -> None:
+def check_missing(job_exit: JobExit) -> None:
     """Raise `OutputMissing` when the job left less than it was to leave, or what HTCondor
     does not send."""
     faults = []

@@ -33,7 +33,7 @@ from vmcapsule import boot, capsule, chirp, extract, slot, staging
 from vmcapsule.disk.vmdk import read_vmdk
 from vmcapsule.entries import FOLDER
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
-from vmcapsule.extract import JobExit
+from vmcapsule.exit_record import JobExit, as_reported, read_exit
 from vmcapsule.return_disk import write_return
 from vmcapsule.run import boot_capsule
 from vmcapsule.slot import Slot, read_slot
@@ -75,7 +75,7 @@ def _run_or_die(here: Path) -> JobExit:
         with extract.opened(
             made.data_disk, made.part_offset_bytes, here, made.data_bytes
         ) as disk:
-            job_exit = extract.read_exit(disk)
+            job_exit = read_exit(disk.volume)
             outputs = extract.read_outputs(disk, job_exit)
             made = replace(made, data_disk=write_return(disk, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
@@ -125,7 +125,7 @@ def hand_back(made: capsule.Capsule, job_exit: JobExit, folders: Collection[str]
         file.rename(returned / file.name)
     lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
     for item in _wanted(made):
-        if extract.as_reported(item) not in lacking:
+        if as_reported(item) not in lacking:
             _vouch_for(item, made.folder, is_folder=item in folders)
     # Of several, HTCondor tells of the first only.
     for path, why in job_exit.unsent_outputs[:1]:

@@ -11,7 +11,7 @@ from typing import Optional
 from vmcapsule import capsule, delivery
 from vmcapsule.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
-from vmcapsule.extract import JobExit
+from vmcapsule.exit_record import JobExit
 from vmcapsule.job import id_of
 
 #: In the source ad: its outputs arrived, whatever becomes of the capsule.

@@ -9,6 +9,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional
 from vmcapsule import capsule, contract, extract
 from vmcapsule.entries import FOLDER, LINK, Entry
 from vmcapsule.errors import UsageError, VmCapsuleError, escaped
+from vmcapsule.exit_record import read_record
 
 
 def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
@@ -78,7 +79,7 @@ _SECTIONS: Mapping[str, Callable[[extract.DataDisk], Any]] = {
     "files": _files,
     "inputs": lambda disk: _packed(disk, contract.INPUT_INDEX, contract.INPUT_PACK),
     "outputs": lambda disk: _packed(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK),
-    "exit_record": extract.read_record,
+    "exit_record": lambda disk: read_record(disk.volume),
     "guest_log": lambda disk: _log(disk, contract.GUEST_LOG),
     "condor_log": lambda disk: _log(disk, contract.CONDOR_LOG),
 }

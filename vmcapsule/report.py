@@ -14,7 +14,7 @@ from vmcapsule.config import Config, load_config
 from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped
 
 if TYPE_CHECKING:  # a hook has no time to import what only a type is needed of
-    from vmcapsule.extract import JobExit
+    from vmcapsule.exit_record import JobExit
     from vmcapsule.run import RunResult
 
 #: Far above any ad that condor_q prints; stops a mistaken 'vmcapsule translate < disk'.

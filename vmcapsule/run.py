@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, Optional
 
-from vmcapsule import accelerator, boot, capsule, capsule_name, extract
+from vmcapsule import accelerator, boot, capsule, capsule_name
 from vmcapsule.config import Config
 from vmcapsule.delivery import deliver_from
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
+from vmcapsule.exit_record import JobExit
 from vmcapsule.job import SourceJob
 from vmcapsule.packing import pack
 from vmcapsule.tarball import HTCondorTarball
@@ -26,7 +27,7 @@ class RunResult:
     """What became of a job: how it ended, where its outputs are, where the time went."""
 
     job_id: str
-    exit: extract.JobExit
+    exit: JobExit
     outputs: tuple[str, ...]
     phases_s: Mapping[str, float]
     accelerator: str
@@ -102,7 +103,7 @@ def _run_packed(
     return result
 
 
-def _phases(host: Mapping[str, float], job_exit: extract.JobExit) -> dict[str, float]:
+def _phases(host: Mapping[str, float], job_exit: JobExit) -> dict[str, float]:
     """The host's phases with the guest's, which happen within 'boot', set in."""
     inside = {f"guest {name}": seconds for name, seconds in job_exit.phases_s.items()}
     return {"pack": host["pack"], "vm": host["boot"], **inside, "deliver": host["deliver"]}

@@ -15,7 +15,8 @@ from bench.place import Place, folder_for, fresh
 from bench.results import OURS, Measure, Outcome, at_most
 from vmcapsule import accelerator, boot, bundle, capsule
 from vmcapsule.errors import ToolError
-from vmcapsule.extract import opened, read_exit
+from vmcapsule.exit_record import read_exit
+from vmcapsule.extract import opened
 from vmcapsule.images.initrd import CpioEntry, cpio
 from vmcapsule.process import find
 
@@ -88,6 +89,6 @@ def _check(folder: Path, runner: str) -> None:
     """The guest really ran the job; `ToolError` where not."""
     made = capsule.load(folder)
     with opened(made.data_disk, None, made.folder) as disk:
-        job_exit = read_exit(disk)
+        job_exit = read_exit(disk.volume)
     if (job_exit.runner, job_exit.exit_code) != (runner, 0):
         raise ToolError(f"the guest reported {json.dumps(job_exit.runner)}, {job_exit.status}")

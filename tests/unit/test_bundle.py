@@ -14,6 +14,7 @@ from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import create_vmdk, raw_edit, raw_view
 from vmcapsule.errors import ConfigError, InputError, SpaceError
+from vmcapsule.exit_record import read_record
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.resources import resource
 from vmcapsule.tarball import HTCondorTarball
@@ -124,7 +125,7 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
     staging.stage(bundle.payload(job, init_script=INIT, tarball=None), disk, None, disk.parent)
     with extract.opened(disk, None, disk.parent) as opened:
         paths = {file.path for file in opened.volume.walk()}
-        assert extract.read_record(opened) is None
+        assert read_record(opened.volume) is None
     assert contract.OUTPUT_PACK % 7 not in paths and "kept.txt" in paths
     assert read(disk, contract.INIT_SCRIPT) == INIT.read_bytes()
 

@@ -17,6 +17,7 @@ from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.vmdk import raw_edit
 from vmcapsule.entries import Entry, Stretch
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
+from vmcapsule.exit_record import JobExit, read_exit
 from vmcapsule.inspection import inspect, lines
 from vmcapsule.job import SourceJob
 from vmcapsule.outputs import Destinations
@@ -44,9 +45,9 @@ def deliver(disk: Path, job: SourceJob, blocked: tuple[str, ...] = ()) -> list[s
     return [os.path.relpath(path, job.iwd) for path in placed.files]
 
 
-def exit_of(disk: Path) -> extract.JobExit:
+def exit_of(disk: Path) -> JobExit:
     with extract.opened(disk, None, disk.parent) as opened:
-        return extract.read_exit(opened)
+        return read_exit(opened.volume)
 
 
 def test_outputs_are_placed_with_their_content_and_mode(disk: Path, home: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_list_that_was_cut_short_is_noticed(disk: Path) -> None:
     guest_writes(disk, record, (file("only", 0, 0),))
     with extract.opened(disk, None, disk.parent) as opened:
         with pytest.raises(DiskError, match="lists 1 outputs, the guest's record speaks of 2"):
-            extract.read_outputs(opened, extract.read_exit(opened))
+            extract.read_outputs(opened, read_exit(opened.volume))
 
 
 def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> None:

@@ -12,7 +12,7 @@ FLOORS = [
     {"__init__", "errors", "contract", "classad_text", "job_text", "job_attributes"},
     {"process", "resources", "chirp", "slot", "entries", "drafts"},
     {"ads", "config", "disk", "accelerator", "index"},
-    {"refusals", "submit", "pack", "job_queue", "user_log"},
+    {"refusals", "submit", "pack", "job_queue", "user_log", "exit_record"},
     {"job", "staging"},
     {"sandbox", "outputs", "template", "guest_ad", "guest_files", "capsule_name"},
     {"capsule", "tarball"},

@@ -16,7 +16,7 @@ from tests.unit.returned import make_capsule, make_job
 from tests.unit.starter import Starter
 from vmcapsule import capsule, delivery, execute
 from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
-from vmcapsule.extract import JobExit
+from vmcapsule.exit_record import JobExit
 from vmcapsule.slot import Slot
 
 

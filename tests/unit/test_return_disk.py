@@ -17,6 +17,7 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.disk.vmdk import raw_edit, read_vmdk
 from vmcapsule.errors import SpaceError
+from vmcapsule.exit_record import read_exit
 from vmcapsule.index import dump_index
 from vmcapsule.return_disk import write_return
 
@@ -66,7 +67,7 @@ class Run:
         with extract.opened(
             made.data_disk, made.part_offset_bytes, self.folder, made.data_bytes
         ) as disk:
-            job_exit = extract.read_exit(disk)
+            job_exit = read_exit(disk.volume)
             outputs = extract.read_outputs(disk, job_exit)
             write_return(disk, outputs, made, self.folder / capsule.RETURNED)
         return made
