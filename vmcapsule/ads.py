@@ -13,9 +13,8 @@ Text that came from bytes may hold lone surrogates where those were not UTF-8
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Iterable, Mapping, Optional, Sequence, Union
+from typing import Any, Final, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
 
 from vmcapsule import classad_text as lex
 from vmcapsule.errors import AdError, ToolError
@@ -32,7 +31,6 @@ _SIMPLE = frozenset({"true", "false", "undefined"})
 _QUOTED_CHARS = 120
 
 
-@dataclass(frozen=True)
 class Ad:
     """A ClassAd: attributes with the text of their expressions, names in any case.
 
@@ -40,7 +38,17 @@ class Ad:
     one with `parse_ad`; an `Ad` never changes.
     """
 
-    attributes: tuple[tuple[str, str], ...] = ()
+    def __init__(self, attributes: tuple[tuple[str, str], ...] = ()) -> None:
+        self.attributes: Final = attributes
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ad) and self.attributes == other.attributes
+
+    def __hash__(self) -> int:
+        return hash(self.attributes)
+
+    def __repr__(self) -> str:
+        return f"Ad({self.attributes!r})"
 
     @cached_property
     def _by_name(self) -> dict[str, str]:
@@ -137,8 +145,7 @@ class Ad:
         return "".join(f"{name} = {text}\n" for name, text in self.attributes)
 
 
-@dataclass(frozen=True)
-class HookInput:
+class HookInput(NamedTuple):
     """The ads above and below a line of dashes; without such a line all are ``above``."""
 
     above: tuple[Ad, ...]

@@ -8,9 +8,8 @@ import re
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable, Iterator, Optional, Sequence
+from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.accelerator import KVM, QEMU
@@ -29,8 +28,7 @@ MACHINE = "pc-q35-7.2"
 TCG_CPU = "max,la57=off"
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What to boot and with what.  No job is mentioned: any disk with a system will do."""
 
     system_disk: Path

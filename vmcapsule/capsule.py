@@ -14,9 +14,8 @@ import contextlib
 import fcntl
 import json
 import os
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator, Optional, Union, get_args, get_type_hints
+from typing import Any, Iterator, NamedTuple, Optional, Union, get_args, get_type_hints
 
 from vmcapsule.disk.fat_boot import read_geometry
 from vmcapsule.disk.partition import locate_fat
@@ -53,8 +52,7 @@ _DATA_OVERHEAD_BYTES = 64 * _MIB
 _DATA_BYTES_MAX = (1 << 41) - _MIB
 
 
-@dataclass(frozen=True)
-class Capsule:
+class Capsule(NamedTuple):
     """A capsule on this machine.  Paths are absolute."""
 
     folder: Path
@@ -225,7 +223,7 @@ def put_data_disk(
 def save(capsule: Capsule, folder: Path) -> None:
     """Write the capsule's record into ``folder``, where it is being built."""
     record: dict[str, Any] = {"format": FORMAT}
-    for key, value in asdict(capsule).items():
+    for key, value in capsule._asdict().items():
         if isinstance(value, Path):
             inside = value.is_relative_to(capsule.folder)
             value = str(value.relative_to(capsule.folder) if inside else value)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 
 #: Capsules of ``vmcapsule run``, and those that a batch system runs.
 RUN, ROUTED = "run", "capsule"
@@ -15,8 +14,7 @@ _NAME = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Name:
+class Name(NamedTuple):
     """What the name of a folder in scratch says: a capsule, or the remains of one.
 
     A name that begins with a dot is that of a draft, or of a capsule half deleted.

@@ -10,9 +10,8 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Iterator, Mapping, NamedTuple, Optional
 
 from vmcapsule.errors import ConfigError, ToolError
 from vmcapsule.resources import resource
@@ -37,8 +36,7 @@ _MEMORY_OVERHEAD_MIB_MAX = 1 << 20
 _TIMEOUT_S_MAX = 366 * 86400
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """Every knob, checked.  What a path names need not exist yet unless said so."""
 
     #: VM_CAPSULE_TEMPLATE: the folder that holds ``condor_vm_capsule/``.

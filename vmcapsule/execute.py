@@ -24,7 +24,6 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Collection, NoReturn, Optional, Union
@@ -77,7 +76,7 @@ def _run_or_die(here: Path) -> JobExit:
         ) as disk:
             job_exit = read_exit(disk.volume)
             outputs = extract.read_outputs(disk, job_exit)
-            made = replace(made, data_disk=write_return(disk, outputs, made, aside(here)))
+            made = made._replace(data_disk=write_return(disk, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / capsule.CONSOLE)
@@ -102,8 +101,7 @@ def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
     def moved(path: Optional[Path]) -> Optional[Path]:
         return here / path.name if path is not None else None
 
-    return replace(
-        made,
+    return made._replace(
         folder=here,
         data_disk=here / made.data_disk.name,
         system_disk=here / made.system_disk.name,

@@ -7,9 +7,8 @@ The meaning of each attribute is that of HTCondor's shadow and starter
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional, TypeVar
+from typing import Callable, NamedTuple, Optional, TypeVar
 
 from vmcapsule import job_text
 from vmcapsule.ads import Ad
@@ -27,8 +26,7 @@ _DISK_KIB_MAX = 1 << 50
 _Parsed = TypeVar("_Parsed")
 
 
-@dataclass(frozen=True)
-class SourceJob:
+class SourceJob(NamedTuple):
     """One vanilla job of the user's.
 
     ``executable``, ``stdin``, ``stdout``, ``stderr`` and ``transfer_input`` are paths as

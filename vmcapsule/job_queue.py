@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.ads import quote
@@ -14,8 +13,7 @@ IDLE, RUNNING, REMOVED, COMPLETED, HELD = 1, 2, 3, 4, 5
 _TIMEOUT_S = 120
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(NamedTuple):
     """What the queue still needs: folders by path, source jobs by GlobalJobId.
 
     A source job that the JobRouter manages may have a capsule that is not submitted yet.

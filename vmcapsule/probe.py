@@ -12,10 +12,9 @@ import pkgutil
 import re
 import signal
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Optional
+from typing import NamedTuple, Optional
 
 from vmcapsule import accelerator, process
 from vmcapsule.accelerator import PROBE_KERNEL, QEMU
@@ -27,8 +26,7 @@ ASK_TIMEOUT_S = 15
 _REASON_CHARS_MAX = 400
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What an execute point can do; ``reason`` says why not, if something it cannot."""
 
     has_capsule: bool

@@ -8,8 +8,7 @@ The attributes are those of ``condor_utils/submit_utils.cpp`` and of the starter
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable, Iterator, NamedTuple
 
 from vmcapsule import job_text
 from vmcapsule.ads import Ad
@@ -25,8 +24,7 @@ _RESOURCE = re.compile(r"(?i:request)(?!(?:ed|er|or)(?![a-z]))[A-Za-z]")
 _NULL_FILES = ("", "/dev/null")
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Refuse a job when ``applies`` holds for one of ``attributes``."""
 
     attributes: tuple[str, ...]

@@ -6,9 +6,8 @@ is kept verbatim but for what the job and its capsule decide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
+from typing import Callable, Mapping, NamedTuple, Sequence
 
 from vmcapsule import contract
 from vmcapsule.ads import Ad, Value, quote
@@ -89,8 +88,7 @@ _VM_REQUIREMENTS = (
 )
 
 
-@dataclass(frozen=True)
-class CapsuleFacts:
+class CapsuleFacts(NamedTuple):
     """What a routed ad says of a capsule: files by base name, all in ``folder``.
 
     ``vmdk_files`` are all files of the disks there, extents among them; ``size_kib`` is what

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, Optional
+from typing import Callable, Iterator, Mapping, NamedTuple, Optional
 
 from vmcapsule import accelerator, boot, capsule, capsule_name
 from vmcapsule.config import Config
@@ -22,8 +21,7 @@ from vmcapsule.template import Template
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(NamedTuple):
     """What became of a job: how it ended, where its outputs are, where the time went."""
 
     job_id: str

@@ -9,15 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Iterator, NamedTuple, Optional
 
 from vmcapsule import capsule, capsule_name
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A folder in scratch that is a capsule, or what is left of one."""
 
     path: Path

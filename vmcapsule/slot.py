@@ -7,9 +7,8 @@ No ClassAd library is there, and none is needed: of the starter's files ``.machi
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Mapping, Optional
+from typing import Mapping, NamedTuple, Optional
 
 #: What `vmcapsule.execute` tells the job's ad of a run whose guest did not report: how
 #: many there were, which of the job's completions this one is, why, and until when
@@ -33,8 +32,7 @@ REASON = "VMCapsuleReason"
 _AD_BYTES_MAX = 4 << 20
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """The slot that this process runs in; by hand, outside of any, nothing is said."""
 
     #: Whether KVM was seen to work, for the user who runs HTCondor's daemons.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
@@ -13,8 +13,7 @@ PREFIX = "condor-"
 KNOB = "VM_CAPSULE_CONDOR_TARBALL"
 
 
-@dataclass(frozen=True)
-class HTCondorTarball:
+class HTCondorTarball(NamedTuple):
     """A tarball that unpacks in ``/`` to ``/condor-<version>``."""
 
     path: Path

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Mapping, NoReturn, Optional, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple
 
 from vmcapsule.errors import TemplateError
 
@@ -39,8 +38,7 @@ _VMX_DISK = re.compile(r"^(ide|scsi|sata|nvme)(\d+):(\d+)\.filename$")
 _BUSES = ("ide", "scsi", "sata", "nvme")
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """One template VM, its files found.
 
     ``vmx`` and the disks lie in ``folder``.  ``kernel`` and ``initrd`` are None where the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
@@ -164,7 +163,7 @@ def pack_vm(
     def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
         copy_sparse(template.vmx, aside / template.vmx.name)
         make_transferable(aside / made.data_disk.name, aside)
-        return replace(made, vmx=made.folder / template.vmx.name)
+        return made._replace(vmx=made.folder / template.vmx.name)
 
     return pack(job, template, config, tarball, capsule_name.ROUTED, finish)
 

@@ -73,7 +73,7 @@ def make_template(place: Place, folder: Path, form: str, *, filled: bool) -> Pat
 
 def contenders(place: Place, folder: Path, template: Path) -> list[Contender]:
     """Both ways of ours, for a slot and as a whole VM, and the guide's."""
-    config = dataclasses.replace(place.config, template=template)
+    config = place.config._replace(template=template)
     ours = dataclasses.replace(place, config=config)
     target = folder / "capsule"
     argv = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from vmcapsule.slot import Slot
 def made(tmp_path: Path) -> capsule.Capsule:
     """A capsule whose job was to leave three outputs; its disk lies where it was booted."""
     made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {})
-    return replace(made, wanted_outputs="there,below/there,gone")
+    return made._replace(wanted_outputs="there,below/there,gone")
 
 
 def ended(made: capsule.Capsule, **changes: object) -> JobExit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -74,7 +73,7 @@ def test_what_is_refused_is_named(attribute: Attribute) -> None:
 @pytest.mark.parametrize("attribute", of("job"), ids=names)
 def test_what_the_job_is_made_of_changes_it(attribute: Attribute) -> None:
     without, job = jobs(attribute)
-    assert replace(job, ad=without.ad) != without
+    assert job._replace(ad=without.ad) != without
 
 
 @pytest.mark.parametrize("attribute", of("guest"), ids=names)
@@ -102,7 +101,7 @@ def test_what_does_nothing_changes_neither_the_job_nor_its_routed_copy(
     attribute: Attribute,
 ) -> None:
     without, job = jobs(attribute)
-    assert replace(job, ad=without.ad) == without
+    assert job._replace(ad=without.ad) == without
     assert routed(job) == routed(without)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
@@ -127,7 +126,7 @@ def test_logs_that_no_guest_of_ours_writes_stay_there(tmp_path: Path) -> None:
 def test_outputs_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     run = Run(tmp_path, b"x" * (30 * MIB))
     # As if files that lie on top of each other claimed more than the disk has.
-    smaller = replace(run.made, data_bytes=20 * MIB)
+    smaller = run.made._replace(data_bytes=20 * MIB)
     (tmp_path / "out").mkdir()
     with extract.opened(run.made.data_disk, None, tmp_path) as disk:
         with pytest.raises(SpaceError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,7 +166,7 @@ def test_a_template_without_requirements_gets_what_a_vm_needs() -> None:
 
 
 def test_the_network_is_as_configured() -> None:
-    ad = routed_ad(recorded(), shipped(), replace(CAPSULE, network=True))
+    ad = routed_ad(recorded(), shipped(), CAPSULE._replace(network=True))
     assert ad.boolean("JobVMNetworking") is True
 
 
@@ -192,4 +191,4 @@ def test_the_templates_spelling_of_the_type_does_not_matter() -> None:
 
 def test_names_with_commas_are_refused() -> None:
     with pytest.raises(AdError, match="comma"):
-        routed_ad(recorded(), shipped(), replace(CAPSULE, folder=Path("/a,b")))
+        routed_ad(recorded(), shipped(), CAPSULE._replace(folder=Path("/a,b")))

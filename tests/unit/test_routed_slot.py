@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
@@ -32,7 +31,7 @@ def template() -> Ad:
 
 
 def routed(source: str = "", own: Optional[Ad] = None) -> Ad:
-    return routed_ad(recorded(source), own or template(), replace(CAPSULE, program="p.pyz"))
+    return routed_ad(recorded(source), own or template(), CAPSULE._replace(program="p.pyz"))
 
 
 def later(source: str, facts: str) -> Ad:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from vmcapsule.errors import UsageError
 
@@ -25,8 +25,7 @@ _END_32, _END_16 = 0x0FFFFFFF, 0xFFFF
 _VOLUME_LABEL = 0x08
 
 
-@dataclass(frozen=True)
-class FatLayout:
+class FatLayout(NamedTuple):
     """How a volume is divided up, in sectors; ``bits`` is 16 or 32."""
 
     bits: int
@@ -79,10 +78,10 @@ def _divided(layout: FatLayout, offset_bytes: int) -> FatLayout:
     """``layout`` with FATs that are large enough, and its clusters aligned on the disk."""
     # As if there were no FATs yet: a little more than they need, and never less.
     entries_bytes = -(-(layout.clusters + 2) * layout.bits // 8)
-    layout = replace(layout, fat_sectors=-(-entries_bytes // SECTOR_BYTES))
+    layout = layout._replace(fat_sectors=-(-entries_bytes // SECTOR_BYTES))
     heap_bytes = offset_bytes + layout.heap_sector * SECTOR_BYTES
     fill = -heap_bytes % ALIGN_BYTES // SECTOR_BYTES
-    return replace(layout, reserved_sectors=layout.reserved_sectors + fill)
+    return layout._replace(reserved_sectors=layout.reserved_sectors + fill)
 
 
 def format_fat(

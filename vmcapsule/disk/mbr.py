@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Sequence
+from typing import NamedTuple, Sequence
 
 SECTOR_BYTES = 512
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(NamedTuple):
     """A primary partition: bytes from the disk's start, a type code, bootable or not."""
 
     offset_bytes: int

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 from vmcapsule.disk.extents import read_at
 from vmcapsule.disk.probe import describe, has_mbr, is_fat
@@ -50,8 +49,7 @@ _MBR_ENTRY = struct.Struct("<B3xB3xII")
 _GPT_HEADER = struct.Struct("<8sIII4xQ8x8x8x16xQIII")
 
 
-@dataclass(frozen=True)
-class Partition:
+class Partition(NamedTuple):
     """One partition; ``kind`` is what the table says is in it, not what was found there."""
 
     number: int

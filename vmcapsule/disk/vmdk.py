@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, Sequence, Union
+from typing import Iterator, NamedTuple, Sequence, Union
 
 from vmcapsule.disk.extents import copy_sparse, open_regular
 from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
@@ -32,8 +31,7 @@ CONVERT_TIMEOUT_S = 4 * 3600.0
 _CHECK_OK = (0, 63)
 
 
-@dataclass(frozen=True)
-class RawDisk:
+class RawDisk(NamedTuple):
     """An open raw image of a disk: ``fd`` is valid inside the ``with`` block only."""
 
     fd: int

@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 import re
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from vmcapsule.disk.extents import image_bytes, open_regular, read_at
 from vmcapsule.errors import DiskError
@@ -50,8 +49,7 @@ _EXTENT = re.compile(
 _SETTING = re.compile(r"([A-Za-z][\w.]*)[ \t]*=[ \t]*(\"[^\"]*\"|[^\"]*)")
 
 
-@dataclass(frozen=True)
-class VmdkExtent:
+class VmdkExtent(NamedTuple):
     """One line of a descriptor: ``size_sectors`` of the disk are in ``file``."""
 
     access: str
@@ -61,8 +59,7 @@ class VmdkExtent:
     offset_sectors: int
 
 
-@dataclass(frozen=True)
-class Vmdk:
+class Vmdk(NamedTuple):
     """A vmdk disk whose descriptor, extents and files were checked.
 
     ``form`` is the descriptor's createType, ``adapter`` its ddb.adapterType.
@@ -81,16 +78,14 @@ class Vmdk:
         return tuple(dict.fromkeys([self.path, *extents]))
 
 
-@dataclass(frozen=True)
-class _Descriptor:
+class _Descriptor(NamedTuple):
     form: str
     adapter: str
     #: access, sectors, kind, name, offset in sectors
     extents: Tuple[Tuple[str, int, str, Optional[str], int], ...]
 
 
-@dataclass(frozen=True)
-class _SparseHeader:
+class _SparseHeader(NamedTuple):
     capacity_sectors: int
     descriptor_offset: int
     descriptor_bytes: int

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Sequence
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 from vmcapsule.disk.extents import copy_range, data_ranges, read_at, write_at, write_error
 
@@ -28,12 +27,8 @@ _FLAGS = 3
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A run of a disk's bytes, and the open file that has them."""
-
-    # A hostile volume can have a file in a million pieces: keep each small.
-    __slots__ = ("fd", "fd_offset", "length_bytes", "offset_bytes")
 
     offset_bytes: int
     length_bytes: int
@@ -41,12 +36,11 @@ class Source:
     fd_offset: int
 
 
-@dataclass(frozen=True)
-class _Run:
+class _Run(NamedTuple):
     """Adjoining grains that hold data, and where the first of them is in the file."""
 
     grain: int
-    count: int
+    grains: int
     sector: int
 
 
@@ -94,7 +88,7 @@ def write_sparse(
                 write_at(fd, places[number] * SECTOR_BYTES, _words(table))
         _copy(known, runs, fd)
         # The last grain is there as a whole.
-        grains = sum(run.count for run in runs)
+        grains = sum(run.grains for run in runs)
         os.ftruncate(fd, layout.first_grain * SECTOR_BYTES + grains * GRAIN_BYTES)
     except BaseException:
         target.unlink()
@@ -198,7 +192,7 @@ def _tables(runs: Sequence[_Run]) -> Dict[int, List[int]]:
     """The tables that are not empty, by number: the sector of each grain that is there."""
     tables: Dict[int, List[int]] = {}
     for run in runs:
-        grain, end, sector = run.grain, run.grain + run.count, run.sector
+        grain, end, sector = run.grain, run.grain + run.grains, run.sector
         while grain < end:
             number, place = divmod(grain, _TABLE_ENTRIES)
             here = min(end - grain, _TABLE_ENTRIES - place)
@@ -220,7 +214,7 @@ def _copy(sources: Sequence[Source], runs: Sequence[_Run], fd: int) -> None:
     for source in sources:
         while source.offset_bytes >= end:
             run = next(ahead)
-            end = (run.grain + run.count) * GRAIN_BYTES
+            end = (run.grain + run.grains) * GRAIN_BYTES
         within = source.offset_bytes - run.grain * GRAIN_BYTES
         at = run.sector * SECTOR_BYTES + within
         copy_range(source.fd, source.fd_offset, fd, at, source.length_bytes)

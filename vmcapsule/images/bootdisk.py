@@ -6,9 +6,8 @@ syslinux's installer, which all work on files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import List
+from typing import List, NamedTuple
 
 from vmcapsule.disk.mbr import SECTOR_BYTES, Partition, mbr
 from vmcapsule.errors import ToolError
@@ -27,8 +26,7 @@ _TYPE_LINUX = 0x83
 _TOOL_TIMEOUT_S = 600
 
 
-@dataclass(frozen=True)
-class BootFiles:
+class BootFiles(NamedTuple):
     """What the boot partition holds."""
 
     kernel: bytes

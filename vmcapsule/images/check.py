@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 from vmcapsule import accelerator
 from vmcapsule.boot import Machine, boot
@@ -41,8 +40,7 @@ PYTHON_MIN = (3, 6)
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing looked at: ``level`` is 'ok', 'warning' or 'error'; the remedy may be ''."""
 
     level: str

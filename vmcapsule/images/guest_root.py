@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError, UsageError
 from vmcapsule.images.recipe import Recipe
@@ -23,8 +22,7 @@ _MACHINE_NAME = "capsule"
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*\Z")
 
 
-@dataclass(frozen=True)
-class GuestRoot:
+class GuestRoot(NamedTuple):
     """A finished root folder and what is in it.
 
     ``modules`` is ``/lib/modules/<kernel>`` in it, ``kernel_image`` the bzImage.

@@ -7,9 +7,8 @@ decompression would run inside the guest, under emulation at a fraction of that.
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, NamedTuple, Sequence, Tuple
 
 from vmcapsule.images.modules import (
     ModuleWish,
@@ -25,8 +24,7 @@ _APPLETS = ("findfs", "insmod", "mount", "poweroff", "sh", "sleep", "switch_root
 _TRAILER = "TRAILER!!!"
 
 
-@dataclass(frozen=True)
-class CpioEntry:
+class CpioEntry(NamedTuple):
     """One member: ``mode`` with its file type; ``device`` is (major, minor) of a node."""
 
     path: str

@@ -9,9 +9,8 @@ from __future__ import annotations
 import gzip
 import lzma
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError
 from vmcapsule.process import run
@@ -23,8 +22,7 @@ _SIGNATURE_INFO_BYTES = 12
 _ALIAS_BUSES = ("pci:", "virtio:", "acpi")
 
 
-@dataclass(frozen=True)
-class ModuleWish:
+class ModuleWish(NamedTuple):
     """One line of the recipe's module list.
 
     ``always``: load at every boot; else where a device asks for ``name``.  ``needed``:
@@ -36,8 +34,7 @@ class ModuleWish:
     needed: Tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ModuleIndex:
+class ModuleIndex(NamedTuple):
     """What depmod knows of one kernel: names are normalized (``-`` as ``_``).
 
     ``files``: name to path relative to the kernel's module folder; ``needs``: name to

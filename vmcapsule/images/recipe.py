@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
-from typing import Mapping, Tuple
+from typing import Mapping, NamedTuple, Tuple
 
 from vmcapsule.errors import TemplateError
 from vmcapsule.images.modules import ModuleWish, parse_wishes
@@ -13,8 +12,7 @@ from vmcapsule.resources import resource
 DEFAULT_KERNEL = "linux-image-cloud-amd64"
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What the files in ``templates/`` say.
 
     ``packages`` are Debian's names, the kernel's among them; ``options`` are arguments

@@ -13,9 +13,8 @@ import re
 import shutil
 import tarfile
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable, Dict, List, Mapping, Sequence, Tuple, Union
+from typing import IO, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
 from vmcapsule.errors import ToolError
 from vmcapsule.images.guest_root import debian_packages
@@ -47,8 +46,7 @@ _TOOL_TIMEOUT_S = 60
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class TarballInfo:
+class TarballInfo(NamedTuple):
     """A finished tarball: HTCondor's version (``23.9.6``) and the glibc it carries."""
 
     path: Path
@@ -56,8 +54,7 @@ class TarballInfo:
     glibc: str
 
 
-@dataclass(frozen=True)
-class TarballList:
+class TarballList(NamedTuple):
     """The recipe: program names by folder, and libraries loaded by name at run time."""
 
     programs: Mapping[str, Tuple[str, ...]]

@@ -9,9 +9,8 @@ import re
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat_format import fat_layout
@@ -63,8 +62,7 @@ _PROGRAMS = ("mmdebstrap", "mkfs.ext4", "mkfs.vfat", "mcopy", "syslinux", "qemu-
 Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class TemplateWish:
+class TemplateWish(NamedTuple):
     """What a template should be: see `build_template`."""
 
     suite: str
