@@ -257,7 +257,7 @@ def load(folder: Path) -> Capsule:
             record = json.loads(file.read(RECORD_BYTES_MAX))
         if record.pop("format") != FORMAT:
             raise ValueError("of another version")
-        known = {name: _checked(record[name], name) for name in _kinds()}
+        known = {name: _checked(record[name], name, kinds) for name, kinds in _kinds().items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"
         raise UsageError(
@@ -278,8 +278,8 @@ def _kinds() -> dict[str, tuple[type, ...]]:
     return {name: tuple(str if k is Path else k for k in ks) for name, ks in kinds.items()}
 
 
-def _checked(value: Any, name: str) -> Any:
-    if not isinstance(value, _kinds()[name]):
+def _checked(value: Any, name: str, kinds: tuple[type, ...]) -> Any:
+    if not isinstance(value, kinds):
         raise TypeError(f"{name} is {value!r:.40}")
     return value
 

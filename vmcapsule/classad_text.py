@@ -30,7 +30,6 @@ _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 #: A backslash that the long form means as itself.
 _PLAIN_BACKSLASH = re.compile(r'\\(?!"(?![\r\n]|\Z))')
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextError(ValueError):
@@ -180,4 +179,7 @@ def _unescape(body: str) -> str:
 
 def escape_surrogates(expr: str) -> str:
     """Write bytes that are not UTF-8 (lone surrogates) as octal escapes of the new form."""
-    return _SURROGATE.sub(lambda match: f"\\{ord(match.group()) & 0xFF:03o}", expr)
+    # Most are ASCII; a set of so many characters takes long to compile.
+    if expr.isascii():
+        return expr
+    return re.sub("[\ud800-\udfff]", lambda match: f"\\{ord(match.group()) & 0xFF:03o}", expr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple, Optional, Sequence
 
-from vmcapsule import process
 from vmcapsule.ads import quote
 from vmcapsule.errors import ToolError
 
@@ -63,6 +62,8 @@ def hold_of(global_job_id: str) -> Optional[dict[str, Any]]:
 
 
 def _ask(command: Sequence[str], constraint: str, attributes: Sequence[str]) -> list[Any]:
+    from vmcapsule import process  # seldom needed, and slow to import
+
     argv = [*command, "-json", "-attributes", ",".join(attributes), "-constraint", constraint]
     answer = process.run(argv, timeout_s=_TIMEOUT_S).stdout
     try:

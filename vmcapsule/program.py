@@ -19,10 +19,12 @@ PROGRAM = "vmcapsule-execute.pyz"
 PROGRAM_HOME = Path("/usr/local/libexec") / PROGRAM
 _SHEBANG = b"#!/usr/bin/env python3\n"
 _ENTRY = "entry.py"
+#: Of the package; ``images`` is for making templates.
+_FOLDERS = ("", "disk/")
 #: Not needed where capsules are only booted: a file that is left out need not be read.
 _LEFT_OUT = {
     *("__main__", "arguments", "cleanup", "cli", "commands", "finalize", "hook_commands"),
-    *("images", "inspection", "job_queue", "report", "snippet", "submit", "sweep"),
+    *("inspection", "job_queue", "report", "snippet", "submit", "sweep"),
     *("translate", "update"),
 }
 
@@ -72,12 +74,11 @@ def write_probe(target: Path, kernel: Optional[Path]) -> None:
 
 def _sources() -> dict[str, bytes]:
     package = Path(__file__).resolve().parent
-    inner = {path: path.relative_to(package) for path in sorted(package.rglob("*.py"))}
-    members = {
-        f"vmcapsule/{name.as_posix()}": path.read_bytes()
-        for path, name in inner.items()
-        if name.with_suffix("").parts[0] not in _LEFT_OUT
-    }
+    members = {}
+    for folder in _FOLDERS:
+        for name in sorted(os.listdir(package / folder)):  # noqa: PTH208 - a hook's time
+            if name.endswith(".py") and name[: -len(".py")] not in _LEFT_OUT:
+                members[f"vmcapsule/{folder}{name}"] = (package / folder / name).read_bytes()
     members["__main__.py"] = (package / _ENTRY).read_bytes()
     return members
 
