@@ -6,8 +6,9 @@ import compileall
 import contextlib
 import os
 import shutil
-import sys
+import site
 import tempfile
+import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
@@ -26,6 +27,15 @@ OFFSET_BYTES = MIB
 TEMPLATE_DISK_BYTES = 4 * GIB
 #: mtools as they come, whatever this machine's or user's configuration says.
 MTOOLS = {"MTOOLSRC": "/dev/null", "LC_ALL": "C.UTF-8"}
+
+#: As pip writes it.
+_PROGRAM = """\
+#!{python}
+import sys
+from vmcapsule.cli import main
+if __name__ == "__main__":
+    sys.exit(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -77,18 +87,30 @@ class Place:
     scratch: Path
     sizes: Sizes
     config: Config
+    #: What is timed: see `install`.
+    installation: Path
     say: Callable[[str], None] = lambda words: None
 
     def vmcapsule(self, *arguments: object, stdin: str = "") -> Command:
-        """The command, from this checkout, with capsules made in our scratch folder."""
-        return command(
-            sys.executable, "-m", "vmcapsule", *arguments, stdin=stdin, env=self.environment
-        )
+        """The command, as it is installed, with capsules made in our scratch folder."""
+        program = self.installation / "bin" / "vmcapsule"
+        return command(program, *arguments, stdin=stdin, env=self.environment)
+
+    def python(self, *arguments: object) -> Command:
+        """The Python that all of ours runs with."""
+        return command(self._python, *arguments, env=self.environment)
+
+    def hook(self, name: str, stdin: str) -> Command:
+        """One of the JobRouter's hooks, started as HTCondor does it."""
+        return command(CHECKOUT / "hooks" / name, stdin=stdin, env=self.environment)
 
     def driver(self, name: str, *arguments: object) -> Command:
         """One of ``bench/drivers``."""
-        argv = (sys.executable, "-m", f"bench.drivers.{name}", *arguments)
-        return command(*argv, env=self.environment)
+        return self.python("-m", f"bench.drivers.{name}", *arguments)
+
+    @property
+    def _python(self) -> Path:
+        return self.installation / "bin" / "python3"
 
     @property
     def capsules(self) -> Path:
@@ -97,7 +119,7 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes programs of the checkout use it, and what it was told to use."""
+        """What makes programs use the installation, and what it was told to use."""
         knobs = {
             "TEMPLATE": self.config.template,
             "SCRATCH_DIR_PREFIX": self.capsules,
@@ -105,7 +127,9 @@ class Place:
             "CONDOR_CLASSAD_TEMPLATE": "qemu",
         }
         return {
-            "PYTHONPATH": str(CHECKOUT),
+            # A hook begins with "#!/usr/bin/env python3".
+            "PATH": f"{self._python.parent}:{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": "",
             "CONDOR_CONFIG": "ONLY_ENV",
             # An installation is compiled, whatever this shell says.
             "PYTHONDONTWRITEBYTECODE": "",
@@ -123,9 +147,26 @@ def made_place(sizes: Sizes, say: Callable[[str], None]) -> Iterator[Place]:
     config.cache.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=config.cache))
     try:
-        yield Place(folder, sizes, config, say)
+        yield Place(folder, sizes, config, install(folder / "installation"), say)
     finally:
         shutil.rmtree(folder)
+
+
+def install(folder: Path) -> Path:
+    """Make an installation of this checkout for a user: a Python that finds it on its path.
+
+    A developer's is slower than any user's: at every start of Python it imports what finds
+    an editable package, and whatever else a developer's tools have in ``.pth`` files.
+    """
+    venv.create(folder, symlinks=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # Of a folder that is named here, Python reads no .pth files.
+    paths = "\n".join([str(CHECKOUT), *site.getsitepackages()])
+    (packages / "vmcapsule.pth").write_text(f"{paths}\n")
+    program = folder / "bin" / "vmcapsule"
+    program.write_text(_PROGRAM.format(python=folder / "bin" / "python3"))
+    program.chmod(0o755)
+    return folder
 
 
 @contextlib.contextmanager

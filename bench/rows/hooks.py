@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-from bench.measure import Contender, alternate, command
+from bench.measure import Contender, alternate
 from bench.place import CHECKOUT, Place, fresh
 from bench.results import OURS, Measure, Outcome, at_most
 from vmcapsule.ads import quote
@@ -37,11 +35,11 @@ RequestDisk = 1024
 def contenders(place: Place) -> list[Contender]:
     """The hook as the JobRouter starts it, and what any hook that reads ads must do."""
     text = _INPUT.format(iwd=quote(str(CHECKOUT / "examples")))
-    hook = command(
-        sys.executable, CHECKOUT / "hooks" / "translate", stdin=text, env=place.environment
-    )
-    floor = command(sys.executable, "-c", FLOOR, env=place.environment)
-    return [Contender(OURS, hook, lambda: fresh(place.capsules)), Contender(FLOOR, floor)]
+    hook = place.hook("translate", stdin=text)
+    return [
+        Contender(OURS, hook, lambda: fresh(place.capsules)),
+        Contender(FLOOR, place.python("-c", FLOOR)),
+    ]
 
 
 def translate(place: Place) -> Outcome:

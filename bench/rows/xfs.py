@@ -32,11 +32,11 @@ def shared(place: Place) -> Outcome:
         mount.mkdir()
         with image.open("wb") as file:
             file.truncate(4 * place.sizes.large_bytes + 2 * GIB)
-        inside = (sys.executable, "-m", "bench.rows.xfs", mount, place.sizes.rounds)
+        inside = place.python("-m", "bench.rows.xfs", mount, place.sizes.rounds).argv
         argv: list[Arg] = [
             "unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc",
             "--fork", "--kill-child", "--",
-            "sh", "-c", _MOUNTED, "sh", image, mount, *map(str, inside),
+            "sh", "-c", _MOUNTED, "sh", image, mount, *inside,
             str(place.sizes.large_bytes),
         ]  # fmt: skip
         try:
@@ -53,7 +53,8 @@ def _inside(mount: Path, rounds: int, size_bytes: int) -> Outcome:
     from bench.place import QUICK
 
     sizes = replace(QUICK, rounds=rounds, large_bytes=size_bytes)
-    bench = Bench(Place(mount, sizes, load_config()), mount, 1, size_bytes)
+    place = Place(mount, sizes, load_config(), Path(sys.prefix))
+    bench = Bench(place, mount, 1, size_bytes)
     make_tree(bench.tree, 1, size_bytes)
     ways = (("stage", bench.staging([OURS, CP])), ("extract", bench.extraction([OURS, CP])))
     measures = []

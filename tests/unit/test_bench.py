@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,11 +17,11 @@ import pytest
 from bench import __main__ as bench_main
 from bench import document, hook_meter, measure, results, table
 from bench.measure import Command, Contender, Run, alternate, command, median_s, ratio, timed
-from bench.place import CHECKOUT, FULL, QUICK, Place, Sizes
+from bench.place import CHECKOUT, FULL, QUICK, Place, Sizes, install
 from bench.results import OURS, Growth, Measure, Outcome, Results, Target
 from bench.rows import ROWS, boot, hooks, quickstart, router, staging
 from tests.unit.returned import small_template
-from vmcapsule import arguments
+from vmcapsule import __version__, arguments
 from vmcapsule.config import load_config
 from vmcapsule.errors import ToolError
 from vmcapsule.process import find
@@ -205,7 +207,7 @@ def place(tmp_path: Path) -> Place:
     """With a template that needs no machine, and whose data disk is small."""
     config = load_config(small_template(tmp_path))
     (tmp_path / "work").mkdir()
-    return Place(tmp_path / "work", TINY, config)
+    return Place(tmp_path / "work", TINY, config, install(tmp_path / "installation"))
 
 
 def contenders(place: Place) -> Iterator[Contender]:
@@ -221,14 +223,12 @@ def contenders(place: Place) -> Iterator[Contender]:
 
 def is_there(argv: Sequence[str]) -> bool:
     """Whether a command line names a program that is there and arguments that it takes."""
-    find(argv[0])
-    if argv[0] != sys.executable:
-        return True
-    if argv[1] == "-m" and argv[2] == "vmcapsule":
-        return arguments.parser().parse_args(list(argv[3:])).function in ("boot", "translate")
-    if argv[1] == "-m":
+    program = Path(find(argv[0])).name
+    if program == "vmcapsule":
+        return arguments.parser().parse_args(list(argv[1:])).function in ("boot", "translate")
+    if program == "python3" and argv[1] == "-m":
         return importlib.util.find_spec(argv[2]) is not None
-    return argv[1] == "-c" or Path(argv[1]).is_file()
+    return True
 
 
 def test_what_the_rows_start_is_there(
@@ -241,6 +241,24 @@ def test_what_the_rows_start_is_there(
     every = list(contenders(place))
     assert [one.name for one in every if not is_there(one.command.argv)] == []
     assert len(every) == 4 + 4 + 2 + 3 + 2
+
+
+def test_what_is_timed_is_installed_as_for_a_user(place: Place) -> None:
+    script = "import sys, vmcapsule, bench, classad2; print(sys.prefix, *sys.modules)"
+    argv = place.python("-c", script).argv
+    env = {**os.environ, **place.environment}
+    prefix, *modules = subprocess.run(
+        argv, env=env, cwd="/", capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert prefix == str(place.installation)
+    assert [name for name in modules if "editable" in name or "distutils" in name] == []
+    said = subprocess.run(
+        place.vmcapsule("--version").argv, env=env, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["vmcapsule", __version__]
+    with (CHECKOUT / "hooks/translate").open() as hook:
+        assert hook.readline() == "#!/usr/bin/env python3\n"
+    assert shutil.which("python3", path=env["PATH"]) == f"{place.installation}/bin/python3"
 
 
 def test_a_tiny_staging_row_runs_and_leaves_nothing_of_size(place: Place) -> None:
