@@ -19,7 +19,9 @@ _HEAD = """\
 # What it costs
 
 Every figure here is measured beside the alternative, in turns and in one run: whole
-processes, their start included. A ratio is the median of the ratios of the rounds.
+processes, their start included, as a user has them: vmcapsule is installed for it (a
+developer's editable installation begins slower). A ratio is the median of the ratios of
+the rounds.
 `./dev bench` measures, and writes this page and its plot; what stands below the tables
 is kept in `bench/notes`. Another machine has other figures, and mostly the same ratios.
 
