@@ -13,9 +13,17 @@ from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out, put_files
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk import raw_edit
+from vmcapsule.entries import Stretch
 from vmcapsule.errors import InputError, SpaceError, TooLarge
 from vmcapsule.index import dump_index
 from vmcapsule.pack import Member, PackPlan, Pieces, plan_packs, unreadable
+
+#: A file up to this long is not copied inside the kernel but read to where many are written
+#: from at once: that takes two thirds of the time.
+SMALL_BYTES = 64 << 10
+_BULK_BYTES = 256 << 10
+#: Opening a FIFO must not wait for a writer.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 Data = Union[bytes, memoryview]
 
@@ -123,30 +131,83 @@ def _fill_copy(image_fd: int, extents: Sequence[Extent], source: Path, size_byte
 
 def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
     """Copy the data of every packed file to its place in the image."""
+    bulk = _Bulk(image_fd, packs, bytearray(_BULK_BYTES))
     for number, entry in enumerate(plan.entries):
-        if not entry.stretches:
+        stretches = entry.stretches
+        if not stretches:
             continue
-        fd = _open_source(plan.sources.of(number, entry.path), entry.size_bytes)
+        source = plan.sources.of(number, entry.path)
+        if stretches[0].length == entry.size_bytes <= SMALL_BYTES:
+            _read_small(source, bulk.room_for(stretches[0]))
+            continue
+        fd = _open_source(source, entry.size_bytes)
         try:
-            for stretch in entry.stretches:
+            for stretch in stretches:
                 position = stretch.offset
                 for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
                     copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
                     position += extent.length_bytes
         finally:
             os.close(fd)
+    bulk.write()
+
+
+class _Bulk:
+    """The data of small files that lie side by side in a pack, written by one call."""
+
+    def __init__(self, image_fd: int, packs: Sequence[Pieces], buffer: bytearray) -> None:
+        self._image_fd, self._packs = image_fd, packs
+        self._buffer = memoryview(buffer)
+        self._pack = self._start = self._length = 0
+
+    def room_for(self, stretch: Stretch) -> memoryview:
+        """Where to put the data of a stretch."""
+        end = self._length + stretch.length
+        beside = (
+            stretch.pack == self._pack and stretch.pack_offset == self._start + self._length
+        )
+        if not beside or end > len(self._buffer):
+            self.write()
+            self._pack, self._start, end = stretch.pack, stretch.pack_offset, stretch.length
+        room = self._buffer[self._length : end]
+        self._length = end
+        return room
+
+    def write(self) -> None:
+        """Write what has been put there."""
+        places = self._packs[self._pack].part(self._start, self._length) if self._length else ()
+        write_extents(self._image_fd, places, self._buffer[: self._length])
+        self._length = 0
+
+
+def _read_small(source: str, room: memoryview) -> None:
+    """Fill ``room`` with a whole file."""
+    try:
+        fd = os.open(source, _READ)
+        try:
+            length = os.readv(fd, [room])
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise unreadable(source, error) from error
+    if length != len(room):
+        raise _changed(source)
 
 
 def _open_source(source: Union[str, Path], size_bytes: int) -> int:
     try:
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(source, _READ)
     except OSError as error:
         raise unreadable(source, error) from error
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_size < size_bytes:
         os.close(fd)
-        raise InputError(
-            f"the input file '{source}' changed while it was packed",
-            "leave a job's inputs alone until it has started",
-        )
+        raise _changed(source)
     return fd
+
+
+def _changed(source: Union[str, Path]) -> InputError:
+    return InputError(
+        f"the input file '{source}' changed while it was packed",
+        "leave a job's inputs alone until it has started",
+    )

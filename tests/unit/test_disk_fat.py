@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import tempfile
+from pathlib import Path
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmcapsule import process
+from vmcapsule.disk import fat_table
 from vmcapsule.disk.extents import read_at, write_at
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out
@@ -405,3 +412,37 @@ def test_the_whole_range_of_a_four_gib_file(tmp_path):
         assert extent.length_bytes == (4 << 30) - 1
         layout.write()
         assert volume.lookup("largest").extents == (extent,)
+
+
+@pytest.fixture(scope="module")
+def blank_fat16():
+    kind = next(kind for kind in KINDS if kind.bits == 16)
+    with tempfile.TemporaryDirectory() as folder:
+        yield make_volume(Path(folder) / "v.img", kind), kind
+
+
+@given(
+    used=st.lists(st.booleans(), min_size=4, max_size=300),
+    released=st.lists(st.tuples(st.integers(2, 320), st.integers(1, 40)), max_size=4),
+    enough=st.integers(1, 500),
+    windows=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+)
+def test_free_clusters_are_found_in_every_part_of_the_table(
+    blank_fat16, used, released, enough, windows
+):
+    """Also where what is released lies in another part than the one that is looked at."""
+    image, kind = blank_fat16
+    looks = {"_FIRST_LOOK": windows[0], "_WINDOW": max(windows)}
+    with opened(image, kind) as volume, mock.patch.multiple(fat_table, **looks):
+        geometry = volume.geometry
+        taken = [True] * 2 + [*used[2:], *[True] * (geometry.cluster_count + 2 - len(used))]
+        entries = struct.pack(f"<{len(taken)}H", *(0xFFFF * bit for bit in taken))
+        write_at(volume.fd, geometry.fat_offset, entries)
+        for first, length in released:
+            taken[first : first + length] = [False] * length
+        wanted = [number for number, bit in enumerate(taken) if not bit]
+        found = list(volume.table.free_runs(released, enough))
+    clusters = [first + n for first, length in found for n in range(length)]
+    assert clusters == wanted[: len(clusters)]
+    assert len(clusters) == len(wanted) or found[-1][1] >= enough
+    assert all(a + n < b for (a, n), (b, _) in zip(found, found[1:]))

@@ -112,7 +112,8 @@ class FatTable:
             used = bytearray(_used_bytes(entries.tobytes(), self._bits))
             for first, length in released:
                 low, high = max(first - at, 0), min(first + length - at, len(used))
-                used[low:high] = bytes(max(high - low, 0))
+                if low < high:  # else it lies in another part of the table
+                    used[low:high] = bytes(high - low)
             used[: max(2 - at, 0)] = b"\1" * max(2 - at, 0)
             for first, stop in _zeros(used):
                 if at + first != end:
