@@ -455,6 +455,24 @@ def test_a_disk_made_transferable_keeps_its_content_and_loses_its_holes(
         assert os.pread(image.fd, 13, 5 << 20) == b"in the middle"
 
 
+@pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentFlat"])
+def test_nothing_is_renamed_over_a_file_to_make_it_transferable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """ext4 would write all of it to the disk at once."""
+    targets = []
+    for name in ("rename", "replace"):
+        real = getattr(os, name)
+
+        def renamed(src: Path, dst: Path, real=real) -> None:
+            targets.append(os.path.lexists(dst))
+            real(src, dst)
+
+        monkeypatch.setattr(os, name, renamed)
+    make_transferable(make(tmp_path, form).path, tmp_path)
+    assert targets == [False]
+
+
 @pytest.mark.parametrize(
     "form", ["monolithicSparse", "twoGbMaxExtentSparse", "streamOptimized"]
 )

@@ -126,9 +126,10 @@ def make_transferable(path: Path, scratch: Path) -> Vmdk:
         with raw_view(path, scratch) as raw:
             inside = sources_of(raw.fd, raw.size_bytes)
             write_sparse(inside, raw.size_bytes, made, adapter=disk.adapter)
-        made.replace(path)
-    for extent in disk.files[1:]:
-        extent.unlink()
+        # First: ext4 writes out a file at once that is renamed over another.
+        for file in disk.files:
+            file.unlink()
+        made.rename(path)
     return read_vmdk(path)
 
 
