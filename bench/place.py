@@ -16,7 +16,7 @@ from typing import Callable, Iterator
 from bench.measure import Command, command
 from vmcapsule.config import Config, load_config
 from vmcapsule.disk.data_disk import make_data_disk
-from vmcapsule.disk.vmdk import Vmdk
+from vmcapsule.disk.vmdk import Vmdk, make_transferable
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -217,17 +217,11 @@ def make_tree(folder: Path, files: int, file_bytes: int) -> Path:
     return folder
 
 
-def empty_disk(path: Path, size_bytes: int, form: str = "monolithicFlat") -> Vmdk:
+def empty_disk(path: Path, size_bytes: int, *, growable: bool = False) -> Vmdk:
     """Make an empty data disk; a flat one's image is ``NAME-flat.vmdk`` beside it."""
     fresh(*path.parent.glob(f"{path.stem}*.vmdk"))
-    return make_data_disk(
-        path,
-        size_bytes=size_bytes,
-        offset_bytes=OFFSET_BYTES,
-        label="CONDOR-DATA",
-        form=form,
-        adapter="ide",
-    )
+    disk = make_data_disk(path, size_bytes=size_bytes, offset_bytes=OFFSET_BYTES)
+    return make_transferable(path, path.parent) if growable else disk
 
 
 def disk_bytes_for(files: int, file_bytes: int) -> int:

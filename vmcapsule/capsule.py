@@ -17,9 +17,12 @@ import os
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple, Optional, Union, get_args, get_type_hints
 
+from vmcapsule.disk.content import content
+from vmcapsule.disk.extents import created
 from vmcapsule.disk.fat_boot import read_geometry
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import copy_vmdk, raw_view, read_vmdk
+from vmcapsule.disk.vmdk import mapped, read_vmdk
+from vmcapsule.disk.vmdk_write import flat_beside, write_flat
 from vmcapsule.errors import SpaceError, TooLarge, UsageError
 from vmcapsule.template import Template
 
@@ -195,27 +198,29 @@ def roomy_bytes(needed_bytes: int) -> int:
 def put_data_disk(
     template: Template, folder: Path, size_bytes: int, offset_bytes: Optional[int]
 ) -> Path:
-    """Put a data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
+    """Put a flat data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
 
-    The template's is copied where it is that large, for it may hold files; else one is made
-    that a guest takes for the template's: same form, same label, same place of its partition.
+    It has the template's content where the template's disk is that large; else it is empty,
+    and a guest takes it for the template's: same label, same place of its partition.
     """
     disk = read_vmdk(template.data_disk)
-    if size_bytes == disk.capacity_bytes:
-        return copy_vmdk(disk, folder).path
+    target = folder / disk.path.name
+    with mapped(disk, folder) as there:
+        if size_bytes == disk.capacity_bytes:
+            flat = flat_beside(target)
+            with created(flat, size_bytes) as fd:
+                there.copy(content(there, offset_bytes), fd)
+            write_flat(flat, target, adapter=disk.adapter)
+            return target
+        offset_bytes = locate_fat(there, there.size_bytes, offset_bytes)
+        label = read_geometry(there, offset_bytes).label
     from vmcapsule.disk.data_disk import make_data_disk  # seldom needed
 
-    with raw_view(template.data_disk, folder) as raw:
-        offset_bytes = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        label = read_geometry(raw.fd, offset_bytes).label
-    form = "monolithicSparse" if disk.form == "streamOptimized" else disk.form
-    target = folder / disk.path.name
     return make_data_disk(
         target,
         size_bytes=size_bytes,
         offset_bytes=offset_bytes,
         label=label,
-        form=form,
         adapter=disk.adapter,
     ).path
 

@@ -54,16 +54,16 @@ RequestDisk = 1024
 """
 
 
-def make_template(place: Place, folder: Path, form: str, *, filled: bool) -> Path:
-    """The built template with a data disk of its own; ``filled``: no holes in its image."""
+def make_template(place: Place, folder: Path, *, growable: bool) -> Path:
+    """The built template with a data disk of its own, that grows or has all its bytes."""
     target = folder / FOLDER
     target.mkdir(parents=True)
     source = load(place.config.template).folder
     for path in source.iterdir():
         if not path.name.startswith("data"):
             run(["cp", "--reflink=auto", path, target], timeout_s=300)
-    disk = empty_disk(target / DATA_DISK, place.sizes.template_disk_bytes, form)
-    if filled:
+    disk = empty_disk(target / DATA_DISK, place.sizes.template_disk_bytes, growable=growable)
+    if not growable:
         # As a hypervisor does that allocates all of a disk's room when it makes it.
         image, full = disk.files[1], target / "full"
         run(["cp", "--sparse=never", image, full], timeout_s=600)
@@ -99,12 +99,11 @@ def quickstart(place: Place) -> Outcome:
     sizes = place.sizes
     disk = f"{sizes.template_disk_bytes / 2**30:g} GiB disk"
     inputs = f"{sizes.inputs_bytes // 10**6} MB"
-    kinds = (("preallocated", "monolithicFlat", True), ("growable", "monolithicSparse", False))
     measures = []
-    for word, form, filled in kinds:
+    for word, growable in (("preallocated", False), ("growable", True)):
         with folder_for(place, "quickstart") as folder:
             make_tree(folder / "tree", 10, sizes.inputs_bytes // 10)
-            template = make_template(place, folder / "template", form, filled=filled)
+            template = make_template(place, folder / "template", growable=growable)
             runs = alternate(contenders(place, folder, template), sizes.rounds, budget_s=60.0)
         fresh(place.capsules)
         targets = (faster(runs, QUICKSTART, 20.0),)

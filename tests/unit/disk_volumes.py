@@ -7,12 +7,15 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator
+from typing import Dict, Iterable, Iterator, Optional
 
 from vmcapsule import process
-from vmcapsule.disk.extents import copy_range, data_ranges, write_extents
+from vmcapsule.disk.content import content
+from vmcapsule.disk.disk_map import DiskMap
+from vmcapsule.disk.extents import copy_range, created, data_ranges, write_extents
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import lay_out
+from vmcapsule.disk.vmdk_write import Source
 
 #: mtools takes the encoding of long names from the locale, and that of short ones from
 #: here: its default is 850, Linux's and ours 437.
@@ -44,6 +47,11 @@ def make_volume(path: Path, kind: Kind, *options: str) -> Path:
     """Make a sparse image with one blank volume at the kind's offset."""
     with path.open("wb") as file:
         file.truncate(kind.offset_bytes + kind.size_bytes)
+    return format_volume(path, kind, *options)
+
+
+def format_volume(path: Path, kind: Kind, *options: str) -> Path:
+    """Make a blank volume at the kind's offset of an image that is there."""
     arguments = ["-F", kind.bits, "-s", kind.cluster_sectors, "--mbr=n", *options]
     if kind.offset_bytes:
         arguments += ["--offset", kind.offset_bytes // 512]
@@ -94,6 +102,20 @@ def put(
         for path, extents in layout.places():
             write_extents(volume.fd, extents, files[path])
         layout.write()
+
+
+def whole(fd: int, size_bytes: int) -> DiskMap:
+    """A disk without holes, whatever the file system says."""
+    return DiskMap(size_bytes, [Source(0, size_bytes, fd, 0)])
+
+
+def copied(image: Path, offset: Optional[int], target: Path) -> Path:
+    """Copy what is content of a preallocated disk to a new one."""
+    size = image.stat().st_size
+    with image.open("rb") as file, created(target, size) as fd:
+        disk = whole(file.fileno(), size)
+        disk.copy(content(disk, offset), fd)
+    return target
 
 
 def our_tree(volume: FatVolume) -> Dict[str, bytes]:

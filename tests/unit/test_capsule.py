@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.returned import OFFSET_BYTES, make_disk, small_template
 from vmcapsule import capsule
+from vmcapsule.config import load_config
+from vmcapsule.disk.fat import FatVolume
+from vmcapsule.disk.fat_tree import lay_out, put_files
+from vmcapsule.disk.vmdk import FORMS, raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import InputError, SpaceError, UsageError
+from vmcapsule.template import load
 
 
 def make(folder: Path) -> capsule.Capsule:
@@ -84,6 +90,34 @@ def test_a_source_ad_may_hold_any_bytes(tmp_path: Path) -> None:
     made = make(tmp_path)
     capsule.save_source_ad('Cmd = "\udcff"\n', tmp_path)
     assert capsule.source_ad(made) == 'Cmd = "\udcff"\n'
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("size", [20 << 20, 64 << 20])
+def test_a_data_disk_is_flat_whatever_the_templates_is(
+    tmp_path: Path, form: str, size: int
+) -> None:
+    """It has the template's files only where it is no larger."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "c").mkdir()
+    source = make_disk(tmp_path / "t" / "the data.vmdk", form)
+    stale = os.urandom(6 << 20)
+    with raw_edit(source, tmp_path) as raw:
+        put_files(raw.fd, OFFSET_BYTES, {"stale": stale, "tools/file": b"kept"})
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES)
+        lay_out(volume, {}, remove=["stale"]).write()
+    template = load(load_config(small_template(tmp_path)).template)._replace(data_disk=source)
+    disk = read_vmdk(capsule.put_data_disk(template, tmp_path / "c", size, None))
+    assert disk.path == tmp_path / "c" / "the data.vmdk"
+    assert (disk.form, disk.capacity_bytes) == ("monolithicFlat", size)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        path.name for path in disk.files
+    }
+    assert sum(file.stat().st_blocks * 512 for file in disk.files) < 2 << 20
+    with raw_view(disk.path, tmp_path) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES)
+        kept = volume.lookup("tools/file") is not None
+        assert (volume.label, kept) == ("CONDOR-DATA", size == 20 << 20)
 
 
 def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:

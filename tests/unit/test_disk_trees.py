@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
 
@@ -22,6 +22,7 @@ from .disk_volumes import (
     KINDS,
     Kind,
     complaints,
+    copied,
     make_volume,
     mtools_put,
     mtools_tree,
@@ -174,6 +175,21 @@ def test_what_we_write_between_other_files_others_read(
             assert our_tree(ours) == {**there, **files}
         assert complaints(image, kind, scratch) == ""
         assert pyfatfs_tree(image, kind) == {**there, **files}
+
+
+@TREES
+@given(tree=trees(NAME | LONG), kind=st.sampled_from(KINDS), scars=SCARS)
+def test_a_copy_of_a_used_volumes_content_has_all_its_files(
+    blank: Dict[Kind, Path], tree: Dict[str, Size], kind: Kind, scars: Scars
+) -> None:
+    files = contents(tree, kind)
+    with volume(blank[kind]) as (image, scratch):
+        there = scarred(image, kind, replace(scars, full=False), 0)
+        put(image, kind, files)
+        copy = copied(image, kind.offset_bytes, scratch / "copy")
+        with opened(copy, kind) as ours:
+            assert our_tree(ours) == {**there, **files}
+        assert complaints(copy, kind, scratch) == ""
 
 
 @TREES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import List
 
@@ -13,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vmcapsule import process
+from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.vmdk import (
     FORMS,
     Vmdk,
-    copy_vmdk,
     create_vmdk,
     make_transferable,
+    mapped,
     raw_edit,
     raw_view,
     read_vmdk,
@@ -119,14 +121,72 @@ def test_monolithic_flat_is_not_copied(tmp_path: Path):
         assert os.fstat(raw.fd).st_ino == raw.path.stat().st_ino
 
 
-def test_a_copy_has_all_files(disk: Vmdk, tmp_path: Path):
-    (tmp_path / "copy").mkdir()
-    copy = copy_vmdk(disk, tmp_path / "copy")
-    assert listing(tmp_path / "copy") == listing(disk.path.parent)
-    assert qemu_reads(copy.path, tmp_path)[1 << 20 : (1 << 20) + 5] == b"first"
-    assert sum(file.stat().st_blocks * 512 for file in copy.files) < 1 << 20
-    with pytest.raises(DiskError, match="File exists"):
-        copy_vmdk(disk, tmp_path / "copy")
+def test_a_map_has_every_byte_and_changes_nothing(disk: Vmdk, tmp_path: Path):
+    (tmp_path / "scratch").mkdir()
+    before = {file: file.read_bytes() for file in disk.files}
+    with mapped(disk, tmp_path / "scratch") as there:
+        assert there.size_bytes == SIZE
+        assert there.read_at(0, SIZE) == qemu_reads(disk.path, tmp_path)
+        assert there.read_at((1 << 20) + 2, 5) == b"rst\0\0"
+        assert 5 <= there.held_bytes <= 64 << 10
+        with pytest.raises(DiskError, match=f"of {SIZE} bytes has none"):
+            there.read_at(SIZE - 5, 6)
+        with pytest.raises(DiskError, match="none at -1-2"):
+            there.read_at(-1, 3)
+    assert listing(tmp_path / "scratch") == []
+    assert {file: file.read_bytes() for file in disk.files} == before
+
+
+PIECES = st.lists(
+    st.tuples(st.integers(0, SIZE - 1), st.integers(1, 300_000), st.integers(1, 255)),
+    max_size=6,
+)
+LOOKS = st.lists(st.tuples(st.integers(0, SIZE), st.integers(0, SIZE)), min_size=1, max_size=4)
+
+
+@settings(max_examples=max(settings().max_examples // 5, 10), deadline=None)
+@given(form=st.sampled_from(sorted(FORMS)), pieces=PIECES, looks=LOOKS)
+def test_any_part_of_any_disk_is_read_where_it_lies(form: str, pieces, looks):
+    want = bytearray(SIZE)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for at, length, value in pieces:
+            length = min(length, SIZE - at)
+            want[at : at + length] = bytes([value]) * length
+        (folder / "raw").write_bytes(want)
+        disk = create_vmdk(folder / "raw", folder / "data.vmdk", form)
+        extents = sorted({(min(look), max(look) - min(look)) for look in looks})
+        with mapped(disk, folder) as there:
+            for at, length in extents:
+                assert there.read_at(at, length) == want[at : at + length]
+                sources = list(there.within([Extent(at, length)]))
+                for source in sources:
+                    end = source.offset_bytes + source.length_bytes
+                    assert at <= source.offset_bytes < end <= at + length
+                if len(sources) == 1 and at < sources[0].offset_bytes:
+                    assert not any(want[at : sources[0].offset_bytes])
+
+
+def test_a_flat_disk_may_begin_within_its_file(tmp_path: Path):
+    image = os.urandom(3 << 20)
+    (tmp_path / "x").write_bytes(image)
+    lines = 'RW 100 FLAT "x" 3\nRW 1948 FLAT "x" 2048'
+    text = GOOD.replace('RW 16 FLAT "a disk-flat.vmdk" 0', lines)
+    (tmp_path / "d.vmdk").write_text(text.replace("monolithicFlat", "twoGbMaxExtentFlat"))
+    disk = read_vmdk(tmp_path / "d.vmdk")
+    with mapped(disk, tmp_path) as there:
+        whole = there.read_at(0, disk.capacity_bytes)
+    assert whole == image[3 * 512 : 103 * 512] + image[1 << 20 : (1 << 20) + 1948 * 512]
+    assert whole == qemu_reads(disk.path, tmp_path)
+
+
+def test_a_compressed_disk_that_says_it_is_not_has_a_remedy(tmp_path: Path):
+    disk = make(tmp_path, "monolithicSparse")
+    with disk.path.open("rb+") as file:
+        file.seek(77)
+        file.write(b"\1\0")
+    with pytest.raises(DiskError, match="is compressed; convert it"), mapped(disk, tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("form", ["twoGbMaxExtentSparse", "twoGbMaxExtentFlat"])
@@ -483,5 +543,6 @@ def test_a_disk_that_was_cut_short_is_damaged(tmp_path: Path, form: str) -> None
     disk = create_vmdk(raw, tmp_path / "d.vmdk", form)
     largest = max(disk.files, key=lambda file: file.stat().st_size)
     os.truncate(largest, largest.stat().st_size - (256 << 10))
-    with pytest.raises(DiskError, match="damaged"), raw_view(disk.path, tmp_path):
-        pass
+    for look in (raw_view(disk.path, tmp_path), mapped(disk, tmp_path)):
+        with pytest.raises(DiskError, match="damaged"), look:
+            pass

@@ -7,18 +7,24 @@ import os
 import site
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 
+from tests.unit.disk_volumes import Kind, complaints, format_volume, mtools_tree, put
 from tests.unit.returned import small_template
 from vmcapsule import capsule
 from vmcapsule.config import load_config
+from vmcapsule.disk.mbr import Partition, mbr
+from vmcapsule.disk.vmdk import make_transferable, mapped, read_vmdk
+from vmcapsule.disk.vmdk_write import write_flat
 from vmcapsule.tarball import described, tarball_of
 
 HOME = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
+STALE = Kind(32, 95 * MIB, 2, MIB)
 #: All of the standard library and of HTCondor that a small job needs; what these import
 #: themselves is theirs.  Others take a millisecond or more each, as dataclasses six.
 NEEDED = (
@@ -61,20 +67,46 @@ def python(script: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def translated(tmp_path: Path, classad: str, *, size: int) -> tuple[Path, set[str]]:
-    """Translate a job with an input of ``size``: its capsule, and what was imported."""
+def stale_disk(folder: Path, *, growable: bool) -> None:
+    """Give a template a used data disk, of which every byte was written once."""
+    for path in folder.glob("data*.vmdk"):
+        path.unlink()
+    flat, disk = folder / "data-flat.vmdk", folder / "data.vmdk"
+    flat.write_bytes(os.urandom(96 * MIB))
+    with flat.open("rb+") as file:
+        file.write(mbr([Partition(MIB, 95 * MIB, 0x0C)]).ljust(MIB, b"\0"))
+    format_volume(flat, STALE)
+    put(flat, STALE, {"tools/of the template": b"kept" * 1000})
+    write_flat(flat, disk, adapter="ide")
+    if growable:
+        make_transferable(disk, folder)
+
+
+def translated(
+    tmp_path: Path,
+    classad: str,
+    *,
+    size: int,
+    ad: str = "",
+    prepare: Callable[[Path], None] = lambda folder: None,
+) -> tuple[Path, set[str]]:
+    """Translate a job with an input of ``size``: its capsule, and what was imported.
+
+    ``prepare`` is given the template's folder.
+    """
     param = {**small_template(tmp_path), "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": classad}
     record = {"format": 1, "condor": described(tarball_of(load_config(param)))}
     folder = tmp_path / "template/condor_vm_capsule"
     (folder / "template.json").write_text(json.dumps(record))
+    prepare(folder)
     (tmp_path / "input").write_bytes(os.urandom(size))
-    ad = (
+    text = (
         '[ Name = "capsule" ]\n------\nClusterId = 7\nProcId = 0\nCmd = "/bin/true"\n'
         f'Iwd = "{tmp_path}"\nJobUniverse = 5\nTransferInput = "input"\n'
     )
     env = {f"_CONDOR_{name}": value for name, value in param.items()}
     env["CONDOR_CONFIG"], env["HOME"] = "ONLY_ENV", str(tmp_path)
-    done = python(HOOK, input=ad, env=env)
+    done = python(HOOK, input=text + ad, env=env)
     assert "VmCapsuleDir" in done.stdout, done.stdout
     (made,) = (tmp_path / "scratch").iterdir()
     return made, set(done.stderr.split())
@@ -85,6 +117,15 @@ def needless(modules: set[str]) -> set[str]:
     script = f"import sys, {NEEDED.replace(' ', ', ')}; print(*sys.modules)"
     allowed = set(python(script).stdout.split())
     return {name for name in modules - allowed if name.split(".")[0] != "vmcapsule"}
+
+
+def weigh(folder: Path, size: int) -> None:
+    """Neither room nor bytes of a capsule are more than its inputs and a little."""
+    status = [path.stat() for path in (folder, *folder.iterdir())]
+    assert sum(each.st_blocks * 512 for each in status) <= size + 2 * MIB
+    # Neither may the bytes that are transferred, holes and all, be more.
+    assert sum(each.st_size for each in status) <= size + 2 * MIB
+    assert capsule.load(folder).system_disk.parent.name == "condor_vm_capsule"
 
 
 @pytest.mark.parametrize("classad", ["qemu", "vmware"])
@@ -111,8 +152,32 @@ def test_a_capsule_is_as_large_as_the_jobs_inputs(
     tmp_path: Path, classad: str, size: int
 ) -> None:
     folder, _ = translated(tmp_path, classad, size=size)
-    status = [path.stat() for path in (folder, *folder.iterdir())]
-    assert sum(each.st_blocks * 512 for each in status) <= size + 2 * MIB
-    # Neither may the bytes that are transferred, holes and all, be more.
-    assert sum(each.st_size for each in status) <= size + 2 * MIB
-    assert capsule.load(folder).system_disk.parent.name == "condor_vm_capsule"
+    weigh(folder, size)
+
+
+@pytest.mark.parametrize("classad", ["qemu", "vmware"])
+@pytest.mark.parametrize("size", [10, 20 * MIB])
+@pytest.mark.parametrize("growable", [False, True])
+def test_nor_does_it_cost_what_the_templates_disk_takes(
+    tmp_path: Path, classad: str, size: int, growable: bool
+) -> None:
+    """Also then no program is started, and what the template's disk holds is there."""
+    prepare = partial(stale_disk, growable=growable)
+    # As much disk as the template has, so that it is taken.
+    ad = "RequestDisk = 1024\n"
+    folder, modules = translated(tmp_path, classad, size=size, ad=ad, prepare=prepare)
+    assert (modules & SLOW) | needless(modules) == set()
+    weigh(folder, size)
+    disk = read_vmdk(tmp_path / "template/condor_vm_capsule/data.vmdk")
+    assert sum(file.stat().st_blocks * 512 for file in disk.files) > 90 * MIB
+    made = read_vmdk(folder / "data.vmdk")
+    assert (made.form, made.capacity_bytes) == ("monolithicSparse", 96 * MIB)
+    with mapped(made, tmp_path) as there:
+        raw = tmp_path / "raw"
+        raw.write_bytes(there.read_at(0, 96 * MIB))
+    assert complaints(raw, STALE, tmp_path) == ""
+    files = mtools_tree(raw, STALE, tmp_path / "out")
+    assert files["tools/of the template"] == b"kept" * 1000
+    assert "condor-init.py" in files
+    carried = (tmp_path / "input").read_bytes()
+    assert carried in files["vmcapsule/input.000"]

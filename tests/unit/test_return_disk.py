@@ -35,9 +35,8 @@ class Run:
     ) -> None:
         self.folder, self.output, self.job = folder, output, make_job(folder)
         disk = make_data_disk(
-            folder / "data.vmdk", size_bytes=size, offset_bytes=offset or MIB,
-            label="CONDOR-DATA", form="monolithicFlat", adapter="ide",
-        ).path  # fmt: skip
+            folder / "data.vmdk", size_bytes=size, offset_bytes=offset or MIB
+        ).path
         self.made = capsule.Capsule(
             folder, disk, folder / "system.vmdk", size, 1, 64, part_offset_bytes=offset
         )

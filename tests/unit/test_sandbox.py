@@ -175,8 +175,6 @@ def test_an_unreadable_file_is_named(content: str) -> None:
             size_bytes=16 << 20,
             offset_bytes=1 << 20,
             label="DATA",
-            form="monolithicFlat",
-            adapter="ide",
         )
         for path in (folder, *disk.files):
             path.chmod(0o777)

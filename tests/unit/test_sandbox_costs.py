@@ -45,8 +45,6 @@ def data_disk(path: Path, size_bytes: int) -> Path:
         size_bytes=size_bytes,
         offset_bytes=1 << 20,
         label="DATA",
-        form="monolithicFlat",
-        adapter="ide",
     ).path
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from vmcapsule.disk.fat_format import format_fat
 from vmcapsule.disk.mbr import Partition, mbr
-from vmcapsule.disk.vmdk import Vmdk, create_vmdk, read_vmdk
-from vmcapsule.disk.vmdk_write import write_flat
+from vmcapsule.disk.vmdk import Vmdk, read_vmdk
+from vmcapsule.disk.vmdk_write import flat_beside, write_flat
 
 #: By this a guest made by our builder finds it.
 LABEL = "CONDOR-DATA"
@@ -36,19 +36,11 @@ def make_data_disk(
     *,
     size_bytes: int,
     offset_bytes: int,
-    label: str,
-    form: str,
-    adapter: str,
+    label: str = LABEL,
+    adapter: str = "ide",
 ) -> Vmdk:
-    """Make an empty data disk of a vmdk form; its files lie beside ``target``."""
-    flat = target.with_name(f"{target.stem}-flat.vmdk")
-    if form == "monolithicFlat":
-        build_data_disk(flat, size_bytes=size_bytes, offset_bytes=offset_bytes, label=label)
-        write_flat(flat, target, adapter=adapter)
-        return read_vmdk(target)
-    import tempfile  # slow to import
-
-    with tempfile.TemporaryDirectory(prefix=".data-", dir=target.parent) as aside:
-        raw = Path(aside) / "raw"
-        build_data_disk(raw, size_bytes=size_bytes, offset_bytes=offset_bytes, label=label)
-        return create_vmdk(raw, target, form, adapter=adapter)
+    """Make an empty, flat data disk, its image beside ``target``; see `build_data_disk`."""
+    flat = flat_beside(target)
+    build_data_disk(flat, size_bytes=size_bytes, offset_bytes=offset_bytes, label=label)
+    write_flat(flat, target, adapter=adapter)
+    return read_vmdk(target)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Union
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Protocol, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 
@@ -26,6 +26,19 @@ _TRY_ANOTHER_WAY = frozenset(
 _Mover = Callable[[int, int, int, int, int], int]
 
 
+class Readable(Protocol):
+    """A disk that is not one file; `disk_map.DiskMap` is one."""
+
+    size_bytes: int
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        """Return exactly ``length_bytes`` from ``offset_bytes``, or raise `DiskError`."""
+
+
+#: What is read as a raw image: an open file that is one, or what answers as such.
+Image = Union[int, Readable]
+
+
 class Extent(NamedTuple):
     """A run of bytes in a raw image."""
 
@@ -33,13 +46,15 @@ class Extent(NamedTuple):
     length_bytes: int
 
 
-def read_at(fd: int, offset_bytes: int, length_bytes: int) -> bytes:
+def read_at(image: Image, offset_bytes: int, length_bytes: int) -> bytes:
     """Return exactly ``length_bytes`` from ``offset_bytes``; raise `DiskError` if it cannot."""
+    if not isinstance(image, int):
+        return image.read_at(offset_bytes, length_bytes)
     pieces = []
     at, left = offset_bytes, length_bytes
     while left > 0:
         try:
-            piece = os.pread(fd, min(left, CALL_BYTES_MAX), at)
+            piece = os.pread(image, min(left, CALL_BYTES_MAX), at)
         except OSError as error:
             raise DiskError(f"cannot read at offset {at}: {error.strerror}") from error
         if not piece:
@@ -74,10 +89,12 @@ def write_extents(fd: int, extents: Iterable[Extent], data: Union[bytes, memoryv
         view = view[extent.length_bytes :]
 
 
-def image_bytes(fd: int) -> int:
-    """Return the size of an open file or block device, in bytes."""
+def image_bytes(image: Image) -> int:
+    """Return the size of a raw image (also a block device), in bytes."""
+    if not isinstance(image, int):
+        return image.size_bytes
     try:
-        return os.lseek(fd, 0, os.SEEK_END)
+        return os.lseek(image, 0, os.SEEK_END)
     except OSError as error:
         raise DiskError(f"cannot tell the size of the image: {error.strerror}") from error
 
@@ -184,22 +201,36 @@ def copy_sparse(src: Path, dst: Path) -> None:
     Blocks are shared where the file system can.  ``dst`` must not exist yet, and is
     removed again when the copy fails.  Raises `DiskError` or `SpaceError`.
     """
-    with ExitStack() as stack:
-        src_fd = open_regular(src, os.O_RDONLY)
-        stack.callback(os.close, src_fd)
-        try:
-            dst_fd = os.open(dst, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise write_error(error, f"cannot create '{dst}'") from error
-        stack.callback(os.close, dst_fd)
-        with ExitStack() as on_failure:
-            on_failure.callback(dst.unlink)
-            size_bytes = os.fstat(src_fd).st_size
-            try:
-                os.truncate(dst_fd, size_bytes)
-            except OSError as error:
-                raise write_error(error, f"cannot make '{dst}' so large") from error
+    src_fd = open_regular(src, os.O_RDONLY)
+    try:
+        size_bytes = image_bytes(src_fd)
+        with created(dst, size_bytes) as dst_fd:
             for run in data_ranges(src_fd, size_bytes):
                 at = run.offset_bytes
                 copy_range(src_fd, at, dst_fd, at, run.length_bytes)
-            on_failure.pop_all()
+    finally:
+        os.close(src_fd)
+
+
+@contextmanager
+def created(path: Path, size_bytes: int) -> Iterator[int]:
+    """Make a file (mode 0600) of ``size_bytes``, one hole, to be filled through its descriptor.
+
+    It must not exist yet, and is removed again when the block ends with an exception.
+    Raises `DiskError` or `SpaceError`.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise write_error(error, f"cannot create '{path}'") from error
+    try:
+        try:
+            os.truncate(fd, size_bytes)
+        except OSError as error:
+            raise write_error(error, f"cannot make '{path}' so large") from error
+        yield fd
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(fd)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple, Tuple
 
-from vmcapsule.disk.extents import image_bytes, read_at
+from vmcapsule.disk.extents import Image, image_bytes, read_at
 from vmcapsule.errors import DiskError
 
 BOOT_BYTES = 512
@@ -72,12 +72,12 @@ def looks_like_fat(sector: bytes) -> bool:
     )
 
 
-def read_geometry(fd: int, offset_bytes: int) -> Geometry:
+def read_geometry(image: Image, offset_bytes: int) -> Geometry:
     """Read and check the boot sector at ``offset_bytes`` of an image; or `DiskError`."""
-    end = image_bytes(fd)
+    end = image_bytes(image)
     if not 0 <= offset_bytes <= end - BOOT_BYTES:
         raise DiskError(f"no FAT volume at offset {offset_bytes}: the image has {end} bytes")
-    boot = read_at(fd, offset_bytes, BOOT_BYTES)
+    boot = read_at(image, offset_bytes, BOOT_BYTES)
     if not looks_like_fat(boot):
         raise DiskError(
             f"no FAT volume at offset {offset_bytes}",

@@ -11,7 +11,7 @@ import sys
 from array import array
 from typing import Dict, Iterator, List, Sequence, Tuple
 
-from vmcapsule.disk.extents import read_at, write_at
+from vmcapsule.disk.extents import Image, read_at, write_at
 from vmcapsule.disk.fat_boot import CLUSTERS_MAX, Geometry
 from vmcapsule.errors import DiskError
 
@@ -28,6 +28,9 @@ _WINDOW = 1 << 16
 #: The first look for free clusters: a fresh volume has them right at the start.
 _FIRST_LOOK = 1 << 12
 
+#: So much of each copy is compared together.
+_COMPARED_BYTES = 1 << 18
+
 _STEP_MIN = 4
 _CLEAN = {16: 0x8000, 32: 0x08000000}
 _LOW_NIBBLE = bytes(value & 0x0F for value in range(256))
@@ -37,8 +40,8 @@ _TO_USED = bytes(1 if value else 0 for value in range(256))
 class FatTable:
     """The FAT of one volume, for reading."""
 
-    def __init__(self, fd: int, geometry: Geometry) -> None:
-        self._fd = fd
+    def __init__(self, image: Image, geometry: Geometry) -> None:
+        self._image = image
         self._geometry = geometry
         self._bits = geometry.bits
         self._limit = geometry.cluster_count + 2
@@ -51,6 +54,22 @@ class FatTable:
         """Whether the second entry says that the volume was not unmounted."""
         clean = _CLEAN.get(self._bits, 0)
         return self._page(0)[1] & clean != clean
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it begins as a FAT does, and all its copies are alike."""
+        geometry, begun = self._geometry, self._page(0)[0] & self._mask
+        if begun | 0xFF != self._mask or begun & 0xFF < 0xF0:
+            return False
+        starts = [
+            geometry.fat_offset + n * geometry.fat_bytes for n in range(geometry.fat_copies)
+        ]
+        for at in range(0, geometry.fat_bytes, _COMPARED_BYTES):
+            length = min(_COMPARED_BYTES, geometry.fat_bytes - at)
+            first, *others = (read_at(self._image, start + at, length) for start in starts)
+            if any(other != first for other in others):
+                return False
+        return True
 
     def runs(self, first: int, limit: int, what: str) -> Tuple[List[Run], bool]:
         """Follow a chain for at most ``limit`` clusters.
@@ -93,7 +112,7 @@ class FatTable:
         if page is None:
             if len(self._pages) == PAGES_MAX:
                 del self._pages[next(iter(self._pages))]
-            page = _load(self._fd, self._geometry, number * PAGE_ENTRIES, PAGE_ENTRIES)
+            page = _load(self._image, self._geometry, number * PAGE_ENTRIES, PAGE_ENTRIES)
             self._pages[number] = page
         return page
 
@@ -108,7 +127,7 @@ class FatTable:
         begin = end = 2
         at, count = 0, _FIRST_LOOK
         while at < self._limit:
-            entries = _load(self._fd, self._geometry, at, count)
+            entries = _load(self._image, self._geometry, at, count)
             used = bytearray(_used_bytes(entries.tobytes(), self._bits))
             for first, length in released:
                 low, high = max(first - at, 0), min(first + length - at, len(used))
@@ -194,12 +213,12 @@ class FatEditor:
             write_at(self._fd, at + copy * geometry.fat_bytes, data)
 
 
-def _load(fd: int, geometry: Geometry, first: int, count: int) -> array[int]:
+def _load(image: Image, geometry: Geometry, first: int, count: int) -> array[int]:
     """Read entries from the even ``first`` on, up to the last that stands for a cluster."""
     bits = geometry.bits
     count = min(count, geometry.cluster_count + 2 - first)
     at = geometry.fat_offset + first * bits // 8
-    return _unpack(read_at(fd, at, -(-count * bits // 8)), bits)
+    return _unpack(read_at(image, at, -(-count * bits // 8)), bits)
 
 
 def _ascending(page: array[int], start: int, most: int, value: int, mask: int) -> int:

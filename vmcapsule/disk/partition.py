@@ -11,7 +11,7 @@ import struct
 import zlib
 from typing import List, NamedTuple, Optional, Tuple
 
-from vmcapsule.disk.extents import read_at
+from vmcapsule.disk.extents import Image, read_at
 from vmcapsule.disk.probe import describe, has_mbr, is_fat
 from vmcapsule.errors import DiskError, TemplateError
 
@@ -58,7 +58,7 @@ class Partition(NamedTuple):
     kind: str
 
 
-def read_partitions(fd: int, size_bytes: int) -> Tuple[Partition, ...]:
+def read_partitions(image: Image, size_bytes: int) -> Tuple[Partition, ...]:
     """Return a disk's partitions in the order of its table; none where it has no table.
 
     A disk that is a FAT volume as a whole has none.  Raises `DiskError` for a damaged
@@ -66,17 +66,17 @@ def read_partitions(fd: int, size_bytes: int) -> Tuple[Partition, ...]:
     """
     if size_bytes < SECTOR_BYTES:
         return ()
-    sector = read_at(fd, 0, SECTOR_BYTES)
+    sector = read_at(image, 0, SECTOR_BYTES)
     if not has_mbr(sector):
         return ()
     entries = _mbr_entries(sector)
     if any(kind == _GPT_PROTECTIVE for kind, _, _ in entries):
-        return _read_gpt(fd, size_bytes)
+        return _read_gpt(image, size_bytes)
     partitions: List[Partition] = []
     logical: List[Partition] = []
     for number, (kind, start, sectors) in enumerate(entries, 1):
         if kind in _EXTENDED:
-            logical += _read_logical(fd, size_bytes, start, sectors, 5 + len(logical))
+            logical += _read_logical(image, size_bytes, start, sectors, 5 + len(logical))
         elif kind and sectors:
             name = _MBR_KINDS.get(kind, f"0x{kind:02x}")
             partitions.append(_partition(number, start, sectors, name, size_bytes))
@@ -100,14 +100,14 @@ def _partition(number: int, start: int, sectors: int, kind: str, size_bytes: int
 
 
 def _read_logical(
-    fd: int, size_bytes: int, base: int, base_sectors: int, number: int
+    image: Image, size_bytes: int, base: int, base_sectors: int, number: int
 ) -> List[Partition]:
     """Follow the chain of boot records of one extended partition."""
     found: List[Partition] = []
     at = base
     for _ in range(_LOGICAL_MAX):
         _partition(number, at, 1, "", size_bytes)
-        sector = read_at(fd, at * SECTOR_BYTES, SECTOR_BYTES)
+        sector = read_at(image, at * SECTOR_BYTES, SECTOR_BYTES)
         if sector[510:512] != b"\x55\xaa":
             return found
         (kind, start, sectors), (next_kind, next_start, _) = _mbr_entries(sector)[:2]
@@ -123,9 +123,9 @@ def _read_logical(
     raise DiskError(f"more than {_LOGICAL_MAX} logical partitions, or a chain in a circle")
 
 
-def _read_gpt(fd: int, size_bytes: int) -> Tuple[Partition, ...]:
+def _read_gpt(image: Image, size_bytes: int) -> Tuple[Partition, ...]:
     last = size_bytes // SECTOR_BYTES - 1
-    entries = _gpt_entries(fd, size_bytes, 1) or _gpt_entries(fd, size_bytes, last)
+    entries = _gpt_entries(image, size_bytes, 1) or _gpt_entries(image, size_bytes, last)
     if entries is None:
         raise DiskError(
             "the GPT partition table is damaged: neither copy has a valid checksum",
@@ -146,11 +146,11 @@ def _read_gpt(fd: int, size_bytes: int) -> Tuple[Partition, ...]:
     return tuple(partitions)
 
 
-def _gpt_entries(fd: int, size_bytes: int, sector: int) -> Optional[List[bytes]]:
+def _gpt_entries(image: Image, size_bytes: int, sector: int) -> Optional[List[bytes]]:
     """Return the entries of the table whose header is at ``sector``, None if damaged."""
     if not 0 < sector < size_bytes // SECTOR_BYTES:
         return None
-    raw = read_at(fd, sector * SECTOR_BYTES, SECTOR_BYTES)
+    raw = read_at(image, sector * SECTOR_BYTES, SECTOR_BYTES)
     signature, _, header_bytes, crc, own, at, count, entry_bytes, entries_crc = (
         _GPT_HEADER.unpack_from(raw)
     )
@@ -162,13 +162,13 @@ def _gpt_entries(fd: int, size_bytes: int, sector: int) -> Optional[List[bytes]]
         raise DiskError(f"a GPT of {count} entries of {entry_bytes} bytes is not supported")
     if at * SECTOR_BYTES + count * entry_bytes > size_bytes:
         return None
-    table = read_at(fd, at * SECTOR_BYTES, count * entry_bytes)
+    table = read_at(image, at * SECTOR_BYTES, count * entry_bytes)
     if zlib.crc32(table) != entries_crc:
         return None
     return [table[i : i + entry_bytes] for i in range(0, len(table), entry_bytes)]
 
 
-def locate_fat(fd: int, size_bytes: int, configured_offset: Optional[int]) -> int:
+def locate_fat(image: Image, size_bytes: int, configured_offset: Optional[int]) -> int:
     """Return the offset in bytes of the disk's vfat file system.
 
     With a configured offset (``VM_CAPSULE_DISK_PART_OFFSET``) that one, after a check;
@@ -177,18 +177,18 @@ def locate_fat(fd: int, size_bytes: int, configured_offset: Optional[int]) -> in
     whole is one; `DiskError` when there is none.
     """
     if configured_offset is None:
-        found = _find_fat(fd, size_bytes)
+        found = _find_fat(image, size_bytes)
         if found is None:
             raise DiskError(
-                f"no vfat partition on the disk: there is {_summary(fd, size_bytes)}",
+                f"no vfat partition on the disk: there is {_summary(image, size_bytes)}",
                 "make one with a partition table (sfdisk) and mkfs.vfat",
             )
         return found
-    if is_fat(fd, size_bytes, configured_offset):
+    if is_fat(image, size_bytes, configured_offset):
         return configured_offset
-    what = describe(fd, size_bytes, configured_offset)
+    what = describe(image, size_bytes, configured_offset)
     try:
-        found = _find_fat(fd, size_bytes)
+        found = _find_fat(image, size_bytes)
     except DiskError as error:
         found, what = None, f"{what} ({error.message})"
     if found is None:
@@ -200,20 +200,20 @@ def locate_fat(fd: int, size_bytes: int, configured_offset: Optional[int]) -> in
     )
 
 
-def _find_fat(fd: int, size_bytes: int) -> Optional[int]:
-    if is_fat(fd, size_bytes, 0):
+def _find_fat(image: Image, size_bytes: int) -> Optional[int]:
+    if is_fat(image, size_bytes, 0):
         return 0
-    for partition in read_partitions(fd, size_bytes):
-        if is_fat(fd, size_bytes, partition.offset_bytes):
+    for partition in read_partitions(image, size_bytes):
+        if is_fat(image, size_bytes, partition.offset_bytes):
             return partition.offset_bytes
     return None
 
 
-def _summary(fd: int, size_bytes: int) -> str:
-    partitions = read_partitions(fd, size_bytes)
+def _summary(image: Image, size_bytes: int) -> str:
+    partitions = read_partitions(image, size_bytes)
     if not partitions:
-        return describe(fd, size_bytes, 0)
+        return describe(image, size_bytes, 0)
     return ", ".join(
-        f"{describe(fd, size_bytes, p.offset_bytes)} in partition {p.number}"
+        f"{describe(image, size_bytes, p.offset_bytes)} in partition {p.number}"
         for p in partitions
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from vmcapsule.disk.extents import read_at
+from vmcapsule.disk.extents import Image, read_at
 from vmcapsule.disk.fat_boot import looks_like_fat
 
 _LOOK_BYTES = 68 << 10
@@ -25,18 +25,18 @@ _SIGNATURES = (
 )
 
 
-def is_fat(fd: int, size_bytes: int, offset_bytes: int) -> bool:
+def is_fat(image: Image, size_bytes: int, offset_bytes: int) -> bool:
     """Tell whether there is a FAT boot sector at an offset of a disk."""
     if not 0 <= offset_bytes <= size_bytes - 512:
         return False
-    return looks_like_fat(read_at(fd, offset_bytes, 512))
+    return looks_like_fat(read_at(image, offset_bytes, 512))
 
 
-def describe(fd: int, size_bytes: int, offset_bytes: int) -> str:
+def describe(image: Image, size_bytes: int, offset_bytes: int) -> str:
     """Name what is at an offset of a disk: "an ext4 file system", "zeros", ..."""
     if not 0 <= offset_bytes < size_bytes:
         return f"nothing (the disk has {size_bytes} bytes)"
-    data = read_at(fd, offset_bytes, min(_LOOK_BYTES, size_bytes - offset_bytes))
+    data = read_at(image, offset_bytes, min(_LOOK_BYTES, size_bytes - offset_bytes))
     if looks_like_fat(data[:512]):
         return "a vfat boot sector"
     for at, magic, what in _SIGNATURES:

@@ -1,14 +1,16 @@
-"""vmdk disks: read, copied, made, and opened as raw images for reading or editing."""
+"""vmdk disks: made, read where they lie, and opened as raw images for reading or editing."""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Sequence, Union
 
-from vmcapsule.disk.extents import copy_sparse, open_regular
+from vmcapsule.disk.disk_map import DiskMap
+from vmcapsule.disk.extents import open_regular
 from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
+from vmcapsule.disk.vmdk_read import sources_in
 from vmcapsule.disk.vmdk_write import sources_of, write_sparse
 from vmcapsule.errors import DiskError, SpaceError, ToolError
 
@@ -17,9 +19,9 @@ __all__ = [
     "RawDisk",
     "Vmdk",
     "VmdkExtent",
-    "copy_vmdk",
     "create_vmdk",
     "make_transferable",
+    "mapped",
     "raw_edit",
     "raw_view",
     "read_vmdk",
@@ -39,17 +41,6 @@ class RawDisk(NamedTuple):
     path: Path
 
 
-def copy_vmdk(source: Vmdk, folder: Path) -> Vmdk:
-    """Copy all files of a disk into ``folder`` under the same names; return the copy.
-
-    Holes stay holes and blocks are shared where the file system can.  The copies have
-    mode 0600; none may exist before.  Raises `DiskError` or `SpaceError`.
-    """
-    for file in source.files:
-        copy_sparse(file, folder / file.name)
-    return read_vmdk(folder / source.path.name)
-
-
 @contextmanager
 def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
     """Open a disk as a raw image for reading.
@@ -66,6 +57,26 @@ def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
         image = _to_raw(disk, folder)
         with _opened(image, disk.capacity_bytes, os.O_RDONLY) as raw:
             yield raw
+
+
+@contextmanager
+def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
+    """Open a disk of any form for reading; the map is valid inside the ``with`` block only.
+
+    A streamOptimized disk, being compressed, is converted into a folder of its own in
+    ``scratch``; any other is read where it lies.
+    """
+    with ExitStack() as stack:
+        if disk.form == "streamOptimized":
+            raw = stack.enter_context(raw_view(disk.path, scratch))
+            yield DiskMap(disk.capacity_bytes, sources_of(raw.fd, disk.capacity_bytes))
+            return
+        fds = {}
+        for extent in disk.extents:
+            if extent.file is not None and extent.file not in fds:
+                fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
+                stack.callback(os.close, fds[extent.file])
+        yield DiskMap(disk.capacity_bytes, sources_in(disk, fds))
 
 
 @contextmanager

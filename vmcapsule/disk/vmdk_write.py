@@ -17,14 +17,14 @@ from vmcapsule.disk.extents import copy_range, data_ranges, read_at, write_at, w
 SECTOR_BYTES = 512
 GRAIN_BYTES = 64 << 10
 _GRAIN_SECTORS = GRAIN_BYTES // SECTOR_BYTES
-_TABLE_ENTRIES = 512
-_TABLE_SECTORS = _TABLE_ENTRIES * 4 // SECTOR_BYTES
+TABLE_ENTRIES = 512
+_TABLE_SECTORS = TABLE_ENTRIES * 4 // SECTOR_BYTES
 _DESCRIPTOR_SECTORS = 20
 #: Newlines are there to tell a copy that was spoilt; there is a second set of tables.
 _FLAGS = 3
 #: magic, version, flags, capacity, grain, descriptor's place and size, entries a table,
 #: second and first directory, place of the first grain; in use, newlines, compression
-_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
+HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 
 
 class Source(NamedTuple):
@@ -97,6 +97,11 @@ def write_sparse(
         os.close(fd)
 
 
+def flat_beside(target: Path) -> Path:
+    """Where the image of a flat disk of ours lies: ``NAME-flat.vmdk``."""
+    return target.with_name(f"{target.stem}-flat.vmdk")
+
+
 def write_flat(flat: Path, target: Path, *, adapter: str) -> None:
     """Write the new file ``target``: the descriptor of a monolithicFlat disk.
 
@@ -116,7 +121,7 @@ class _Layout:
 
     def __init__(self, sectors: int) -> None:
         self._sectors = sectors
-        self.tables = -(-sectors // (_GRAIN_SECTORS * _TABLE_ENTRIES))
+        self.tables = -(-sectors // (_GRAIN_SECTORS * TABLE_ENTRIES))
         self._directory_sectors = -(-self.tables * 4 // SECTOR_BYTES)
         second = 1 + _DESCRIPTOR_SECTORS
         first = second + self._directory_sectors + self.tables * _TABLE_SECTORS
@@ -126,7 +131,7 @@ class _Layout:
         self.first_grain = -(-end // _GRAIN_SECTORS) * _GRAIN_SECTORS
 
     def header(self) -> bytes:
-        return _HEADER.pack(
+        return HEADER.pack(
             b"KDMV",
             1,
             _FLAGS,
@@ -134,7 +139,7 @@ class _Layout:
             _GRAIN_SECTORS,
             1,
             _DESCRIPTOR_SECTORS,
-            _TABLE_ENTRIES,
+            TABLE_ENTRIES,
             *self.directories,
             self.first_grain,
             0,
@@ -194,9 +199,9 @@ def _tables(runs: Sequence[_Run]) -> Dict[int, List[int]]:
     for run in runs:
         grain, end, sector = run.grain, run.grain + run.grains, run.sector
         while grain < end:
-            number, place = divmod(grain, _TABLE_ENTRIES)
-            here = min(end - grain, _TABLE_ENTRIES - place)
-            table = tables.setdefault(number, [0] * _TABLE_ENTRIES)
+            number, place = divmod(grain, TABLE_ENTRIES)
+            here = min(end - grain, TABLE_ENTRIES - place)
+            table = tables.setdefault(number, [0] * TABLE_ENTRIES)
             behind = sector + here * _GRAIN_SECTORS
             table[place : place + here] = range(sector, behind, _GRAIN_SECTORS)
             grain, sector = grain + here, behind

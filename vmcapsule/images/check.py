@@ -9,13 +9,14 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 from vmcapsule import accelerator
 from vmcapsule.boot import Machine, boot
+from vmcapsule.capsule import put_data_disk
 from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
 from vmcapsule.disk.data_disk import LABEL
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import copy_vmdk, raw_edit, raw_view, read_vmdk
+from vmcapsule.disk.vmdk import raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import (
     ConfigError,
     DiskError,
@@ -175,7 +176,8 @@ def _check_data(template: Template, offset: Optional[int], scratch: Path) -> Lis
 
 
 def _check_boot(template: Template, config: Config, scratch: Path) -> List[Finding]:
-    copy = copy_vmdk(read_vmdk(template.data_disk), scratch).path
+    size_bytes = read_vmdk(template.data_disk).capacity_bytes
+    copy = put_data_disk(template, scratch, size_bytes, config.disk_part_offset_bytes)
     with raw_edit(copy, scratch) as raw:
         at = locate_fat(raw.fd, raw.size_bytes, config.disk_part_offset_bytes)
         put_files(raw.fd, at, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
