@@ -71,10 +71,11 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
         contract.INPUT_PACK % number: size_bytes
         for number, size_bytes in enumerate(load.packs.pack_sizes_bytes)
     }
+    # What comes first lies best on a volume of ours.
     files = {
+        **packs,
         **{name: len(data) for name, data in texts.items()},
         **{name: path.stat().st_size for name, path in copies.items()},
-        **packs,
     }
     with raw_edit(data_disk, scratch) as raw:
         offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)

@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmcapsule.disk.data_disk import LABEL, build_data_disk
+from vmcapsule import contract, extract, sandbox, staging
+from vmcapsule.disk.data_disk import LABEL, build_data_disk, make_data_disk
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_boot import read_geometry
-from vmcapsule.disk.fat_format import ALIGN_BYTES, FAT32_CLUSTERS_MIN, fat_layout
+from vmcapsule.disk.fat_format import (
+    ALIGN_BYTES,
+    FAT32_CLUSTERS_MIN,
+    FIRST_FILE_ALIGN_BYTES,
+    fat_layout,
+)
 from vmcapsule.disk.fat_tree import put_files
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.partition import locate_fat, read_partitions
@@ -47,6 +53,24 @@ def test_data_disk_has_an_aligned_labeled_volume(
     finally:
         os.close(fd)
     assert raw.stat().st_blocks * 512 < 2 * MIB
+
+
+@pytest.mark.parametrize("offset", [32256, MIB])
+@pytest.mark.parametrize("size", [4 << 30, 300 * MIB])
+def test_what_is_put_first_lies_where_linux_writes_fast(
+    tmp_path: Path, offset: int, size: int
+) -> None:
+    disk = make_data_disk(tmp_path / "data.vmdk", size_bytes=size, offset_bytes=offset)
+    (tmp_path / "large").write_bytes(bytes(2 * MIB))
+    load = staging.packed(
+        sandbox.tree(str(tmp_path / "large"), "large"),
+        texts=[("init", b"#"), ("vmcapsule/x", b"y")],
+    )
+    staging.stage(load, disk.path, None, tmp_path)
+    with extract.opened(disk.path, None, tmp_path) as there:
+        pack = there.volume.lookup(contract.INPUT_PACK % 0)
+    assert pack is not None
+    assert pack.extents[0].offset_bytes % FIRST_FILE_ALIGN_BYTES == 0
 
 
 def test_four_gib_has_clusters_of_32_kib() -> None:

@@ -15,6 +15,10 @@ SECTOR_BYTES = 512
 #: Clusters begin at multiples of this on the disk, wherever the volume does: so a file's
 #: bytes can be shared, or moved a page at a time.
 ALIGN_BYTES = 4096
+#: What comes first on a FAT32 of ours, behind the root folder and a folder for it, begins at
+#: a multiple of this: Linux writes to its page cache in pieces that large, a tenth faster.
+FIRST_FILE_ALIGN_BYTES = 128 << 10
+_FOLDERS_BEFORE = 2
 VOLUME_BYTES_MIN = 15 << 20
 #: Fewer clusters make it a FAT16 for Windows and for the specification.
 FAT32_CLUSTERS_MIN = 65525
@@ -79,8 +83,11 @@ def _divided(layout: FatLayout, offset_bytes: int) -> FatLayout:
     # As if there were no FATs yet: a little more than they need, and never less.
     entries_bytes = -(-(layout.clusters + 2) * layout.bits // 8)
     layout = layout._replace(fat_sectors=-(-entries_bytes // SECTOR_BYTES))
-    heap_bytes = offset_bytes + layout.heap_sector * SECTOR_BYTES
-    fill = -heap_bytes % ALIGN_BYTES // SECTOR_BYTES
+    at, align = offset_bytes + layout.heap_sector * SECTOR_BYTES, ALIGN_BYTES
+    cluster_bytes = layout.cluster_sectors * SECTOR_BYTES
+    if layout.bits == 32 and cluster_bytes >= ALIGN_BYTES:
+        at, align = at + _FOLDERS_BEFORE * cluster_bytes, FIRST_FILE_ALIGN_BYTES
+    fill = -at % align // SECTOR_BYTES
     return layout._replace(reserved_sectors=layout.reserved_sectors + fill)
 
 
