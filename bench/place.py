@@ -106,7 +106,7 @@ class Place:
 
     def driver(self, name: str, *arguments: object) -> Command:
         """One of ``bench/drivers``."""
-        return self.python("-m", f"bench.drivers.{name}", *arguments)
+        return self.python(CHECKOUT / "bench" / "drivers" / f"{name}.py", *arguments)
 
     @property
     def _python(self) -> Path:

@@ -1,4 +1,4 @@
-"""``python -m bench.drivers.pack RUNNER FOLDER``: make a capsule that runs ``true``."""
+"""``pack.py RUNNER FOLDER``: make a capsule that runs ``true``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m bench.drivers.pyfatfs_copy in|out TREE IMAGE OFFSET``: copy with pyfatfs."""
+"""``pyfatfs_copy.py in|out TREE IMAGE OFFSET``: copy with pyfatfs."""
 
 from __future__ import annotations
 

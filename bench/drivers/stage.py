@@ -1,4 +1,4 @@
-"""``python -m bench.drivers.stage TREE DISK``: pack a folder's tree onto a data disk."""
+"""``stage.py TREE DISK``: pack a folder's tree onto a data disk."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 import sys
 from pathlib import Path
 
-from vmcapsule import sandbox, staging
-
 
 def main(tree: str, disk: Path) -> None:
-    """Do what packing a job's inputs does."""
+    """Do what packing a job's inputs does, begun as a hook begins."""
+    gc.disable()
+    from vmcapsule import sandbox, staging
+
     load = staging.packed(sandbox.tree(tree, os.path.basename(tree)), texts=())  # noqa: PTH119
     staging.stage(load, disk, None, disk.parent)
 
 
 if __name__ == "__main__":
-    # As a hook begins and ends.
-    gc.disable()
     main(sys.argv[1], Path(sys.argv[2]))
+    # As a hook ends.
     os._exit(0)
