@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Callable, Collection, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule import contract
-from vmcapsule.disk.extents import copy_range, image_bytes
+from vmcapsule.disk.extents import Image, copy_range, held, image_bytes
 from vmcapsule.disk.fat import FatVolume
 from vmcapsule.disk.fat_table import RUNS_MAX
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import raw_view, read_vmdk
+from vmcapsule.disk.vmdk import read_vmdk, viewed
 from vmcapsule.drafts import Drafts, Obstacle
 from vmcapsule.entries import FOLDER, LINK, Entries, Entry
 from vmcapsule.errors import DeliveryError, DiskError, SpaceError
@@ -26,7 +26,7 @@ PlaceOf = Callable[[str], Optional[str]]
 class DataDisk(NamedTuple):
     """A data disk opened for reading: its image and the vfat file system in it."""
 
-    fd: int
+    image: Image
     volume: FatVolume
 
 
@@ -49,23 +49,23 @@ def opened(
     One that claims more than ``capacity_bytes``, with which it left, is refused with
     `DiskError`: reading it could fill the host's.  A slot hands back a smaller one.
     """
-    claimed = read_vmdk(data_disk).capacity_bytes
-    if capacity_bytes is not None and claimed > capacity_bytes:
+    disk = read_vmdk(data_disk)
+    if capacity_bytes is not None and disk.capacity_bytes > capacity_bytes:
         raise DiskError(
-            f"the returned disk '{data_disk}' claims {claimed} bytes, it left with "
+            f"the returned disk '{data_disk}' claims {disk.capacity_bytes} bytes, it left with "
             f"{capacity_bytes}",
             "something between here and the guest replaced it; run the job again",
         )
-    with raw_view(data_disk, scratch) as raw:
-        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        yield DataDisk(raw.fd, FatVolume.open(raw.fd, offset))
+    with viewed(disk, scratch) as image:
+        offset = locate_fat(image, disk.capacity_bytes, offset_bytes)
+        yield DataDisk(image, FatVolume.open(image, offset))
 
 
 def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
     """Read and check an index and find its packs.  Raises `DiskError`."""
     packs: list[Pieces] = []
     sizes: list[int] = []
-    room = image_bytes(disk.fd)
+    room = image_bytes(disk.image)
     for number in range(contract.PACKS_MAX):
         file = disk.volume.lookup(pack_pattern % number)
         if file is None or file.is_folder:
@@ -147,7 +147,7 @@ def deliver(
                 continue
             files.append(place)
             try:
-                _fill(fd, disk.fd, entry, outputs.packs)
+                _fill(fd, disk.image, entry, outputs.packs)
             finally:
                 os.close(fd)
         place = ""
@@ -183,13 +183,16 @@ def _wanted(
         yield number, entry, place
 
 
-def _fill(fd: int, image_fd: int, entry: Entry, packs: Sequence[Pieces]) -> None:
+def _fill(fd: int, image: Image, entry: Entry, packs: Sequence[Pieces]) -> None:
     """Copy an entry's data out of the image into the new file ``fd``."""
     end = 0
     for stretch in entry.stretches:
-        end = stretch.offset
+        at = stretch.offset
         for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
-            copy_range(image_fd, extent.offset_bytes, fd, end, extent.length_bytes)
-            end += extent.length_bytes
+            for source in held(image, extent):
+                to = at + source.offset_bytes - extent.offset_bytes
+                copy_range(source.fd, source.fd_offset, fd, to, source.length_bytes)
+                end = to + source.length_bytes
+            at += extent.length_bytes
     if end < entry.size_bytes:
         os.ftruncate(fd, entry.size_bytes)

@@ -12,10 +12,10 @@ from typing import Iterator, Sequence
 
 from vmcapsule import capsule, contract
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
-from vmcapsule.disk.extents import Extent
+from vmcapsule.disk.extents import Extent, Image, Source, held
 from vmcapsule.disk.fat import FatFile, FatVolume
 from vmcapsule.disk.fat_tree import lay_out
-from vmcapsule.disk.vmdk_write import Source, sources_of, write_sparse
+from vmcapsule.disk.vmdk_write import sources_of, write_sparse
 from vmcapsule.extract import DataDisk, PackedFiles
 from vmcapsule.pack import Pieces
 
@@ -55,7 +55,7 @@ def write_return(
             places = _allocate(fd, made.part_offset_bytes or _OFFSET_BYTES, files)
             sources = [*sources_of(fd, size_bytes)]
             for file, place in zip(files, places):
-                sources += _moved(disk.fd, file.extents, place)
+                sources += _moved(disk.image, file.extents, place)
             write_sparse(sources, size_bytes, target, adapter="ide")
         finally:
             os.close(fd)
@@ -82,12 +82,14 @@ def _allocate(fd: int, offset_bytes: int, files: Sequence[FatFile]) -> list[tupl
     return [extents for _, extents in layout.places()]
 
 
-def _moved(fd: int, old: Sequence[Extent], new: Sequence[Extent]) -> Iterator[Source]:
-    """Where the bytes of ``new`` are now: in the file ``fd`` at ``old``, in the same order."""
+def _moved(image: Image, old: Sequence[Extent], new: Sequence[Extent]) -> Iterator[Source]:
+    """Where the bytes of ``new`` are now: in ``image`` at ``old``, in the same order."""
     pieces, done = Pieces(old), 0
     for extent in new:
         at = extent.offset_bytes
         for piece in pieces.part(done, extent.length_bytes):
-            yield Source(at, piece.length_bytes, fd, piece.offset_bytes)
+            shift = at - piece.offset_bytes
+            for source in held(image, piece):
+                yield source._replace(offset_bytes=source.offset_bytes + shift)
             at += piece.length_bytes
         done += extent.length_bytes

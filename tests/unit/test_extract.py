@@ -13,8 +13,9 @@ import pytest
 
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from vmcapsule import contract, extract
+from vmcapsule.disk import vmdk
 from vmcapsule.disk.fat_tree import put_files
-from vmcapsule.disk.vmdk import raw_edit
+from vmcapsule.disk.vmdk import FORMS, raw_edit, read_vmdk
 from vmcapsule.entries import Entry, Stretch
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
 from vmcapsule.exit_record import JobExit, read_exit
@@ -299,3 +300,45 @@ def test_a_damaged_disk_is_inspected_as_far_as_it_can_be_read(disk: Path) -> Non
     assert "line 1 of the index" in found["outputs"]["error"]
     shown = "\n".join(lines(found))
     assert "outputs: cannot be read" in shown and "exit_code = 0" in shown
+
+
+ZEROS = bytes(300_000)
+#: Grains of zeros are none on a sparse disk: before, between and behind what a file holds.
+HOLEY = {"a": b"first", "b": ZEROS + b"x" + ZEROS, "c": ZEROS, "d": b"y" * 200_000, "e": ZEROS}
+
+
+def holey_disk(folder: Path, form: str) -> Path:
+    disk = make_disk(folder / "data.vmdk", form)
+    entries, pack = [], b""
+    for name, content in HOLEY.items():
+        entries.append(file(name, len(pack), len(content)))
+        pack += content
+    guest_writes(disk, EXITED, tuple(entries), pack)
+    return disk
+
+
+@pytest.mark.parametrize("pieces_max", [1 << 18, 1])
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "streamOptimized"])
+def test_outputs_are_read_where_they_lie_in_a_disk_of_any_form(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, form: str, pieces_max: int
+) -> None:
+    """No program is started for it, unless the disk is in very many pieces."""
+    disk = holey_disk(tmp_path, form)
+    monkeypatch.setattr(vmdk, "PIECES_MAX", pieces_max)
+    if pieces_max > 1 or form == "monolithicFlat":
+        monkeypatch.setenv("PATH", "")
+    assert deliver(disk, make_job(home)) == list(HOLEY)
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == HOLEY
+
+
+@pytest.mark.parametrize("form", ["monolithicSparse", "twoGbMaxExtentSparse"])
+def test_a_sparse_disk_that_was_cut_short_delivers_nothing(
+    tmp_path: Path, home: Path, form: str
+) -> None:
+    disk = holey_disk(tmp_path, form)
+    image = read_vmdk(disk).files[-1]
+    for size in range(image.stat().st_size - 512, 0, -(128 << 10)):
+        os.truncate(image, size)
+        with pytest.raises(DiskError):
+            deliver(disk, make_job(home))
+    assert list(home.iterdir()) == []

@@ -9,8 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Iterable, Iterator, Tuple
 
-from vmcapsule.disk.extents import Extent, copy_range, read_at
-from vmcapsule.disk.vmdk_write import Source
+from vmcapsule.disk.extents import Extent, Source, copy_range, read_at
 from vmcapsule.errors import DiskError
 
 

@@ -26,6 +26,22 @@ _TRY_ANOTHER_WAY = frozenset(
 _Mover = Callable[[int, int, int, int, int], int]
 
 
+class Extent(NamedTuple):
+    """A run of bytes in a raw image."""
+
+    offset_bytes: int
+    length_bytes: int
+
+
+class Source(NamedTuple):
+    """A run of a disk's bytes, and the open file that has them."""
+
+    offset_bytes: int
+    length_bytes: int
+    fd: int
+    fd_offset: int
+
+
 class Readable(Protocol):
     """A disk that is not one file; `disk_map.DiskMap` is one."""
 
@@ -34,16 +50,19 @@ class Readable(Protocol):
     def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
         """Return exactly ``length_bytes`` from ``offset_bytes``, or raise `DiskError`."""
 
+    def within(self, extents: Iterable[Extent]) -> Iterator[Source]:
+        """Yield what is in files of the disk's ``extents``; the rest is zeros."""
+
 
 #: What is read as a raw image: an open file that is one, or what answers as such.
 Image = Union[int, Readable]
 
 
-class Extent(NamedTuple):
-    """A run of bytes in a raw image."""
-
-    offset_bytes: int
-    length_bytes: int
+def held(image: Image, extent: Extent) -> Iterator[Source]:
+    """Yield what is in files of a part of an image: all of it where that is one file."""
+    if isinstance(image, int):
+        return iter((Source(*extent, image, extent.offset_bytes),))
+    return image.within((extent,))
 
 
 def read_at(image: Image, offset_bytes: int, length_bytes: int) -> bytes:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from vmcapsule.disk import fat_names
-from vmcapsule.disk.extents import Extent, read_at
+from vmcapsule.disk.extents import Extent, Image, read_at
 from vmcapsule.disk.fat_boot import Geometry, read_geometry
 from vmcapsule.disk.fat_folder import FOLDER_BYTES_MAX, Entry, Names, find_label, parse
 from vmcapsule.disk.fat_table import FatTable, Run
@@ -41,26 +41,33 @@ class FatVolume:
     case counts only where two names differ in nothing else.
     """
 
-    def __init__(self, fd: int, geometry: Geometry) -> None:
-        self.fd = fd
+    def __init__(self, image: Image, geometry: Geometry) -> None:
+        self.image = image
         self.geometry = geometry
         self.forget()
 
     def forget(self) -> None:
         """Read anew what is asked for from now on: it was changed."""
-        self.table = FatTable(self.fd, self.geometry)
+        self.table = FatTable(self.image, self.geometry)
         self._clusters: Dict[str, int] = {}
         self._names: Tuple[int, Names] = (-1, Names(()))
 
     @classmethod
-    def open(cls, fd: int, offset_bytes: int) -> FatVolume:
-        """Open the volume at ``offset_bytes`` of an image; the caller keeps ``fd`` open.
+    def open(cls, image: Image, offset_bytes: int) -> FatVolume:
+        """Open the volume at ``offset_bytes`` of an image; the caller keeps that open.
 
         Raises `DiskError` when there is none or its boot sector is damaged.
         """
-        return cls(fd, read_geometry(fd, offset_bytes))
+        return cls(image, read_geometry(image, offset_bytes))
 
     # --- properties
+
+    @property
+    def fd(self) -> int:
+        """The file that the volume lies in; one in several files can only be read."""
+        if not isinstance(self.image, int):
+            raise DiskError("a disk of several files cannot be changed where it lies")
+        return self.image
 
     @property
     def bits(self) -> int:
@@ -132,7 +139,7 @@ class FatVolume:
         for extent in extents:
             for at in range(0, extent.length_bytes, _PIECE_BYTES):
                 length = min(_PIECE_BYTES, extent.length_bytes - at)
-                yield read_at(self.fd, extent.offset_bytes + at, length)
+                yield read_at(self.image, extent.offset_bytes + at, length)
 
     def walk(self) -> Iterator[FatFile]:
         """Yield all files and folders, a folder before what is in it, in disk order.
@@ -181,7 +188,7 @@ class FatVolume:
                 f"'{path}' on the data disk has {file.size_bytes} bytes, "
                 f"more than the {limit_bytes} that it may have"
             )
-        pieces = (read_at(self.fd, e.offset_bytes, e.length_bytes) for e in file.extents)
+        pieces = (read_at(self.image, e.offset_bytes, e.length_bytes) for e in file.extents)
         return b"".join(pieces)
 
     def _file(self, path: str, entry: Entry) -> FatFile:
@@ -226,7 +233,7 @@ class FatVolume:
     def folder_bytes(self, cluster: int, what: str) -> bytes:
         """Return all of a folder."""
         extents = self.folder_extents(cluster, what)
-        return b"".join(read_at(self.fd, e.offset_bytes, e.length_bytes) for e in extents)
+        return b"".join(read_at(self.image, e.offset_bytes, e.length_bytes) for e in extents)
 
     def folder_extents(self, cluster: int, what: str) -> Tuple[Extent, ...]:
         """Return where a folder lies; `DiskError` naming ``what`` where it is damaged."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Iterator, NamedTuple, Sequence, Union
 
 from vmcapsule.disk.disk_map import DiskMap
-from vmcapsule.disk.extents import open_regular
+from vmcapsule.disk.extents import Image, open_regular
 from vmcapsule.disk.vmdk_format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
 from vmcapsule.disk.vmdk_read import sources_in
 from vmcapsule.disk.vmdk_write import sources_of, write_sparse
@@ -25,10 +26,13 @@ __all__ = [
     "raw_edit",
     "raw_view",
     "read_vmdk",
+    "viewed",
 ]
 
 #: A conversion is bound by the disk's speed; this is for one that hangs.
 CONVERT_TIMEOUT_S = 4 * 3600.0
+#: Each costs memory; a gigabyte that a guest wrote is in a few hundred.
+PIECES_MAX = 1 << 18
 #: 'qemu-img check': nothing is wrong, or this form is not checked.
 _CHECK_OK = (0, 63)
 
@@ -63,20 +67,37 @@ def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
 def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
     """Open a disk of any form for reading; the map is valid inside the ``with`` block only.
 
-    A streamOptimized disk, being compressed, is converted into a folder of its own in
-    ``scratch``; any other is read where it lies.
+    A disk that is compressed, or in more than `PIECES_MAX` pieces, is converted into a folder
+    of its own in ``scratch``; any other is read where it lies.
     """
     with ExitStack() as stack:
-        if disk.form == "streamOptimized":
-            raw = stack.enter_context(raw_view(disk.path, scratch))
-            yield DiskMap(disk.capacity_bytes, sources_of(raw.fd, disk.capacity_bytes))
-            return
-        fds = {}
-        for extent in disk.extents:
-            if extent.file is not None and extent.file not in fds:
-                fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
-                stack.callback(os.close, fds[extent.file])
-        yield DiskMap(disk.capacity_bytes, sources_in(disk, fds))
+        if disk.form != "streamOptimized":
+            fds = {}
+            for extent in disk.extents:
+                if extent.file is not None and extent.file not in fds:
+                    fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
+                    stack.callback(os.close, fds[extent.file])
+            # A hostile one could be of as many as its bytes.
+            found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
+            if len(found) <= PIECES_MAX:
+                yield DiskMap(disk.capacity_bytes, found)
+                return
+        raw = stack.enter_context(raw_view(disk.path, scratch))
+        yield DiskMap(raw.size_bytes, sources_of(raw.fd, raw.size_bytes))
+
+
+@contextmanager
+def viewed(disk: Vmdk, scratch: Path) -> Iterator[Image]:
+    """Open a disk of any form to be read as a raw image; see `mapped`.
+
+    A monolithicFlat disk is its extent file, which needs no map.
+    """
+    if _is_raw(disk):
+        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDONLY) as raw:
+            yield raw.fd
+    else:
+        with mapped(disk, scratch) as there:
+            yield there
 
 
 @contextmanager

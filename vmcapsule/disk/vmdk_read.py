@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Iterable, Iterator, List, Mapping
+from typing import Iterable, Iterator, Mapping
 
-from vmcapsule.disk.extents import data_ranges, image_bytes, read_at
+from vmcapsule.disk.extents import Source, data_ranges, image_bytes, read_at
 from vmcapsule.disk.vmdk_format import FORMS, Vmdk
-from vmcapsule.disk.vmdk_write import HEADER, SECTOR_BYTES, TABLE_ENTRIES, Source
+from vmcapsule.disk.vmdk_write import HEADER, SECTOR_BYTES, TABLE_ENTRIES
 from vmcapsule.errors import DiskError
 
 _TABLE = struct.Struct(f"<{TABLE_ENTRIES}I")
@@ -19,23 +19,21 @@ _TABLE = struct.Struct(f"<{TABLE_ENTRIES}I")
 _NO_GRAIN = 1
 
 
-def sources_in(disk: Vmdk, fds: Mapping[Path, int]) -> List[Source]:
-    """Return what a disk holds, ascending, where ``fds`` has its extents' files, opened.
+def sources_in(disk: Vmdk, fds: Mapping[Path, int]) -> Iterator[Source]:
+    """Yield what a disk holds, ascending, where ``fds`` has its extents' files, opened.
 
     Raises `DiskError` for a sparse disk that is compressed, or was cut short.
     """
-    found: List[Source] = []
     base = 0
     for extent in disk.extents:
         assert extent.file is not None
         fd, length = fds[extent.file], extent.size_sectors * SECTOR_BYTES
         if FORMS[disk.form] == "FLAT":
             begin = extent.offset_sectors * SECTOR_BYTES
-            found += _flat(fd, begin, length, base)
+            yield from _flat(fd, begin, length, base)
         else:
-            found += _joined(_grains(fd, extent.file, length, base))
+            yield from _joined(_grains(fd, extent.file, length, base))
         base += length
-    return found
 
 
 def _flat(fd: int, begin: int, length: int, base: int) -> Iterator[Source]:

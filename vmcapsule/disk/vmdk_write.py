@@ -12,7 +12,14 @@ import struct
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
-from vmcapsule.disk.extents import copy_range, data_ranges, read_at, write_at, write_error
+from vmcapsule.disk.extents import (
+    Source,
+    copy_range,
+    data_ranges,
+    read_at,
+    write_at,
+    write_error,
+)
 
 SECTOR_BYTES = 512
 GRAIN_BYTES = 64 << 10
@@ -25,15 +32,6 @@ _FLAGS = 3
 #: magic, version, flags, capacity, grain, descriptor's place and size, entries a table,
 #: second and first directory, place of the first grain; in use, newlines, compression
 HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
-
-
-class Source(NamedTuple):
-    """A run of a disk's bytes, and the open file that has them."""
-
-    offset_bytes: int
-    length_bytes: int
-    fd: int
-    fd_offset: int
 
 
 class _Run(NamedTuple):
