@@ -40,6 +40,9 @@ class Drafts:
         where, is_new = self._folder(place, number)
         if is_new:
             os.chmod(where, (mode & 0o777) | 0o700)  # noqa: PTH101
+        else:
+            # A killed process may have begun one where somebody has made one since.
+            _remove(self._draft(os.path.dirname(place), number))  # noqa: PTH120
 
     def file(self, place: str, number: int, mode: int) -> int:
         """Open a new file that is to come to ``place``, for writing; return its descriptor.
@@ -55,13 +58,15 @@ class Drafts:
                 raise Obstacle(f"'{place}' is a folder")
             return self._open(f"{folder}/{name}", mode)
         # Mostly nothing is there, and of thousands of files each is asked after once.
-        if os.path.lexists(place):
+        is_there = os.path.lexists(place)
+        if is_there:
             place = os.path.realpath(place)
-            in_the_way = obstacle(place)
-            if in_the_way:
-                raise Obstacle(f"'{place}' {in_the_way}")
             above = os.path.dirname(place)  # noqa: PTH120
         draft = self._draft(above, number)
+        in_the_way = obstacle(place) if is_there else ""
+        if in_the_way:
+            _remove(draft)
+            raise Obstacle(f"'{place}' {in_the_way}")
         self._made.append((draft, place))
         return self._open(draft, mode)
 
@@ -89,26 +94,32 @@ class Drafts:
 
     def _folder(self, place: str, number: int) -> tuple[str, bool]:
         """Where the files of the folder at ``place`` are written; it is made if need be."""
-        if place in self._folders:
-            return self._folders[place]
-        if os.path.isdir(place):  # noqa: PTH112
-            found = place, False
-        else:
-            if os.path.lexists(place):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
-            parent, is_new = self._folder(os.path.dirname(place), number)  # noqa: PTH120
-            if is_new:
-                made = f"{parent}/{os.path.basename(place)}"  # noqa: PTH119
-            else:
-                made = self._draft(parent, number)
-                self._made.append((made, place))
-                _remove(made)
-            os.mkdir(made)  # noqa: PTH102
-            # The mode that HTCondor gives to folders that it makes for a remapped output.
-            os.chmod(made, 0o700)  # noqa: PTH101
-            found = made, True
-        self._folders[place] = found
-        return found
+        missing = []
+        above = place
+        while above not in self._folders:
+            if os.path.isdir(above):  # noqa: PTH112
+                self._folders[above] = above, False
+                break
+            if os.path.lexists(above):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
+            missing.append(above)
+            above = os.path.dirname(above)  # noqa: PTH120
+        for new in reversed(missing):
+            self._folders[new] = self._new_folder(new, number), True
+        return self._folders[place]
+
+    def _new_folder(self, place: str, number: int) -> str:
+        above, name = os.path.split(place)
+        parent, is_new = self._folders[above]
+        made = f"{parent}/{name}"
+        if not is_new:
+            made = self._draft(parent, number)
+            self._made.append((made, place))
+            _remove(made)
+        os.mkdir(made)  # noqa: PTH102
+        # The mode that HTCondor gives to folders that it makes for a remapped output.
+        os.chmod(made, 0o700)  # noqa: PTH101
+        return made
 
     def _draft(self, folder: str, number: int) -> str:
         return f"{folder}/{self._prefix}{number}"

@@ -11,6 +11,7 @@ import pytest
 
 from vmcapsule import drafts
 from vmcapsule.drafts import Drafts, Obstacle
+from vmcapsule.process import run
 
 
 @pytest.fixture
@@ -210,3 +211,27 @@ def test_a_place_that_was_filled_meanwhile_is_named(home: Path) -> None:
     assert caught.value.filename == str(home / "d")
     made.undo()
     assert seen(home) == ["d", "d/theirs"]
+
+
+def test_what_a_killed_process_began_goes_where_somebody_was_quicker(home: Path) -> None:
+    killed = Drafts("t")
+    write(killed, home / "a", 0)
+    killed.folder(str(home / "d"), 1, 0o755)
+    (home / "a").mkdir()
+    (home / "d").mkdir()
+    again = Drafts("t")
+    with pytest.raises(Obstacle, match="a' is a folder"):
+        again.file(str(home / "a"), 0, 0o644)
+    again.folder(str(home / "d"), 1, 0o755)
+    again.put()
+    assert seen(home) == ["a", "d"]
+
+
+def test_folders_may_be_deeper_than_the_stack(home: Path) -> None:
+    deep = home / "/".join("d" * 1200)
+    made = Drafts("t")
+    write(made, deep / "f", 0)
+    made.put()
+    assert (deep / "f").read_text() == "0"
+    # pytest's own removal ends at the same stack.
+    run(["rm", "-r", home / "d"], timeout_s=60)
