@@ -31,7 +31,7 @@ __all__ = [
 
 #: A conversion is bound by the disk's speed; this is for one that hangs.
 CONVERT_TIMEOUT_S = 4 * 3600.0
-#: Each costs memory; a gigabyte that a guest wrote is in a few hundred.
+#: Each costs some hundred bytes of memory; a disk of ours is in a few.
 PIECES_MAX = 1 << 18
 #: 'qemu-img check': nothing is wrong, or this form is not checked.
 _CHECK_OK = (0, 63)
