@@ -11,6 +11,7 @@ import errno
 import os
 from pathlib import Path
 
+_NOT_SEEN = "", False
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -32,6 +33,8 @@ class Drafts:
         self._made: list[tuple[str, str]] = []
         #: By a folder's place: where its files are written, and whether it is a new one.
         self._folders: dict[str, tuple[str, bool]] = {}
+        #: By where a folder's files are written: what is taken from the modes they ask for.
+        self._masks: dict[str, int] = {}
         self._umask = os.umask(0o077)
         os.umask(self._umask)
 
@@ -40,9 +43,6 @@ class Drafts:
         where, is_new = self._folder(place, number)
         if is_new:
             os.chmod(where, (mode & 0o777) | 0o700)  # noqa: PTH101
-        else:
-            # A killed process may have begun one where somebody has made one since.
-            _remove(self._draft(os.path.dirname(place), number))  # noqa: PTH120
 
     def file(self, place: str, number: int, mode: int) -> int:
         """Open a new file that is to come to ``place``, for writing; return its descriptor.
@@ -53,31 +53,43 @@ class Drafts:
         """
         above, name = os.path.split(place)
         folder, is_new = self._folders.get(above) or self._folder(above, number)
+        if self._folders.get(place, _NOT_SEEN)[1]:
+            raise Obstacle(f"'{place}' is a folder")
         if is_new:
-            if place in self._folders:
-                raise Obstacle(f"'{place}' is a folder")
-            return self._open(f"{folder}/{name}", mode)
+            return self._open(folder, name, mode)
         # Mostly nothing is there, and of thousands of files each is asked after once.
         is_there = os.path.lexists(place)
         if is_there:
             place = os.path.realpath(place)
             above = os.path.dirname(place)  # noqa: PTH120
-        draft = self._draft(above, number)
+        draft = f"{self._prefix}{number}"
         in_the_way = obstacle(place) if is_there else ""
         if in_the_way:
-            _remove(draft)
+            _remove(f"{above}/{draft}")
             raise Obstacle(f"'{place}' {in_the_way}")
-        self._made.append((draft, place))
-        return self._open(draft, mode)
+        self._made.append((f"{above}/{draft}", place))
+        return self._open(above, draft, mode)
 
     def put(self) -> None:
-        """Rename everything to its place; an OSError names that."""
-        for draft, place in self._made:
+        """Rename everything to its place; an OSError names that.
+
+        Another delivery may have made a folder meanwhile: then what is in ours goes there.
+        """
+        pending = self._made[::-1]
+        emptied = []
+        while pending:
+            draft, place = pending.pop()
             try:
                 os.replace(draft, place)  # noqa: PTH105
             except OSError as error:
-                error.filename = place
-                raise
+                if not (os.path.isdir(draft) and os.path.isdir(place)):  # noqa: PTH112
+                    error.filename = place
+                    raise
+                emptied.append(draft)
+                names = os.listdir(draft)  # noqa: PTH208
+                pending.extend((f"{draft}/{name}", f"{place}/{name}") for name in names)
+        for folder in reversed(emptied):
+            os.rmdir(folder)  # noqa: PTH106
 
     def undo(self) -> None:
         """Remove everything, also what a killed process left in the folders that were seen.
@@ -99,6 +111,9 @@ class Drafts:
         while above not in self._folders:
             if os.path.isdir(above):  # noqa: PTH112
                 self._folders[above] = above, False
+                # A killed process may have begun one where somebody has made one since.
+                with contextlib.suppress(OSError):
+                    _remove(f"{os.path.dirname(above)}/{self._prefix}{number}")  # noqa: PTH120
                 break
             if os.path.lexists(above):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
@@ -113,7 +128,7 @@ class Drafts:
         parent, is_new = self._folders[above]
         made = f"{parent}/{name}"
         if not is_new:
-            made = self._draft(parent, number)
+            made = f"{parent}/{self._prefix}{number}"
             self._made.append((made, place))
             _remove(made)
         os.mkdir(made)  # noqa: PTH102
@@ -121,19 +136,27 @@ class Drafts:
         os.chmod(made, 0o700)  # noqa: PTH101
         return made
 
-    def _draft(self, folder: str, number: int) -> str:
-        return f"{folder}/{self._prefix}{number}"
-
-    def _open(self, path: str, mode: int) -> int:
+    def _open(self, folder: str, name: str, mode: int) -> int:
+        path = f"{folder}/{name}"
         try:
             fd = os.open(path, _NEW_FILE, mode & 0o777)
         except FileExistsError:
             # What a killed process left is never written into.
             _remove(path)
             fd = os.open(path, _NEW_FILE, mode & 0o777)
-        if mode & 0o777 & self._umask:
+        if folder not in self._masks:
+            self._masks[folder] = 0o777 if _has_default_acl(folder) else self._umask
+        if mode & self._masks[folder]:
             os.fchmod(fd, mode & 0o777)
         return fd
+
+
+def _has_default_acl(folder: str) -> bool:
+    """Whether an access control list, and not the umask, says which modes files get there."""
+    try:
+        return "system.posix_acl_default" in os.listxattr(folder)
+    except OSError:
+        return False
 
 
 def _remove(path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 from typing import Iterator
@@ -200,17 +199,67 @@ def test_a_link_that_is_there_is_written_through(home: Path) -> None:
     assert (home / "dlink").is_symlink() and (home / "d/x").read_text() == "1"
 
 
-def test_a_place_that_was_filled_meanwhile_is_named(home: Path) -> None:
+def test_a_folder_that_another_delivery_put_meanwhile_gets_ours_too(home: Path) -> None:
+    """Jobs of one cluster deliver into one folder, which none of them finds."""
+    both = [Drafts("a"), Drafts("b")]
+    for number, made in enumerate(both):
+        write(made, home / f"d/e/f{number}", number)
+        write(made, home / f"d/only{number}/x", 10 + number)
+        made.folder(str(home / "d/empty"), 20, 0o755)
+    for made in both:
+        made.put()
+    assert seen(home) == [
+        "d", "d/e", "d/e/f0", "d/e/f1", "d/empty",
+        "d/only0", "d/only0/x", "d/only1", "d/only1/x",
+    ]  # fmt: skip
+    assert [(home / f"d/e/f{number}").read_text() for number in (0, 1)] == ["0", "1"]
+
+
+def test_a_folder_under_two_names_is_one(home: Path) -> None:
+    (home / "real").mkdir()
+    (home / "link").symlink_to("real")
+    made = Drafts("t")
+    write(made, home / "real/n/a", 0)
+    write(made, home / "link/n/b", 1)
+    made.put()
+    assert sorted(path.name for path in (home / "real/n").iterdir()) == ["a", "b"]
+
+
+def test_a_place_where_a_file_came_meanwhile_is_named(home: Path) -> None:
     made = Drafts("t")
     write(made, home / "d/b", 0)
-    (home / "d").mkdir()
-    (home / "d/theirs").touch()
-    with pytest.raises(OSError) as caught:
+    (home / "d").touch()
+    with pytest.raises(NotADirectoryError) as caught:
         made.put()
-    assert caught.value.errno in (errno.ENOTEMPTY, errno.EEXIST)
     assert caught.value.filename == str(home / "d")
     made.undo()
-    assert seen(home) == ["d", "d/theirs"]
+    assert seen(home) == ["d"]
+
+
+def test_a_file_in_the_place_of_a_new_folder_is_in_the_way(home: Path) -> None:
+    made = Drafts("t")
+    made.folder(str(home / "x"), 0, 0o755)
+    with pytest.raises(Obstacle, match="x' is a folder"):
+        made.file(str(home / "x"), 1, 0o644)
+    write(made, home / "x/y", 2)
+    made.put()
+    assert seen(home) == ["x", "x/y"]
+
+
+def test_modes_are_exact_where_an_access_control_list_rules(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "listxattr", lambda path: ["system.posix_acl_default"])
+    changed: list[int] = []
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: changed.append(mode))
+    before = os.umask(0)
+    try:
+        made = Drafts("t")
+        write(made, home / "a", 0, 0o640)
+        made.put()
+    finally:
+        os.umask(before)
+    assert changed == [0o640]
 
 
 def test_what_a_killed_process_began_goes_where_somebody_was_quicker(home: Path) -> None:
@@ -225,6 +274,15 @@ def test_what_a_killed_process_began_goes_where_somebody_was_quicker(home: Path)
     again.folder(str(home / "d"), 1, 0o755)
     again.put()
     assert seen(home) == ["a", "d"]
+
+
+def test_what_a_killed_process_began_in_a_folder_that_is_there_now(home: Path) -> None:
+    write(Drafts("t"), home / "new/a", 5)
+    (home / "new").mkdir()
+    again = Drafts("t")
+    write(again, home / "new/a", 5)
+    again.put()
+    assert seen(home) == ["new", "new/a"]
 
 
 def test_folders_may_be_deeper_than_the_stack(home: Path) -> None:
