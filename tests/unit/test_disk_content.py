@@ -234,6 +234,22 @@ def test_what_is_beside_the_volume_is_kept(tmp_path: Path, script: str, zeros: b
         assert locate_fat(opened_copy.fileno(), 32 * MIB, None) == 5 * MIB
 
 
+@pytest.mark.parametrize("script", [DOS, GPT], ids=["DOS", "GPT"])
+def test_a_volume_that_is_larger_than_its_partition_is_copied_with_all_behind_it(
+    tmp_path: Path, script: str
+) -> None:
+    """As mkfs.vfat makes it that is told where to begin, and not where to end."""
+    kind = Kind(16, 27 * MIB, 4, 5 * MIB)
+    disk = tmp_path / "disk"
+    disk.write_bytes(Random(3).randbytes(32 * MIB))
+    with disk.open("rb+") as file:
+        file.write(bytes(512))
+    argv = ["sfdisk", "-q", "--wipe=never", "--wipe-partitions=never", disk]
+    process.run(argv, timeout_s=60, stdin=script)
+    format_volume(disk, kind)
+    assert copied(disk, None, tmp_path / "copy").read_bytes() == disk.read_bytes()
+
+
 @pytest.mark.parametrize("kind", [KINDS[0], KINDS[3], KINDS[5]], ids=str)
 @pytest.mark.parametrize("damage", ["beginning", "second copy", "end of the second copy"])
 def test_a_damaged_fat_is_copied_whole(tmp_path: Path, kind: Kind, damage: str) -> None:

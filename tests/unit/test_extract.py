@@ -342,3 +342,16 @@ def test_a_sparse_disk_that_was_cut_short_delivers_nothing(
         with pytest.raises(DiskError):
             deliver(disk, make_job(home))
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("directory", [(1 << 64) - 2, 1 << 60, 1 << 40, 1 << 20])
+def test_a_sparse_disk_whose_tables_are_nowhere_delivers_nothing(
+    tmp_path: Path, home: Path, directory: int
+) -> None:
+    """Nothing but `DiskError` may come of it: hooks and gc go on after that."""
+    disk = holey_disk(tmp_path, "monolithicSparse")
+    with disk.open("r+b") as image:
+        image.seek(56)
+        image.write(struct.pack("<Q", directory))
+    with pytest.raises(DiskError):
+        deliver(disk, make_job(home))

@@ -14,7 +14,7 @@ from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat_boot import Geometry, read_geometry
 from vmcapsule.disk.fat_table import FatTable
-from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.partition import locate_fat, read_partitions
 
 #: Holes are made of such blocks, and only such are shared between files.
 BLOCK_BYTES = 4096
@@ -27,7 +27,8 @@ def content(disk: DiskMap, offset_bytes: Optional[int]) -> Iterator[Extent]:
 
     Left out are, of the vfat volume at ``offset_bytes`` (None: the first), free clusters, the
     parts of the FATs that say so, and zeros before the volume.  Where the FAT is damaged
-    nobody can say what is not used: all is content.  Raises `DiskError` or `TemplateError`
+    nobody can say what is not used, nor where the volume is larger than its partition: all
+    is content.  Raises `DiskError` or `TemplateError`
     where there is no volume.
     """
     free: Iterable[Tuple[int, int]] = ()
@@ -35,12 +36,24 @@ def content(disk: DiskMap, offset_bytes: Optional[int]) -> Iterator[Extent]:
         volume = locate_fat(disk, disk.size_bytes, offset_bytes)
         geometry = read_geometry(disk, volume)
         table = FatTable(disk, geometry)
-        if table.is_sound:
+        if table.is_sound and not _overlaps(disk, volume, geometry):
             head = disk.read_at(0, min(volume, _LITTLE_BYTES))
             gap = (len(head.rstrip(b"\0")), len(head))
             runs = array("I", (number for run in table.free_runs() for number in run))
             free = chain((gap,), _unused(geometry, runs))
     return _others(free, disk.size_bytes)
+
+
+def _overlaps(disk: DiskMap, volume: int, geometry: Geometry) -> bool:
+    """Whether the volume goes on behind its partition, where other things may be."""
+    if volume == 0:
+        return False
+    end = geometry.cluster_offset(geometry.cluster_count + 2)
+    partitions = read_partitions(disk, disk.size_bytes)
+    ends = [p.offset_bytes + p.length_bytes for p in partitions if p.offset_bytes == volume]
+    return end > min(ends, default=disk.size_bytes) or any(
+        volume < p.offset_bytes < end for p in partitions
+    )
 
 
 def _unused(geometry: Geometry, runs: array[int]) -> Iterator[Tuple[int, int]]:

@@ -74,8 +74,10 @@ def read_at(image: Image, offset_bytes: int, length_bytes: int) -> bytes:
     while left > 0:
         try:
             piece = os.pread(image, min(left, CALL_BYTES_MAX), at)
-        except OSError as error:
-            raise DiskError(f"cannot read at offset {at}: {error.strerror}") from error
+        except (OSError, OverflowError) as error:
+            # No file has an offset of more than 63 bits; a hostile disk can speak of one.
+            reason = error.strerror if isinstance(error, OSError) else "it is out of range"
+            raise DiskError(f"cannot read at offset {at}: {reason}") from error
         if not piece:
             raise DiskError(
                 f"the disk image ends at {at}, where {left} more bytes were expected",

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Iterator, NamedTuple, Sequence, Union
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
 
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Image, open_regular
@@ -71,33 +71,36 @@ def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
     of its own in ``scratch``; any other is read where it lies.
     """
     with ExitStack() as stack:
-        if disk.form != "streamOptimized":
-            fds = {}
-            for extent in disk.extents:
-                if extent.file is not None and extent.file not in fds:
-                    fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
-                    stack.callback(os.close, fds[extent.file])
-            # A hostile one could be of as many as its bytes.
-            found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
-            if len(found) <= PIECES_MAX:
-                yield DiskMap(disk.capacity_bytes, found)
-                return
-        raw = stack.enter_context(raw_view(disk.path, scratch))
-        yield DiskMap(raw.size_bytes, sources_of(raw.fd, raw.size_bytes))
+        there = _where_it_lies(disk, stack)
+        if there is None:
+            raw = stack.enter_context(raw_view(disk.path, scratch))
+            there = DiskMap(raw.size_bytes, sources_of(raw.fd, raw.size_bytes))
+        yield there
 
 
 @contextmanager
 def viewed(disk: Vmdk, scratch: Path) -> Iterator[Image]:
-    """Open a disk of any form to be read as a raw image; see `mapped`.
+    """Open a disk of any form to be read as a raw image, whatever is on it.
 
-    A monolithicFlat disk is its extent file, which needs no map.
+    As `mapped`, but that what is, or becomes, one file needs no map.
     """
-    if _is_raw(disk):
-        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDONLY) as raw:
-            yield raw.fd
-    else:
-        with mapped(disk, scratch) as there:
-            yield there
+    with ExitStack() as stack:
+        there = None if _is_raw(disk) else _where_it_lies(disk, stack)
+        yield there or stack.enter_context(raw_view(disk.path, scratch)).fd
+
+
+def _where_it_lies(disk: Vmdk, stack: ExitStack) -> Optional[DiskMap]:
+    """A map of the disk, whose files ``stack`` closes; None where it must be converted."""
+    if disk.form == "streamOptimized":
+        return None
+    fds = {}
+    for extent in disk.extents:
+        if extent.file is not None and extent.file not in fds:
+            fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
+            stack.callback(os.close, fds[extent.file])
+    # A hostile one could be of as many as its bytes.
+    found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
+    return DiskMap(disk.capacity_bytes, found) if len(found) <= PIECES_MAX else None
 
 
 @contextmanager

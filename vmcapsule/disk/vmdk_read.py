@@ -53,6 +53,8 @@ def _grains(fd: int, path: Path, length: int, base: int) -> Iterator[Source]:
         raise DiskError(f"'{path}' is compressed", "convert it to monolithicSparse (qemu-img)")
     file_bytes = image_bytes(fd)
     tables = -(-length // (grain_bytes * TABLE_ENTRIES))
+    if directory * SECTOR_BYTES + tables * 4 > file_bytes:
+        raise _cut_short(path)
     places = read_at(fd, directory * SECTOR_BYTES, tables * 4)
     for number, (place,) in enumerate(struct.iter_unpack("<I", places)):
         table = read_at(fd, place * SECTOR_BYTES, _TABLE.size) if place else b""
@@ -62,11 +64,15 @@ def _grains(fd: int, path: Path, length: int, base: int) -> Iterator[Source]:
             if sector <= _NO_GRAIN:
                 continue
             inside = min(grain_bytes, length - grain * grain_bytes)
+            if inside <= 0:
+                return
             if sector * SECTOR_BYTES + inside > file_bytes:
-                raise DiskError(
-                    f"'{path}' is damaged: its end is missing", "see whether it was cut short"
-                )
+                raise _cut_short(path)
             yield Source(base + grain * grain_bytes, inside, fd, sector * SECTOR_BYTES)
+
+
+def _cut_short(path: Path) -> DiskError:
+    return DiskError(f"'{path}' is damaged: its end is missing", "see whether it was cut short")
 
 
 def _joined(sources: Iterable[Source]) -> Iterator[Source]:
