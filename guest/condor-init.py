@@ -54,6 +54,7 @@ INDEX_BYTES_MAX = 64 << 20
 EXIT_RECORD_BYTES_MAX = 1 << 20
 LOG_BYTES_MAX = 1 << 20
 PACKS_MAX = 1000
+MTIME_NS_MAX = (1 << 62) - 1
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"
 
 NO_OUTPUTS = {"entries": 0, "packs": 0, "bytes": 0}
@@ -462,7 +463,8 @@ class Outputs:
         else:
             self.log("output {!r} is a socket, FIFO or device: left out".format(entry["path"]))
             return
-        entry.update(mode=status.st_mode & 0o7777, mtime_ns=status.st_mtime_ns)
+        mtime_ns = max(-MTIME_NS_MAX, min(status.st_mtime_ns, MTIME_NS_MAX))
+        entry.update(mode=status.st_mode & 0o7777, mtime_ns=mtime_ns)
         self.entries[path] = entry
 
 

@@ -133,3 +133,5 @@ INDEX_BYTES_MAX = 64 << 20
 EXIT_RECORD_BYTES_MAX = 1 << 20
 LOG_BYTES_MAX = 1 << 20
 PACKS_MAX = 1000
+#: Times beyond it, in the year 2116, are said to be then.
+MTIME_NS_MAX = (1 << 62) - 1

@@ -7,7 +7,7 @@ import mmap
 import os
 from typing import Any, Iterable, NoReturn, Optional, Sequence
 
-from vmcapsule.contract import INDEX_BYTES_MAX
+from vmcapsule.contract import INDEX_BYTES_MAX, MTIME_NS_MAX
 from vmcapsule.entries import FILE, FOLDER, LINK, Entries, Entry, Stretch
 from vmcapsule.errors import DiskError, TooLarge
 
@@ -96,7 +96,7 @@ def _entry(record: Any, pack_sizes_bytes: Sequence[int]) -> Entry:
     path = check_path(record["path"])
     mode = _number(record["mode"], "mode", 0o7777)
     mtime_ns = record.get("mtime_ns", 0)
-    if type(mtime_ns) is not int or abs(mtime_ns) >= 1 << 62:
+    if type(mtime_ns) is not int or abs(mtime_ns) > MTIME_NS_MAX:
         _fail("mtime_ns is out of range")
     if kind == FILE:
         size_bytes = _number(record["size"], "size")

@@ -16,6 +16,7 @@ import stat
 from typing import TYPE_CHECKING, Iterator, Optional
 
 from vmcapsule import contract
+from vmcapsule.contract import MTIME_NS_MAX
 from vmcapsule.entries import FILE, FOLDER
 from vmcapsule.errors import InputError, InputLimit
 from vmcapsule.pack import Member, unreadable
@@ -127,7 +128,9 @@ def _parents(iwd: str, name: str) -> Iterator[Member]:
     parts = name.split("/")[:-1]
     for count in range(1, len(parts) + 1):
         path = "/".join(parts[:count])
-        yield _member(f"{iwd}/{path}", path)
+        member = _member(f"{iwd}/{path}", path)
+        if member.kind == FOLDER:
+            yield member
 
 
 def tree(source: str, name: str) -> Iterator[Member]:
@@ -195,7 +198,7 @@ def _member(source: str, path: str) -> Member:
         kind,
         # As HTCondor transfers a file: without set-id and sticky bits.
         status.st_mode & 0o777,
-        status.st_mtime_ns,
+        max(-MTIME_NS_MAX, min(status.st_mtime_ns, MTIME_NS_MAX)),
         size_bytes,
         status.st_blocks * 512 < size_bytes,
     )

@@ -142,6 +142,18 @@ def test_may_a_login_read_a_file(owner: str, group: str, mode: int, expected: bo
     assert guest.may_read(status, LOGIN) is expected
 
 
+def test_a_file_of_the_year_2400_goes_back(place: Place) -> None:
+    """What the host would not read in the index would cost the job all its outputs."""
+    root = place.data.parent / "tree"
+    root.mkdir()
+    (root / "future").touch()
+    os.utime(root / "future", (430 * 31_556_952,) * 2)
+    outputs = guest.Outputs(os.fsencode(root), LOGIN, guest.Log())
+    outputs.add_listed("./")
+    guest.write_outputs(str(place.data), os.fsencode(root), outputs.entries)
+    assert place.entries()["future"].mtime_ns == contract.MTIME_NS_MAX
+
+
 def test_holes_stay_holes_and_take_no_room(place: Place) -> None:
     root = place.data.parent / "tree"
     root.mkdir()

@@ -10,10 +10,11 @@ from typing import Iterator
 
 import pytest
 
-from vmcapsule import process, staging
+from vmcapsule import contract, process, staging
 from vmcapsule.ads import parse_ad
 from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.errors import DeliveryError, InputError, InputLimit
+from vmcapsule.index import parse_index
 from vmcapsule.job import SourceJob, read_job
 from vmcapsule.outputs import Destinations
 from vmcapsule.pack import Member
@@ -329,3 +330,20 @@ def test_remaps_in_a_cycle_are_refused(iwd: Path) -> None:
     made = job(iwd, TransferOutputRemaps='"a=b;b=a"')
     with pytest.raises(DeliveryError, match="cycle"):
         Destinations(made).place("a")
+
+
+def test_a_time_that_no_index_holds_is_the_nearest_that_one_does(iwd: Path) -> None:
+    os.utime(iwd / "a.txt", (430 * 31_556_952,) * 2)  # in the year 2400
+    load = staging.packed(input_members(job(iwd, TransferInput='"a.txt"')), texts=())
+    read = parse_index(
+        bytes(dict(load.texts)[contract.INPUT_INDEX]), load.packs.pack_sizes_bytes
+    )
+    times = {entry.path: entry.mtime_ns for entry in read}
+    assert times["a.txt"] == contract.MTIME_NS_MAX
+
+
+def test_what_lies_below_no_folder_is_named(iwd: Path) -> None:
+    os.mkfifo(iwd / "pipe")
+    wish = {"TransferInput": '"pipe/x"', "PreserveRelativePaths": "true"}
+    with pytest.raises(InputError, match="pipe/x': Not a directory"):
+        staging.packed(input_members(job(iwd, **wish)), texts=())
