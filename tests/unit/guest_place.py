@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,12 @@ def load_guest() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _as_from_init() -> None:
+    """In a guest nobody ignores the signals that a shell's '&' does."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 class Place:
@@ -91,7 +98,12 @@ class Place:
         command = [*prefix, python, str(SCRIPT), "--data", str(self.data)]
         command += ["--work", str(self.work), "--no-poweroff"]
         self.done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            preexec_fn=_as_from_init,
         )
         return self.exit_record()
 
