@@ -59,7 +59,7 @@ Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line)
               them.
     type      "file", "dir" or "link"
     mode      int, the permission bits (07777)
-    mtime_ns  int
+    mtime_ns  int, no further from 0 than `MTIME_NS_MAX`
     size      int, bytes (files only)
     extents   list of [offset in the file, length, pack number, offset in the pack] (files
               only), ascending; what no extent covers is a hole and reads as zeros

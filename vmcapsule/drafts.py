@@ -42,7 +42,7 @@ class Drafts:
         """Make a folder where there is none; its owner keeps the right to write to it."""
         where, is_new = self._folder(place, number)
         if is_new:
-            os.chmod(where, (mode & 0o777) | 0o700)  # noqa: PTH101
+            os.chmod(where, (mode & 0o777) | 0o700)
 
     def file(self, place: str, number: int, mode: int) -> int:
         """Open a new file that is to come to ``place``, for writing; return its descriptor.
@@ -61,7 +61,7 @@ class Drafts:
         is_there = os.path.lexists(place)
         if is_there:
             place = os.path.realpath(place)
-            above = os.path.dirname(place)  # noqa: PTH120
+            above = os.path.dirname(place)
         draft = f"{self._prefix}{number}"
         in_the_way = obstacle(place) if is_there else ""
         if in_the_way:
@@ -80,27 +80,27 @@ class Drafts:
         while pending:
             draft, place = pending.pop()
             try:
-                os.replace(draft, place)  # noqa: PTH105
+                os.replace(draft, place)
             except OSError as error:
-                if not (os.path.isdir(draft) and os.path.isdir(place)):  # noqa: PTH112
+                if not (os.path.isdir(draft) and os.path.isdir(place)):
                     error.filename = place
                     raise
                 emptied.append(draft)
-                names = os.listdir(draft)  # noqa: PTH208
+                names = os.listdir(draft)
                 pending.extend((f"{draft}/{name}", f"{place}/{name}") for name in names)
         for folder in reversed(emptied):
-            os.rmdir(folder)  # noqa: PTH106
+            os.rmdir(folder)
 
     def undo(self) -> None:
         """Remove everything, also what a killed process left in the folders that were seen.
 
         What cannot be removed must not hide why this is done, and stays.
         """
-        parents = {os.path.dirname(draft) for draft, _ in self._made}  # noqa: PTH120
+        parents = {os.path.dirname(draft) for draft, _ in self._made}
         parents.update(folder for folder, is_new in self._folders.values() if not is_new)
         for parent in parents:
             with contextlib.suppress(OSError):
-                for name in os.listdir(parent):  # noqa: PTH208
+                for name in os.listdir(parent):
                     if name.startswith(self._prefix):
                         _remove(f"{parent}/{name}")
 
@@ -109,16 +109,16 @@ class Drafts:
         missing = []
         above = place
         while above not in self._folders:
-            if os.path.isdir(above):  # noqa: PTH112
+            if os.path.isdir(above):
                 self._folders[above] = above, False
                 # A killed process may have begun one where somebody has made one since.
                 with contextlib.suppress(OSError):
-                    _remove(f"{os.path.dirname(above)}/{self._prefix}{number}")  # noqa: PTH120
+                    _remove(f"{os.path.dirname(above)}/{self._prefix}{number}")
                 break
             if os.path.lexists(above):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
             missing.append(above)
-            above = os.path.dirname(above)  # noqa: PTH120
+            above = os.path.dirname(above)
         for new in reversed(missing):
             self._folders[new] = self._new_folder(new, number), True
         return self._folders[place]
@@ -131,9 +131,9 @@ class Drafts:
             made = f"{parent}/{self._prefix}{number}"
             self._made.append((made, place))
             _remove(made)
-        os.mkdir(made)  # noqa: PTH102
+        os.mkdir(made)
         # The mode that HTCondor gives to folders that it makes for a remapped output.
-        os.chmod(made, 0o700)  # noqa: PTH101
+        os.chmod(made, 0o700)
         return made
 
     def _open(self, folder: str, name: str, mode: int) -> int:
@@ -162,7 +162,7 @@ def _has_default_acl(folder: str) -> bool:
 def _remove(path: str) -> None:
     """Remove what is there, if anything: a file, or a folder with all that is in it."""
     try:
-        os.unlink(path)  # noqa: PTH108
+        os.unlink(path)
     except FileNotFoundError:
         return
     except IsADirectoryError:

@@ -40,9 +40,10 @@ class Destinations:
         """
         stream = self._streams.get(path)
         name = stream or self.returned_name(path)
-        if name and (stream or self._remaps):
-            return _plain(os.path.join(self._iwd, _remap(self._remaps, name)))  # noqa: PTH118
-        return f"{self._iwd}/{name}" if name else None
+        if not name:
+            return None
+        place = os.path.join(self._iwd, _remap(self._remaps, name))
+        return _plain(place) if stream or self._remaps else place
 
     def returned_name(self, path: str) -> Optional[str]:
         """The name of a returned path in the job's folder, before remaps."""
@@ -97,7 +98,7 @@ def _item_rule(item: str, keep: bool) -> _Rule:
         return partial(_kept, base)
     if item.endswith(("/", "/.")):
         return partial(_inside, base + "/")
-    return partial(_moved, base, os.path.basename(base))  # noqa: PTH119
+    return partial(_moved, base, os.path.basename(base))
 
 
 def _kept(base: str, path: str) -> Optional[str]:
@@ -119,7 +120,7 @@ def _moved(base: str, top: str, path: str) -> Optional[str]:
 def _plain(place: str) -> str:
     """A user's spelling of a place as ours is: one place is to have one name."""
     folder, name = os.path.split(os.fspath(Path(place)))
-    return os.path.join(os.path.realpath(folder) if ".." in folder else folder, name)  # noqa: PTH118
+    return os.path.join(os.path.realpath(folder) if ".." in folder else folder, name)
 
 
 def wanted_outputs(job: SourceJob) -> tuple[str, ...]:

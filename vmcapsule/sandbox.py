@@ -29,12 +29,12 @@ def executable_name(job: SourceJob) -> str:
     """The program's path for the guest: its name in the sandbox, or absolute there."""
     if not job.transfer_executable:
         return job.executable
-    return os.path.basename(job.executable)  # noqa: PTH119 - a name, not a path here
+    return os.path.basename(job.executable)
 
 
 def stdin_name(job: SourceJob) -> Optional[str]:
     """The name of the job's standard input in its sandbox, or None for none."""
-    return os.path.basename(job.stdin) if job.stdin else None  # noqa: PTH119
+    return os.path.basename(job.stdin) if job.stdin else None
 
 
 def stdout_name(job: SourceJob) -> Optional[str]:
@@ -55,7 +55,7 @@ def input_members(job: SourceJob) -> Iterator[Member]:
     Raises `InputError` for what is missing, cannot be read, or cannot be transferred, and
     `InputLimit` for more than the job's MaxTransferInputMB.
     """
-    if not os.path.isdir(job.iwd):  # noqa: PTH112 - which raises for one closed to us
+    if not os.path.isdir(job.iwd):  # where `Path.is_dir` raises for one closed to us
         raise InputError(
             f"the job's folder '{job.iwd}' (Iwd) is not there or closed to you",
             "submit the job from a folder of this machine",
@@ -72,7 +72,7 @@ def input_members(job: SourceJob) -> Iterator[Member]:
 def _members(job: SourceJob) -> Iterator[Member]:
     iwd = os.fspath(job.iwd)
     if job.transfer_executable:
-        program = _member(os.path.join(iwd, job.executable), executable_name(job))  # noqa: PTH118
+        program = _member(os.path.join(iwd, job.executable), executable_name(job))
         if program.kind != FILE:
             raise InputError(
                 f"the executable '{program.source}' is a folder", "name a program instead"
@@ -94,9 +94,9 @@ def _check_limit(job: SourceJob, size_bytes: int) -> None:
 
 def _expand(iwd: str, item: str, preserve: bool) -> Iterator[Member]:
     """One item of the list of input files, with all that is below it."""
-    source = os.path.join(iwd, item)  # noqa: PTH118
+    source = os.path.join(iwd, item)
     base = item.rstrip("/")
-    last = os.path.basename(base)  # noqa: PTH119
+    last = os.path.basename(base)
     if preserve and not item.startswith("/"):
         name = os.path.normpath(base)
         yield from _parents(iwd, name)
@@ -135,7 +135,7 @@ def _parents(iwd: str, name: str) -> Iterator[Member]:
 
 def tree(source: str, name: str) -> Iterator[Member]:
     """Yield a file, or a folder with all that is below it, to be ``name`` in the sandbox."""
-    member = _listed(source, name, os.path.islink(source))  # noqa: PTH114
+    member = _listed(source, name, os.path.islink(source))
     if member.kind:
         yield member
     if member.kind == FOLDER:
@@ -164,7 +164,7 @@ def contents(folder: str, prefix: str = "") -> Iterator[Member]:
         for name, is_link in _listing(folder):
             source = f"{folder}/{name}"
             path = f"{prefix}/{name}" if prefix else name
-            if is_link and not os.path.exists(source):  # noqa: PTH110 - never raises
+            if is_link and not os.path.exists(source):  # never raises
                 continue
             member = _listed(source, path, is_link)
             if member.kind:
@@ -184,7 +184,7 @@ def _listing(folder: str) -> list[tuple[str, bool]]:
 
 def _member(source: str, path: str) -> Member:
     try:
-        status = os.stat(source)  # noqa: PTH116
+        status = os.stat(source)
         kind = _kind(status.st_mode)
         if kind == FILE and not status.st_size:
             # Nothing will be read of it, but HTCondor opens it all the same.

@@ -122,12 +122,16 @@ def _stale(volume: FatVolume) -> list[str]:
 def _fill_copy(image_fd: int, extents: Sequence[Extent], source: Path, size_bytes: int) -> None:
     fd = _open_source(source, size_bytes)
     try:
-        position = 0
-        for extent in extents:
-            copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
-            position += extent.length_bytes
+        _copy(fd, 0, image_fd, extents)
     finally:
         os.close(fd)
+
+
+def _copy(fd: int, position: int, image_fd: int, extents: Iterable[Extent]) -> None:
+    """Copy what is at ``position`` in a file to ``extents`` of the image."""
+    for extent in extents:
+        copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
+        position += extent.length_bytes
 
 
 def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
@@ -143,11 +147,8 @@ def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
             continue
         fd = _open_source(source, entry.size_bytes)
         try:
-            for stretch in stretches:
-                position = stretch.offset
-                for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
-                    copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
-                    position += extent.length_bytes
+            for offset, length, pack, pack_offset in stretches:
+                _copy(fd, offset, image_fd, packs[pack].part(pack_offset, length))
         finally:
             os.close(fd)
     bulk.write()

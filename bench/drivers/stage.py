@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 
-def main(tree: str, disk: Path) -> None:
+def main(tree: Path, disk: Path) -> None:
     """Do what packing a job's inputs does, begun as a hook begins."""
     gc.disable()
     from vmcapsule import sandbox, staging
 
-    load = staging.packed(sandbox.tree(tree, os.path.basename(tree)), texts=())  # noqa: PTH119
+    load = staging.packed(sandbox.tree(str(tree), tree.name), texts=())
     staging.stage(load, disk, None, disk.parent)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))
     # As a hook ends.
     os._exit(0)

@@ -28,8 +28,7 @@ def content(disk: DiskMap, offset_bytes: Optional[int]) -> Iterator[Extent]:
     Left out are, of the vfat volume at ``offset_bytes`` (None: the first), free clusters, the
     parts of the FATs that say so, and zeros before the volume.  Where the FAT is damaged
     nobody can say what is not used, nor where the volume is larger than its partition: all
-    is content.  Raises `DiskError` or `TemplateError`
-    where there is no volume.
+    is content.  Raises `DiskError` or `TemplateError` where there is no volume.
     """
     free: Iterable[Tuple[int, int]] = ()
     if disk.held_bytes > _LITTLE_BYTES:
