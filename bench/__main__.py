@@ -15,7 +15,7 @@ from bench.place import FULL, QUICK, Place, made_place
 from bench.results import Outcome, Results
 from bench.rows import ROWS, Row
 from vmcapsule.errors import SpaceError, UsageError, VmCapsuleError
-from vmcapsule.template import load
+from vmcapsule.template.template import load
 
 NAMES = tuple(row.name for row in ROWS)
 #: What the largest row has on the disk at a time: a file of 4 GiB, on disks and copied.

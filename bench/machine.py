@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Dict, Optional
 
-from vmcapsule import accelerator, process
+from vmcapsule import process
 from vmcapsule.errors import ToolError
+from vmcapsule.vm import accelerator
 
 
 def describe(scratch: Path, kernel: Optional[Path], cache: Path) -> Dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Callable, Iterator
 from bench.measure import Command, command
 from vmcapsule.config import Config, load_config
 from vmcapsule.disk.data_disk import make_data_disk
-from vmcapsule.disk.vmdk import Vmdk, make_transferable
+from vmcapsule.disk.vmdk.vmdk import Vmdk, make_transferable
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -32,7 +32,7 @@ MTOOLS = {"MTOOLSRC": "/dev/null", "LC_ALL": "C.UTF-8"}
 _PROGRAM = """\
 #!{python}
 import sys
-from vmcapsule.cli import main
+from vmcapsule.cli.cli import main
 if __name__ == "__main__":
     sys.exit(main())
 """

@@ -2,6 +2,6 @@
 
 import sys
 
-from vmcapsule.cli import main
+from vmcapsule.cli.cli import main
 
 sys.exit(main())

@@ -11,7 +11,8 @@ from pathlib import Path
 def main(disk: Path, folder: str) -> None:
     """Do what delivering a job's outputs does; the packed inputs stand for them."""
     gc.disable()
-    from vmcapsule import contract, extract
+    from vmcapsule import contract
+    from vmcapsule.guest import extract
 
     with extract.opened(disk, None, disk.parent) as opened:
         files = extract.read_index(opened, contract.INPUT_INDEX, contract.INPUT_PACK)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vmcapsule import bundle, capsule_name, report
-from vmcapsule.ads import parse_ad, quote
-from vmcapsule.job import read_job
-from vmcapsule.packing import pack
-from vmcapsule.tarball import tarball_of
-from vmcapsule.template import load
+from vmcapsule.capsule import naming
+from vmcapsule.capsule.packing import pack
+from vmcapsule.classad.ads import parse_ad, quote
+from vmcapsule.cli import report
+from vmcapsule.guest import bundle
+from vmcapsule.job.source import read_job
+from vmcapsule.template.tarball import tarball_of
+from vmcapsule.template.template import load
 
 
 def main(runner: str, folder: Path) -> None:
@@ -28,7 +30,7 @@ def main(runner: str, folder: Path) -> None:
     ]
     job = read_job(parse_ad("\n".join(lines)))
     tarball = tarball_of(config) if runner == bundle.CONDOR else None
-    made = pack(job, load(config.template), config, tarball, capsule_name.RUN)
+    made = pack(job, load(config.template), config, tarball, naming.RUN)
     # Its record names what is in it relative to itself.
     made.folder.rename(folder)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 def main(tree: Path, disk: Path) -> None:
     """Do what packing a job's inputs does, begun as a hook begins."""
     gc.disable()
-    from vmcapsule import sandbox, staging
+    from vmcapsule.guest import staging
+    from vmcapsule.transfer import sandbox
 
     load = staging.packed(sandbox.tree(str(tree), tree.name), texts=())
     staging.stage(load, disk, None, disk.parent)

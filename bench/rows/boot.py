@@ -13,12 +13,14 @@ from pathlib import Path
 from bench.measure import Contender, alternate, command, timed
 from bench.place import Place, folder_for, fresh
 from bench.results import OURS, Measure, Outcome, at_most
-from vmcapsule import accelerator, boot, bundle, capsule
+from vmcapsule.capsule import capsule
 from vmcapsule.errors import ToolError
-from vmcapsule.exit_record import read_exit
-from vmcapsule.extract import opened
+from vmcapsule.guest import bundle
+from vmcapsule.guest.exit_record import read_exit
+from vmcapsule.guest.extract import opened
 from vmcapsule.images.initrd import CpioEntry, cpio
 from vmcapsule.process import find
+from vmcapsule.vm import accelerator, boot
 
 FLOOR = "floor"
 _INIT = b"#!/bin/busybox sh\nexec /bin/busybox poweroff -f\n"

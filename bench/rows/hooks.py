@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.measure import Contender, alternate
 from bench.place import CHECKOUT, Place, fresh
 from bench.results import OURS, Measure, Outcome, at_most
-from vmcapsule.ads import quote
+from vmcapsule.classad.ads import quote
 from vmcapsule.errors import ToolError
 
 FLOOR = "import classad2"

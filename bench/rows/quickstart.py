@@ -21,11 +21,11 @@ from bench.place import (
     make_tree,
 )
 from bench.results import OURS, Measure, Outcome, faster
-from vmcapsule.ads import quote
+from vmcapsule.classad.ads import quote
 from vmcapsule.process import run
 from vmcapsule.resources import resource
-from vmcapsule.tarball import tarball_of
-from vmcapsule.template import DATA_DISK, FOLDER, load
+from vmcapsule.template.tarball import tarball_of
+from vmcapsule.template.template import DATA_DISK, FOLDER, load
 
 QUICKSTART = "quick-start"
 WHOLE_VM = "vmcapsule, whole VM"

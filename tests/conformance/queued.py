@@ -23,7 +23,7 @@ from tests.conformance.place import USER, Place
 from tests.conformance.story import stories
 from tests.pool import pool as condor
 from tests.pool.pool import JobId, Pool, PoolError
-from vmcapsule.ads import Ad
+from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError, ToolError
 
 #: Emulated and several at once: when no job has moved for so long, none will.

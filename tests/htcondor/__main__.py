@@ -18,7 +18,7 @@ from tests.pool.pool import Pool
 from vmcapsule.config import default_cache
 from vmcapsule.errors import ToolError, VmCapsuleError
 from vmcapsule.images.template_build import build_template
-from vmcapsule.template import FOLDER
+from vmcapsule.template.template import FOLDER
 
 #: Seconds for one test.  Emulated machines are slow.
 _LIMITS_S = {NATIVE: 300, ROUTED: 480}

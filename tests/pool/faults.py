@@ -12,7 +12,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from tests.pool.plugin import HOME, SCRATCH
 from tests.pool.pool import COMPLETED, JobId, Pool, PoolError
-from vmcapsule.ads import Ad
+from vmcapsule.classad.ads import Ad
 
 HOOKS = ("translate", "update", "finalize", "cleanup")
 _KNOBS = {

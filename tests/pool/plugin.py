@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Dict, Mapping, Optional
 
 from tests.pool.space import Space
+from vmcapsule.cli.snippet import execute_snippet, router_snippet
 from vmcapsule.config import default_cache, load_config, newest_tarball, tarball_version
 from vmcapsule.process import run
-from vmcapsule.program import PROGRAM_HOME, write_probe
-from vmcapsule.snippet import execute_snippet, router_snippet
-from vmcapsule.template import load
+from vmcapsule.slot.program import PROGRAM_HOME, write_probe
+from vmcapsule.template.template import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 #: Inside: the program, what it works with, and where capsules are made.

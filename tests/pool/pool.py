@@ -18,7 +18,7 @@ from typing import Callable, Collection, Dict, Mapping, Optional, Sequence, Tupl
 from tests.pool import plugin, root
 from tests.pool.daemons import LOGS, PROGRAMS, Daemons
 from tests.pool.space import Space, all_spaces
-from vmcapsule.ads import Ad, split_many
+from vmcapsule.classad.ads import Ad, split_many
 from vmcapsule.config import default_cache
 from vmcapsule.errors import ToolError, UsageError
 from vmcapsule.process import run

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.extents import write_at
-from vmcapsule.disk.fat import FatVolume
-from vmcapsule.disk.fat_tree import lay_out
+from vmcapsule.disk.fat.tree import lay_out
+from vmcapsule.disk.fat.volume import FatVolume
 
 OFFSET_BYTES = 1 << 20
 

@@ -13,9 +13,9 @@ from vmcapsule import process
 from vmcapsule.disk.content import content
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import copy_range, created, data_ranges, write_extents
-from vmcapsule.disk.fat import FatVolume
-from vmcapsule.disk.fat_tree import lay_out
-from vmcapsule.disk.vmdk_write import Source
+from vmcapsule.disk.fat.tree import lay_out
+from vmcapsule.disk.fat.volume import FatVolume
+from vmcapsule.disk.vmdk.write import Source
 
 #: mtools takes the encoding of long names from the locale, and that of short ones from
 #: here: its default is 850, Linux's and ours 437.

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Mapping, Optional, Sequence
 
-from vmcapsule import contract, pack
-from vmcapsule.entries import FILE, Entry
-from vmcapsule.index import dump_index, parse_index
+from vmcapsule import contract
+from vmcapsule.transfer import pack
+from vmcapsule.transfer.entries import FILE, Entry
+from vmcapsule.transfer.index import dump_index, parse_index
 
 SCRIPT = Path(__file__).resolve().parents[2] / "guest" / contract.INIT_SCRIPT
 

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
-from vmcapsule import capsule, capsule_name, contract
-from vmcapsule.ads import parse_ad
+from vmcapsule import contract
+from vmcapsule.capsule import capsule, naming
+from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
-from vmcapsule.disk.fat_tree import put_files
-from vmcapsule.disk.vmdk import create_vmdk, raw_edit
-from vmcapsule.entries import Entry, Stretch
-from vmcapsule.index import dump_index
-from vmcapsule.job import SourceJob, read_job
+from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
+from vmcapsule.job.source import SourceJob, read_job
+from vmcapsule.transfer.entries import Entry, Stretch
+from vmcapsule.transfer.index import dump_index
 
 VMX = """\
 ide0:0.present = "TRUE"
@@ -80,10 +81,10 @@ def make_job(home: Path, **attributes: str) -> SourceJob:
 
 
 def make_capsule(
-    scratch: Path, job: SourceJob, outputs: dict[str, bytes], kind: str = capsule_name.ROUTED
+    scratch: Path, job: SourceJob, outputs: dict[str, bytes], kind: str = naming.ROUTED
 ) -> capsule.Capsule:
     """A capsule whose guest has run ``job`` and left ``outputs``."""
-    folder = scratch / capsule_name.new_name(kind, job.job_id, job.global_job_id)
+    folder = scratch / naming.new_name(kind, job.job_id, job.global_job_id)
     folder.mkdir(parents=True)
     disk = make_disk(folder / "data.vmdk")
     made = capsule.Capsule(

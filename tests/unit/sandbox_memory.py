@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Callable
 
-from vmcapsule import contract, extract, sandbox, staging
+from vmcapsule import contract
+from vmcapsule.guest import extract, staging
+from vmcapsule.transfer import sandbox
 
 
 def stage(disk: Path, folder: str) -> None:

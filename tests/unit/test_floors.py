@@ -1,4 +1,4 @@
-"""Rooms import only from lower floors, so that each can be used without what is above."""
+"""Packages import only from lower floors, so that each can be used without what is above."""
 
 from __future__ import annotations
 
@@ -8,62 +8,96 @@ from typing import Iterator
 
 PACKAGE = Path(__file__).resolve().parents[2] / "vmcapsule"
 
+#: The top of the package is the ground floor, by module.
+GROUND = {"__init__", "errors", "contract", "process", "resources", "config"}
 FLOORS = [
-    {"__init__", "errors", "contract", "classad_text", "job_text", "job_attributes"},
-    {"process", "resources", "chirp", "slot", "entries", "drafts"},
-    {"ads", "config", "disk", "accelerator", "index"},
-    {"refusals", "submit", "pack", "job_queue", "user_log", "exit_record"},
-    {"job", "staging"},
-    {"sandbox", "outputs", "template", "guest_ad", "guest_files", "capsule_name"},
-    {"capsule", "tarball"},
-    {"bundle", "extract", "routed_ad", "boot", "scratch"},
-    {"delivery", "packing", "return_disk", "program", "probe", "images", "inspection"},
-    {"run", "cleanup"},
-    {"translate", "update", "finalize", "execute", "snippet", "sweep"},
-    {"report"},
-    {"arguments", "commands", "hook_commands", "entry"},
+    GROUND,
+    {"classad", "disk"},
+    {"job", "template", "vm"},
+    {"transfer"},
+    {"guest"},
+    {"capsule", "images"},
+    {"local", "slot"},
+    {"router"},
     {"cli"},
     {"__main__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
-def imported_rooms(tree: ast.AST) -> Iterator[str]:
+def dotted(path: Path) -> str:
+    """A module's name below the package, such as ``disk.fat.volume``."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """What a module imports of ours, by `dotted` name; what it takes of it may follow."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "vmcapsule":
-            yield from (alias.name for alias in node.names if alias.name in FLOOR_OF)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vmcapsule."):
-            yield str(node.module).split(".")[1]
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith("vmcapsule."):
-                    yield alias.name.split(".")[1]
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (n[len("vmcapsule.") :] for n in names if n.startswith("vmcapsule."))
 
 
-def test_every_room_has_a_floor() -> None:
-    assert {room_of(path) for path in PACKAGE.rglob("*.py")} == set(FLOOR_OF)
+def test_every_package_has_a_floor_and_says_what_it_is_for() -> None:
+    assert {dotted(path).split(".")[0] for path in modules()} == set(FLOOR_OF)
+    for path in PACKAGE.rglob("__init__.py"):
+        text = ast.get_docstring(ast.parse(path.read_text()))
+        assert text, f"{path} has no docstring"
+        assert path.parent == PACKAGE or "Begin with" in text, path
 
 
-def test_rooms_import_only_from_lower_floors() -> None:
+def test_packages_import_only_from_lower_floors() -> None:
     upward = [
-        f"{path.relative_to(PACKAGE)} (floor {FLOOR_OF[room]}) imports {other}"
-        f" (floor {FLOOR_OF[other]})"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for room in [room_of(path)]
-        for other in imported_rooms(ast.parse(path.read_text()))
-        if other != room and FLOOR_OF[other] >= FLOOR_OF[room]
+        f"{dotted(path)} (floor {FLOOR_OF[room]}) imports {other} (floor {FLOOR_OF[package]})"
+        for path in modules()
+        for room in [dotted(path).split(".")[0]]
+        for other in imported(ast.parse(path.read_text()))
+        for package in [other.split(".")[0]]
+        if package in FLOOR_OF
+        and package != room
+        and FLOOR_OF[package] >= FLOOR_OF[room]
+        and not {room, package} <= GROUND
     ]
     assert upward == []
 
 
+def test_no_two_modules_import_each_other() -> None:
+    """Also within a package: what a module needs is whole before it begins."""
+    names = {dotted(path).removesuffix(".__init__") for path in modules()}
+    needs: dict[str, set[str]] = {}
+    for path in modules():
+        found = imported(ast.parse(path.read_text()))
+        needs[dotted(path)] = {
+            name for each in found for name in (each, each.rpartition(".")[0]) if name in names
+        }
+    rounds = []
+
+    def follow(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            rounds.append(" -> ".join([*above[above.index(name) :], name]))
+        elif name not in done:
+            for other in sorted(needs.get(name, ())):
+                follow(other, (*above, name))
+            done.add(name)
+
+    done: set[str] = set()
+    for name in sorted(needs):
+        follow(name, ())
+    assert rounds == []
+
+
 def test_nothing_below_the_command_line_exits() -> None:
     exits = [
-        str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
-        if room_of(path) != "__main__" and "sys.exit" in path.read_text()
+        dotted(path)
+        for path in modules()
+        if dotted(path) != "__main__" and "sys.exit" in path.read_text()
     ]
     assert exits == []

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional
 import pytest
 
 from vmcapsule.config import Config, load_config
-from vmcapsule.template import Template, load
+from vmcapsule.template.template import Template, load
 
 #: Emulated and on a busy machine; a guest that needs longer hangs.
 TIMEOUT_S = 400

@@ -12,10 +12,10 @@ import pytest
 from vmcapsule import process
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.extents import write_extents
-from vmcapsule.disk.fat import FatVolume
-from vmcapsule.disk.fat_tree import lay_out, put_files
-from vmcapsule.disk.vmdk import create_vmdk, raw_edit, raw_view, read_vmdk
-from vmcapsule.template import Template
+from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.volume import FatVolume
+from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit, raw_view, read_vmdk
+from vmcapsule.template.template import Template
 
 from .conftest import Outcome
 

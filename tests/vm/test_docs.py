@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vmcapsule.config import load_config
-from vmcapsule.submit import ads_from_submit
+from vmcapsule.job.submit import ads_from_submit
 
 pytestmark = pytest.mark.vm
 HOME = Path(__file__).resolve().parents[2]

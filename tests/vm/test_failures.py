@@ -15,7 +15,7 @@ from typing import Callable, Iterator
 import pytest
 
 from vmcapsule import process
-from vmcapsule.template import Template
+from vmcapsule.template.template import Template
 
 from .conftest import TIMEOUT_S, Outcome, vmcapsule
 

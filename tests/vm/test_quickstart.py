@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vmcapsule import process
-from vmcapsule.ads import parse_ad
-from vmcapsule.template import Template
+from vmcapsule.classad.ads import parse_ad
+from vmcapsule.template.template import Template
 
 from .conftest import TIMEOUT_S, vmcapsule
 

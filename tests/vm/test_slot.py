@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.starter import Starter
-from vmcapsule.ads import Ad, parse_ad, quote
-from vmcapsule.capsule import UNREPORTED_SIGNAL
+from vmcapsule.capsule.capsule import UNREPORTED_SIGNAL
+from vmcapsule.classad.ads import Ad, parse_ad, quote
 
 from .conftest import TIMEOUT_S, vmcapsule
 

@@ -12,8 +12,8 @@ from typing import Iterable, Iterator, Optional, Tuple
 
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Extent
-from vmcapsule.disk.fat_boot import Geometry, read_geometry
-from vmcapsule.disk.fat_table import FatTable
+from vmcapsule.disk.fat.boot import Geometry, read_geometry
+from vmcapsule.disk.fat.table import FatTable
 from vmcapsule.disk.partition import locate_fat, read_partitions
 
 #: Holes are made of such blocks, and only such are shared between files.

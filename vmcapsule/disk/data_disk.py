@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vmcapsule.disk.fat_format import format_fat
+from vmcapsule.disk.fat.format import format_fat
 from vmcapsule.disk.mbr import Partition, mbr
-from vmcapsule.disk.vmdk import Vmdk, read_vmdk
-from vmcapsule.disk.vmdk_write import flat_beside, write_flat
+from vmcapsule.disk.vmdk.vmdk import Vmdk, read_vmdk
+from vmcapsule.disk.vmdk.write import flat_beside, write_flat
 
 #: By this a guest made by our builder finds it.
 LABEL = "CONDOR-DATA"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 from vmcapsule.disk.extents import Image, read_at
-from vmcapsule.disk.fat_boot import looks_like_fat
+from vmcapsule.disk.fat.boot import looks_like_fat
 
 _LOOK_BYTES = 68 << 10
 

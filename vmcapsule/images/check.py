@@ -7,16 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
-from vmcapsule import accelerator
-from vmcapsule.boot import Machine, boot
-from vmcapsule.capsule import put_data_disk
 from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
 from vmcapsule.disk.data_disk import LABEL
-from vmcapsule.disk.fat import FatVolume
-from vmcapsule.disk.fat_tree import put_files
+from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk import raw_edit, raw_view, read_vmdk
+from vmcapsule.disk.vmdk.vmdk import raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import (
     ConfigError,
     DiskError,
@@ -26,8 +23,11 @@ from vmcapsule.errors import (
     VmCapsuleError,
 )
 from vmcapsule.resources import resource
-from vmcapsule.tarball import is_in, tarball_of
-from vmcapsule.template import CONDOR, Template, load
+from vmcapsule.template.data_disk import put_data_disk
+from vmcapsule.template.tarball import is_in, tarball_of
+from vmcapsule.template.template import CONDOR, Template, load
+from vmcapsule.vm import accelerator
+from vmcapsule.vm.boot import Machine, boot
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 PROBE_RECORD = RECORD_DIR + "/probe.json"

@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 from vmcapsule.errors import TemplateError, UsageError
 from vmcapsule.images.recipe import Recipe
 from vmcapsule.process import run
-from vmcapsule.tarball import PREFIX, HTCondorTarball
+from vmcapsule.template.tarball import PREFIX, HTCondorTarball
 
 #: Downloading and unpacking 200 MB over a slow link.
 BUILD_TIMEOUT_S = 1800

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
-from vmcapsule.disk.fat_format import fat_layout
-from vmcapsule.disk.vmdk import create_vmdk
+from vmcapsule.disk.fat.format import fat_layout
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError, UsageError
 from vmcapsule.images.bootdisk import MIB, BootFiles, build_system_disk
 from vmcapsule.images.guest_root import GuestRoot, build_guest_root
@@ -22,8 +22,8 @@ from vmcapsule.images.initrd import build_initrd
 from vmcapsule.images.kernel import vmlinux
 from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
 from vmcapsule.process import find
-from vmcapsule.tarball import HTCondorTarball, described, is_in
-from vmcapsule.template import (
+from vmcapsule.template.tarball import HTCondorTarball, described, is_in
+from vmcapsule.template.template import (
     CONDOR,
     DATA_DISK,
     FOLDER,

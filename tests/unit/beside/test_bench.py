@@ -1,0 +1,392 @@
+"""The benchmarks: statistics, results, table, page; and that what they start is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Iterator, List, Sequence
+
+import pytest
+
+from bench import __main__ as bench_main
+from bench import document, hook_meter, measure, results, table
+from bench.measure import Command, Contender, Run, alternate, command, median_s, ratio, timed
+from bench.place import CHECKOUT, FULL, QUICK, Place, Sizes, install
+from bench.results import OURS, Growth, Measure, Outcome, Results, Target
+from bench.rows import ROWS, boot, hooks, quickstart, router, staging
+from tests.unit.returned import small_template
+from vmcapsule import __version__
+from vmcapsule.cli import arguments
+from vmcapsule.config import load_config
+from vmcapsule.errors import ToolError
+from vmcapsule.process import find
+
+TINY = replace(
+    QUICK, rounds=1, large_bytes=5000, files=3, file_bytes=100, grow_files=(2,), grow_bytes=(9,)
+)
+
+
+def runs(*walls_s: float) -> tuple[Run, ...]:
+    return tuple(Run(wall_s, wall_s / 2, 10.0) for wall_s in walls_s)
+
+
+FOUND = Results(
+    {"processor": "One | of a kind", "cores": "2"},
+    {
+        "large": Outcome(
+            (
+                Measure(
+                    "stage one file",
+                    {"cp": runs(0.5, 0.5), OURS: runs(1.0, 2.0)},
+                    (Target("x cp", 3.0, 1.1), Target("s", 0.15, 0.2)),
+                ),
+            )
+        ),
+        "xfs": Outcome(why_not="mounting needs root"),
+        "translate": Outcome(load=5.5),
+        "growth": Outcome(
+            growths=(
+                Growth("bytes", "s", {OURS: ((2**20, 0.1), (2**32, 4.0)), "cp": ((2**20, 1),)}),
+            )
+        ),
+        "router": Outcome(
+            (Measure("hooks", {}, (Target("CPU s a job", 0.3, 0.5),)),),
+            (
+                Growth("jobs", "CPU s", {"mean": ((1, 0.5),), "nth": ((1, 0.25), (2, 0.75))}),
+                Growth("jobs", "s by job", {OURS: ((1, 20.0),), "native": ((1, 3.0),)}),
+            ),
+        ),
+    },
+)
+NAMES = [row.name for row in ROWS]
+
+
+# Statistics
+
+
+def test_a_ratio_is_the_median_of_the_rounds_that_both_were_in() -> None:
+    # The median of each alone would say 1.0.
+    assert ratio(runs(4, 2, 3), runs(1, 4, 3)) == 1.0
+    assert ratio(runs(2, 6, 9), runs(1, 2)) == 2.5
+    assert median_s(runs(3, 1, 10)) == 3
+
+
+def test_contenders_take_turns_and_a_slow_one_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: List[str] = []
+
+    def run(todo: Command) -> Run:
+        order.append(todo.argv[0])
+        return Run(60.0 if todo.argv[0] == "slow" else 1.0, 0, 0)
+
+    monkeypatch.setattr(measure, "timed", run)
+    both = [
+        Contender(name, command(name), lambda name=name: order.append(f"prepare {name}"))  # type: ignore[misc]
+        for name in ("quick", "slow")
+    ]
+    found = alternate(both, 3, budget_s=100.0)
+    assert [one for one in order if "prepare" not in one] == [
+        "quick", "slow", "slow", "quick", "quick",
+    ]  # fmt: skip
+    assert order[0::2] == [f"prepare {name}" for name in order[1::2]]
+    assert {name: len(each) for name, each in found.items()} == {"quick": 3, "slow": 2}
+
+
+def test_a_process_is_timed_with_input_and_environment() -> None:
+    script = 'import os, sys; assert sys.stdin.read() + os.environ["MORE"] == "given"'
+    used = timed(command(sys.executable, "-c", script, stdin="giv", env={"MORE": "en"}))
+    assert used.wall_s > 0 and used.cpu_s > 0 and used.max_rss_mib > 1
+
+
+def test_a_process_that_fails_is_no_measurement() -> None:
+    with pytest.raises(ToolError, match="ended with 3: so it is"):
+        timed(command("sh", "-c", "echo so it is; exit 3"))
+
+
+# Results
+
+
+def test_a_target_is_met_up_to_its_bound_as_it_is_printed() -> None:
+    assert Target("x cp", 1.104, 1.1).is_met
+    assert not Target("x cp", 1.106, 1.1).is_met
+    assert Target("x faster", 20.0, 20.0, at_least=True).is_met
+    assert not Target("x faster", 19.98, 20.0, at_least=True).is_met
+
+
+def test_targets_compare_ours_with_the_other() -> None:
+    found = {OURS: runs(1.0, 1.0), "cp": runs(4.0, 2.0)}
+    assert results.at_most(found, "cp", 1.1) == Target("x cp", 0.375, 1.1)
+    assert results.faster(found, "cp", 20) == Target("x faster than cp", 3.0, 20, True)
+    assert results.at_most_s(found, 0.2) == Target("s", 1.0, 0.2)
+
+
+def test_results_are_kept() -> None:
+    text = results.dumped(FOUND)
+    assert results.parsed(text) == FOUND
+    assert results.dumped(results.parsed(text)) == text
+    with pytest.raises(ValueError, match="format 2"):
+        results.parsed(text.replace('"format": 1', '"format": 2'))
+
+
+def test_rows_run_again_replace_their_own_but_not_those_of_another_machine() -> None:
+    new = Results(FOUND.machine, {"xfs": Outcome(why_not="no room")})
+    both = results.merged(FOUND, new, NAMES)
+    assert list(both.outcomes) == [name for name in NAMES if name in FOUND.outcomes]
+    assert both.outcomes["xfs"].why_not == "no room"
+    assert both.outcomes["large"] == FOUND.outcomes["large"]
+    other = replace(new, machine={"processor": "Another"})
+    assert list(results.merged(FOUND, other, NAMES).outcomes) == ["xfs"]
+
+
+# Table and page
+
+
+def test_the_table_fits_a_terminal_and_says_what_is_met() -> None:
+    lines = list(table.lines(FOUND, NAMES))
+    assert max(map(len, lines)) <= 80
+    (missed,) = [line for line in lines if line.startswith("  x cp")]
+    assert missed.split() == ["x", "cp", "3.00", "at", "most", "1.1", "NO"]
+    (reached,) = [line for line in lines if line.startswith("  s ")]
+    assert reached.split() == ["s", "0.15", "at", "most", "0.2", "yes"]
+    assert "  medians: vmcapsule 1.50 s (2), cp 500 ms (2)" in lines
+    assert "xfs: not run: mounting needs root" in lines
+    assert [line for line in lines if "busy" in line] == [
+        "translate: rough: the machine was busy (load 5.5)"
+    ]
+
+
+def test_the_page_says_it_all_and_is_the_same_for_the_same_results() -> None:
+    page = document.text(FOUND, NAMES, {"large": "Python starts.\n", "router": "Not shown."})
+    assert page == document.text(
+        results.parsed(results.dumped(FOUND)),
+        NAMES,
+        {"large": "Python starts.\n", "router": "Not shown."},
+    )
+    assert "| processor | One \\| of a kind |\n" in page
+    assert "| stage one file | x cp | 3.00 | at most 1.1 | no |\n" in page
+    assert "| xfs | | not run: mounting needs root | | |\n" in page
+    assert "| stage one file | vmcapsule | 1.50 s | 750 ms | 2 |\n" in page
+    assert "| 4 GiB | 4 |  |\n" in page
+    assert "and figures are rough: translate.\n" in page
+    assert "\n**large.** Python starts.\n" in page
+    assert "Not shown." not in page
+
+
+def test_a_page_on_which_all_is_well_explains_nothing() -> None:
+    well = Results({}, {"router": FOUND.outcomes["router"]})
+    assert "What is missed" not in document.text(well, NAMES, {})
+
+
+def test_the_page_in_docs_is_that_of_the_results() -> None:
+    kept = results.read()
+    page = document.text(kept, NAMES, document.read_notes())
+    assert document.PAGE.read_text() == page, "run './dev bench --page'"
+    missed = [name for name, outcome in kept.outcomes.items() if document.is_missed(outcome)]
+    assert set(missed) <= set(document.read_notes()), "a missed target needs a note"
+
+
+def test_the_plot_is_the_same_for_the_same_results(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib (the extra 'bench') is not installed")
+    from bench import plot
+
+    plot.draw(FOUND, tmp_path / "one.png")
+    plot.draw(results.parsed(results.dumped(FOUND)), tmp_path / "two.png")
+    assert (tmp_path / "one.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+# What is started
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """With a template that needs no machine, and whose data disk is small."""
+    config = load_config(small_template(tmp_path))
+    (tmp_path / "work").mkdir()
+    return Place(tmp_path / "work", TINY, config, install(tmp_path / "installation"))
+
+
+def contenders(place: Place) -> Iterator[Contender]:
+    """Those of all rows but the router's, which starts nothing but a pool."""
+    bench = staging.Bench(place, place.scratch, 1, 1)
+    every = [OURS, staging.CP, staging.MCOPY, staging.PYFATFS]
+    yield from bench.staging(every)
+    yield from bench.extraction(every)
+    yield from hooks.contenders(place)
+    yield from quickstart.contenders(place, place.scratch, place.config.template)
+    yield from boot.contenders(place, "direct", place.scratch)
+
+
+def is_there(argv: Sequence[str]) -> bool:
+    """Whether a command line names a program that is there and arguments that it takes."""
+    program = Path(find(argv[0])).name
+    if program == "vmcapsule":
+        return arguments.parser().parse_args(list(argv[1:])).function in ("boot", "translate")
+    if program == "python3" and argv[1] == "-m":
+        return importlib.util.find_spec(argv[2]) is not None
+    return True
+
+
+def test_what_the_rows_start_is_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # What boots is the other tests' matter; here, its command line.
+    (tmp_path / "qemu-system-x86_64").write_text("#!/bin/sh\n")
+    (tmp_path / "qemu-system-x86_64").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    every = list(contenders(place))
+    assert [one.name for one in every if not is_there(one.command.argv)] == []
+    assert len(every) == 4 + 4 + 2 + 3 + 2
+
+
+def test_what_is_timed_is_installed_as_for_a_user(place: Place) -> None:
+    script = "import sys, vmcapsule, bench, classad2; print(sys.prefix, *sys.modules)"
+    argv = place.python("-c", script).argv
+    env = {**os.environ, **place.environment}
+    prefix, *modules = subprocess.run(
+        argv, env=env, cwd="/", capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert prefix == str(place.installation)
+    assert [name for name in modules if "editable" in name or "distutils" in name] == []
+    said = subprocess.run(
+        place.vmcapsule("--version").argv, env=env, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["vmcapsule", __version__]
+    with (CHECKOUT / "hooks/translate").open() as hook:
+        assert hook.readline() == "#!/usr/bin/env python3\n"
+    assert shutil.which("python3", path=env["PATH"]) == f"{place.installation}/bin/python3"
+
+
+def test_a_tiny_staging_row_runs_and_leaves_nothing_of_size(place: Place) -> None:
+    found = staging.small(place)
+    assert [one.what.split()[0] for one in found.measures] == ["stage", "extract"]
+    for one in found.measures:
+        assert {name: len(each) for name, each in one.runs.items()} == {
+            OURS: 1, "mcopy": 1, "cp": 1,
+        }  # fmt: skip
+    assert [path.name for path in place.scratch.iterdir()] == ["discarded"]
+    assert [path for path in place.scratch.rglob("*.vmdk") if path.stat().st_size] == []
+
+
+def test_a_contender_that_brings_back_something_else_is_found_out(place: Place) -> None:
+    bench = staging.Bench(place, place.scratch, 1, 1)
+    (bench.tree).mkdir()
+    (bench.tree / "file").write_text("as it was")
+    (bench.out("cp") / "tree").mkdir(parents=True)
+    (bench.out("cp") / "tree" / "file").write_text("as it is")
+    with pytest.raises(ToolError, match="differ"):
+        bench.check(["cp"])
+
+
+def test_the_hook_row_s_job_becomes_a_capsule(place: Place) -> None:
+    ours, _ = hooks.contenders(place)
+    env = {**ours.command.env, "_CONDOR_VM_CAPSULE_CONDOR_TARBALL": __file__}
+    env["_CONDOR_VM_CAPSULE_CONDOR_TARBALL_VERSION"] = "1.0"
+    timed(replace(ours.command, env=env))
+    assert len(list(place.capsules.glob("*/capsule.json"))) == 1
+
+
+def test_full_sizes_are_those_of_the_targets() -> None:
+    assert (FULL.large_bytes, FULL.files, FULL.file_bytes) == (1 << 30, 2000, 20_000)
+    assert (FULL.template_disk_bytes, FULL.inputs_bytes) == (8 << 30, 100_000_000)
+    assert (FULL.grow_files[0], FULL.grow_files[-1]) == (1, 10_000)
+    assert (FULL.grow_bytes[0], FULL.grow_bytes[-1]) == (1 << 20, 4 << 30)
+    assert (FULL.jobs[0], FULL.jobs[-1]) == (1, 200)
+
+
+def test_nothing_of_the_product_imports_the_benchmarks() -> None:
+    script = (
+        "import sys, vmcapsule.cli.cli, vmcapsule.cli.commands, vmcapsule.cli.hook_commands\n"
+    )
+    script += (
+        "print([name for name in sys.modules if name.split('.')[0] in ('bench', 'numpy')])"
+    )
+    argv = [sys.executable, "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    assert done.stdout == "[]\n"
+
+
+# The router's row
+
+
+def log(*calls: tuple[str, str, float]) -> str:
+    return "".join(
+        json.dumps({"hook": hook, "job": job, "cpu_s": cpu_s, "wall_s": 1.0, "status": 0})
+        + "\n"
+        for hook, job, cpu_s in calls
+    )
+
+
+def test_the_meter_knows_which_job_a_hook_is_for() -> None:
+    source = b'[ Name = "capsule"; ]\n------\nClusterId = 12\nProcId = 3\n'
+    routed = b'ClusterId = 40\nProcId = 0\nRoutedFromJobId = "12.3"\n'
+    assert hook_meter.job_of(source) == "12.3"
+    assert hook_meter.job_of(routed) == "12.3"
+    assert hook_meter.job_of(b"ClusterId = 12\nProcId = 3\n------\n" + routed) == "12.3"
+
+
+def test_what_the_hooks_used_is_summed_up_by_job() -> None:
+    costs = router.read_costs(
+        log(
+            ("translate", "1.1", 0.25),
+            ("translate", "1.0", 0.5),
+            ("update", "1.1", 0.125),
+            ("update", "1.1", 0.125),
+        )
+    )
+    assert list(costs) == ["1.1", "1.0"]
+    assert router.totals(costs) == [0.5, 0.5]
+    assert costs["1.1"]["update"] == 0.25
+
+
+def test_a_hook_that_failed_is_no_measurement() -> None:
+    text = log(("translate", "1.0", 1.0)).replace('"status": 0', '"status": 1')
+    with pytest.raises(ToolError, match="translate of job 1.0 failed"):
+        router.read_costs(text)
+
+
+def test_costs_that_grow_from_job_to_job_are_seen() -> None:
+    assert router.flatness([9.0] * 9 + [1.0] * 141 + [2.0] * 50) == 2.0
+    many = router.read_costs(log(*(("translate", f"1.{n}", 0.25) for n in range(200))))
+    spans = {OURS: [(200.0, 800.0)], "native": [(200.0, 100.0)]}
+    found = router.outcome(many, [(200, 0.25)], spans)
+    assert [(t.of, t.value, t.is_met) for t in found.measures[0].targets] == [
+        ("CPU s a job", 0.25, True),
+        ("last / first 50", 1.0, True),
+    ]
+    assert found.growths[0].points == {OURS: ((200.0, 4.0),), "native": ((200.0, 0.5),)}
+
+
+# The command
+
+
+def test_every_row_has_a_name_of_its_own_and_is_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert bench_main.main(["--list"]) == 0
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert listed == NAMES
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(len(line) <= 80 for line in capsys.readouterr().out.splitlines())
+
+
+def test_a_row_that_is_not_there_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_main.main(["smoll"]) == 64
+    assert "there is no row 'smoll'" in capsys.readouterr().err
+
+
+def test_a_row_that_fails_says_why_and_the_others_run(place: Place) -> None:
+    def fails(_: Place) -> Outcome:
+        raise ToolError("mcopy is not there")
+
+    row = replace(ROWS[0], run=fails)
+    assert bench_main._run(row, place) == Outcome(why_not="mcopy is not there")
+
+
+def test_sizes_say_how_much_there_is_to_do() -> None:
+    assert all(isinstance(sizes, Sizes) and sizes.rounds % 2 for sizes in (FULL, QUICK))

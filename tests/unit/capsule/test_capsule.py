@@ -1,0 +1,142 @@
+"""A capsule is there whole or not at all, and its record says where everything is."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.unit.returned import OFFSET_BYTES, make_disk, small_template
+from vmcapsule.capsule import capsule
+from vmcapsule.config import load_config
+from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.volume import FatVolume
+from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, raw_view, read_vmdk
+from vmcapsule.errors import InputError, SpaceError, UsageError
+from vmcapsule.template.data_disk import put_data_disk
+from vmcapsule.template.template import load
+
+
+def make(folder: Path) -> capsule.Capsule:
+    return capsule.Capsule(
+        folder=folder,
+        data_disk=folder / "data.vmdk",
+        system_disk=folder.parent / "template" / "system.vmdk",
+        data_bytes=4096,
+        cpus=2,
+        memory_mib=512,
+        kernel=folder.parent / "template" / "vmlinuz",
+        cmdline="root=UUID=1",
+        part_offset_bytes=32256,
+        job_id="11.0",
+    )
+
+
+def test_a_record_reads_back(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    assert capsule.load(tmp_path / "c") == made
+
+
+def test_a_capsule_that_was_moved_is_found_where_it_is(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    (tmp_path / "c").rename(tmp_path / "moved")
+    moved = capsule.load(tmp_path / "moved")
+    assert moved.data_disk == tmp_path / "moved" / "data.vmdk"
+    assert moved.system_disk == made.system_disk
+
+
+def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError), capsule.draft(tmp_path / "s" / "c") as aside:
+        (aside / "data.vmdk").write_text("half")
+        raise InputError("gone")
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(SpaceError, match="No space left.*VM_CAPSULE_SCRATCH_DIR_PREFIX"):
+        with capsule.draft(tmp_path / "s" / "c") as aside:
+            (aside / "data.vmdk").write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_scratch_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SpaceError, match="VM_CAPSULE_SCRATCH_DIR_PREFIX"):
+        with capsule.draft(tmp_path / "file" / "c"):
+            pass
+
+
+def test_a_draft_is_private(tmp_path: Path) -> None:
+    with capsule.draft(tmp_path / "c") as aside:
+        assert aside.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "[" * 70_000, "\0"])
+def test_a_record_that_is_none_is_explained(tmp_path: Path, text: str) -> None:
+    (tmp_path / capsule.RECORD).write_text(text)
+    with pytest.raises(UsageError, match="is no capsule"):
+        capsule.load(tmp_path)
+
+
+def test_a_source_ad_may_hold_any_bytes(tmp_path: Path) -> None:
+    made = make(tmp_path)
+    capsule.save_source_ad('Cmd = "\udcff"\n', tmp_path)
+    assert capsule.source_ad(made) == 'Cmd = "\udcff"\n'
+
+
+@pytest.mark.parametrize("form", sorted(FORMS))
+@pytest.mark.parametrize("size", [20 << 20, 64 << 20])
+def test_a_data_disk_is_flat_whatever_the_templates_is(
+    tmp_path: Path, form: str, size: int
+) -> None:
+    """It has the template's files only where it is no larger."""
+    (tmp_path / "t").mkdir()
+    (tmp_path / "c").mkdir()
+    source = make_disk(tmp_path / "t" / "the data.vmdk", form)
+    stale = os.urandom(6 << 20)
+    with raw_edit(source, tmp_path) as raw:
+        put_files(raw.fd, OFFSET_BYTES, {"stale": stale, "tools/file": b"kept"})
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES)
+        lay_out(volume, {}, remove=["stale"]).write()
+    template = load(load_config(small_template(tmp_path)).template)._replace(data_disk=source)
+    disk = read_vmdk(put_data_disk(template, tmp_path / "c", size, None))
+    assert disk.path == tmp_path / "c" / "the data.vmdk"
+    assert (disk.form, disk.capacity_bytes) == ("monolithicFlat", size)
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        path.name for path in disk.files
+    }
+    assert sum(file.stat().st_blocks * 512 for file in disk.files) < 2 << 20
+    with raw_view(disk.path, tmp_path) as raw:
+        volume = FatVolume.open(raw.fd, OFFSET_BYTES)
+        kept = volume.lookup("tools/file") is not None
+        assert (volume.label, kept) == ("CONDOR-DATA", size == 20 << 20)
+
+
+def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    capsule.remove(made.folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("data_disk", 5), ("cpus", "2"), ("kernel", []), ("cmdline", None)]
+)
+def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: object) -> None:
+    made = make(tmp_path / "c")
+    with capsule.draft(made.folder) as aside:
+        capsule.save(made, aside)
+    path = made.folder / capsule.RECORD
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(UsageError, match=f"not a record: {name} is"):
+        capsule.load(made.folder)

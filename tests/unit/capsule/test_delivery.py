@@ -1,0 +1,296 @@
+"""A delivery may be killed anywhere: whoever finds the capsule next makes it whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from tests.unit.returned import make_capsule, make_job
+from vmcapsule.capsule import capsule, delivery, packing
+from vmcapsule.classad.ads import quote
+from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
+from vmcapsule.job.source import SourceJob
+from vmcapsule.router import job_queue
+from vmcapsule.router.cleanup import cleanup, settle
+from vmcapsule.router.finalize import finalize, undelivered
+
+OUTPUTS = {f"out{number}": bytes([number]) * 70_000 for number in range(1, 5)}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    return home
+
+
+def job_of(home: Path, **more: str) -> dict[str, str]:
+    return {"ClusterId": "4", "ProcId": "2", "GlobalJobId": '"host#4.2#1"', **more}
+
+
+@pytest.fixture
+def made(tmp_path: Path, home: Path) -> capsule.Capsule:
+    return make_capsule(tmp_path / "scratch", make_job(home, **job_of(home)), OUTPUTS)
+
+
+def killed_at(number: int, name: str, work: Callable[[], object]) -> None:
+    """Do ``work`` in a process that SIGKILLs itself at the ``number``-th os.``name``."""
+    child = os.fork()
+    if child == 0:
+        calls = 0
+        real = getattr(os, name)
+
+        def deadly(*arguments: object, **more: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **more)
+
+        setattr(os, name, deadly)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def found(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in home.iterdir()}
+
+
+def hook_input(home: Path, made: capsule.Capsule, more: str = "") -> str:
+    source = "\n".join(f"{k} = {v}" for k, v in job_of(home).items())
+    iwd = f'Iwd = "{home}"\nCmd = "/bin/true"\n{more}'
+    return f"{source}\n{iwd}\n------\nVmCapsuleDir = {quote(str(made.folder))}\n"
+
+
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("copy_file_range", 1),
+        ("copy_file_range", 3),
+        ("replace", 1),
+        ("replace", 3),
+        ("replace", 4),
+    ],
+)
+def test_a_killed_delivery_is_finished_by_cleanup(
+    call: str, number: int, made: capsule.Capsule, home: Path
+) -> None:
+    killed_at(number, call, lambda: delivery.deliver_from(made, delivery.job_of(made)))
+    assert len([name for name in found(home) if name.startswith(".vmcapsule-")]) > 0 or (
+        call == "replace" and number == 5
+    )
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\nJobStatus = 4\n")
+    assert "finished its delivery" in event
+    assert found(home) == OUTPUTS
+    assert not made.folder.exists()
+
+
+def test_a_delivery_is_not_repeated_by_finalize(made: capsule.Capsule, home: Path) -> None:
+    first, _ = finalize(hook_input(home, made))
+    assert found(home) == OUTPUTS
+    (home / "out1").write_bytes(b"the user's next step was here")
+    again, _ = finalize(hook_input(home, made))
+    assert (home / "out1").read_bytes() == b"the user's next step was here"
+    assert first == again and first.integer("ExitCode") == 0
+
+
+@pytest.mark.parametrize(
+    ("missing", "unsent", "said"),
+    [
+        (("a", "b/"), (), "did not leave 'a, b/', which transfer_output_files names"),
+        (
+            (),
+            (("s", errno.EACCES),),
+            "left 's', which cannot be sent: its user may not read it",
+        ),
+        ((), (("l", errno.EISDIR),), "left 'l', which cannot be sent: it links to a folder"),
+        (("a",), (("s", errno.EIO),), "names and left 's', which cannot be sent: Input/output"),
+    ],
+)
+def test_what_did_not_come_is_named_with_the_reason(
+    missing: Any, unsent: Any, said: str, made: capsule.Capsule
+) -> None:
+    job_exit = delivery.exit_of(made)
+    delivery.check_missing(job_exit)
+    with pytest.raises(OutputMissing, match=said):
+        delivery.check_missing(
+            job_exit._replace(missing_outputs=missing, unsent_outputs=unsent)
+        )
+
+
+def test_finalize_after_cleanup_says_that_all_is_done(
+    made: capsule.Capsule, home: Path
+) -> None:
+    first, _ = finalize(hook_input(home, made))
+    capsule.remove(made.folder)
+    repeated, how = finalize(hook_input(home, made, "VmCapsuleDelivered = true\n"))
+    assert how is None and first.boolean("VmCapsuleDelivered") is True
+    assert "ExitCode" not in repeated, "what the first one said stays"
+
+
+def test_a_spooled_job_is_told_what_to_fetch(made: capsule.Capsule, home: Path) -> None:
+    ordinary, _ = finalize(hook_input(home, made))
+    assert ordinary.value("SpooledOutputFiles") is None and "SpooledOutputFiles" in ordinary
+    spooled, _ = finalize(hook_input(home, made, 'SUBMIT_Iwd = "/elsewhere"\n'))
+    assert spooled.string("SpooledOutputFiles") == "out1,out2,out3,out4"
+    capsule.remove(made.folder)
+    before = (
+        f"VmCapsuleDelivered = true\nVmCapsuleOutputs = {spooled.expr('VmCapsuleOutputs')}\n"
+    )
+    repeated, _ = finalize(hook_input(home, made, before))
+    assert repeated.string("SpooledOutputFiles") == "out1,out2,out3,out4"
+
+
+def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
+    made: capsule.Capsule, home: Path
+) -> None:
+    blocker, elsewhere = home / "blocker", remapped(home)
+    blocker.touch()
+    with pytest.raises(DeliveryError, match="blocker"):
+        delivery.deliver_from(made, elsewhere)
+    assert found_files(home) == [blocker]
+    assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    blocker.unlink()
+    delivery.deliver_from(made, elsewhere)
+    assert len(found_files(home)) == 3 and (blocker / "out3").exists()
+
+
+def remapped(home: Path) -> SourceJob:
+    """The job, with an output that cannot be put where a file is in place of its folder."""
+    return make_job(home, **job_of(home), TransferOutputRemaps='"out3=blocker/out3"')
+
+
+def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_again(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    for _ in range(2):
+        with pytest.raises(OutputBlocked, match=r"'out3' \('.*/out3' is a folder\); move"):
+            delivery.deliver_from(made, delivery.job_of(made))
+        assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
+    (home / "out1").write_bytes(b"the user's next step was here")
+    (home / "out3").rmdir()
+    _, outputs = delivery.deliver_from(made, delivery.job_of(made))
+    assert outputs == (str(home / "out3"),) and made.is_delivered
+    assert found(home) == {**OUTPUTS, "out1": b"the user's next step was here"}
+
+
+def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    with pytest.raises(OutputBlocked) as caught:
+        finalize(hook_input(home, made))
+    told = undelivered(hook_input(home, made), caught.value)
+    assert (told.integer("ExitCode"), told.boolean("VmCapsuleDelivered")) == (74, False)
+    assert "'vmcapsule extract'" in (told.string("ExitReason") or "")
+    settled = settle(made, lambda _: job_queue.COMPLETED)
+    assert "not delivered" in settled and made.folder.exists()
+
+
+def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "folder").mkdir()
+    (home / "plain").touch()
+    (home / "closed").touch(0o444)
+    (home / "other").touch(0o444)
+    job = make_job(
+        home,
+        TransferOutput='"new, folder, plain, deep/closed, moved, folder/in, ./"',
+        TransferOutputRemaps='"moved=other"',
+    )
+    # Root, as whom tests may run, may write to anything.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    packing.put_obstacles(job, tmp_path)
+    wanted = tmp_path / capsule.WANTED
+    likes = {str(path.relative_to(wanted)): path for path in wanted.rglob("*")}
+    assert sorted(likes) == ["deep", "deep/closed", "folder", "moved"]
+    assert likes["folder"].is_dir()
+    assert [likes[n].stat().st_mode & 0o777 for n in ("deep/closed", "moved")] == [0o444] * 2
+
+
+def test_one_obstacle_where_another_should_lie_is_enough(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (home / name).touch(0o444)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    packing.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
+    assert (tmp_path / capsule.WANTED / "a").is_file()
+
+
+def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
+    with pytest.raises(OutputBlocked, match=r"'2' \(why\) and 4 more; move"):
+        delivery.check_blocked({str(number): "why" for number in range(7)})
+
+
+def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
+    made: capsule.Capsule, home: Path
+) -> None:
+    killed_at(4, "copy_file_range", lambda: delivery.deliver_from(made, delivery.job_of(made)))
+    assert len(found_files(home)) == 4
+    (home / "blocker").touch()
+    with pytest.raises(DeliveryError, match="blocker"):
+        delivery.deliver_from(made, remapped(home))
+    assert found_files(home) == [home / "blocker"]
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        # For an output that is not there; by on_exit_hold; the latter, removed since.
+        "JobStatus = 5\nHoldReasonCode = 12\n",
+        "JobStatus = 5\nHoldReasonCode = 3\nExitBySignal = false\nExitCode = 3\n",
+        "JobStatus = 3\nLastHoldReasonCode = 3\nExitBySignal = true\nExitSignal = 9\n",
+    ],
+)
+def test_what_there_is_is_delivered_of_a_job_that_is_held_after_its_run(
+    made: capsule.Capsule, home: Path, held: str
+) -> None:
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert "finished its delivery" in event
+    assert found(home) == OUTPUTS and not made.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "JobStatus = 5\nHoldReasonCode = 1\nExitBySignal = false\nExitCode = 3\n",
+        # The guest did not report: what is there is of an earlier run.
+        "JobStatus = 5\nHoldReasonCode = 3\nExitBySignal = true\n"
+        f"ExitSignal = {capsule.UNREPORTED_SIGNAL}\n",
+    ],
+)
+def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
+    made: capsule.Capsule, home: Path, held: str
+) -> None:
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert "did not end" in event
+    assert found_files(home) == []
+
+
+def test_what_was_in_an_outputs_way_keeps_the_capsule_of_a_held_job(
+    made: capsule.Capsule, home: Path
+) -> None:
+    (home / "out3").mkdir()
+    held = "JobStatus = 5\nHoldReasonCode = 12\n"
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert event.startswith("kept") and "out3" in event
+    assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
+    (home / "out3").rmdir()
+    delivery.deliver_from(made, delivery.job_of(made))
+    assert found(home) == OUTPUTS
+
+
+def found_files(home: Path) -> list[Path]:
+    return sorted(path for path in home.iterdir() if path.is_file())

@@ -1,0 +1,66 @@
+"""``vmcapsule config --execute``: a snippet for execute points, and the file it names."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.test_cli import vmcapsule
+from vmcapsule.slot.program import PROGRAM_HOME
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Path:
+    folder = tmp_path / "templates" / "condor_vm_capsule"
+    folder.mkdir(parents=True)
+    disks = "".join(f'scsi0:{n}.fileName = "{d}.vmdk"\n' for n, d in enumerate(["sys", "data"]))
+    (folder / "vm.vmx").write_text(disks)
+    for name in ("sys.vmdk", "data.vmdk", "initrd.img"):
+        (folder / name).touch()
+    (folder / "vmlinuz").write_bytes(b"a kernel")
+    return folder.parent
+
+
+def printed(cwd: Path, *arguments: object) -> dict[str, str]:
+    env = {"_CONDOR_VM_CAPSULE_TEMPLATE": str(cwd / "templates")}
+    done = vmcapsule("config", "--execute", *map(str, arguments), cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "${" not in done.stdout and "$$" not in done.stdout
+    return dict(re.findall(r"^(\w+) = (.*)$", done.stdout, re.MULTILINE))
+
+
+def test_the_snippet_alone_names_the_usual_place(tmp_path: Path) -> None:
+    assert printed(tmp_path) == {
+        "STARTD_CRON_JOBLIST": "$(STARTD_CRON_JOBLIST) VMCAPSULE",
+        "STARTD_CRON_VMCAPSULE_EXECUTABLE": str(PROGRAM_HOME),
+        "STARTD_CRON_VMCAPSULE_ARGS": "probe",
+        "STARTD_CRON_VMCAPSULE_MODE": "Periodic",
+        "STARTD_CRON_VMCAPSULE_PERIOD": "1h",
+    }
+
+
+def test_a_full_path_is_written_and_named(tmp_path: Path, templates: Path) -> None:
+    target = tmp_path / "the program"
+    found = printed(tmp_path, "--program", target)
+    assert found["STARTD_CRON_VMCAPSULE_EXECUTABLE"] == str(target)
+    assert target.stat().st_mode & 0o777 == 0o755
+    with zipfile.ZipFile(target) as archive:
+        assert archive.read("vmcapsule/probe-kernel") == b"a kernel"
+        assert not [name for name in archive.namelist() if "/images/" in name]
+
+
+def test_a_name_alone_is_written_here_for_the_usual_place(
+    tmp_path: Path, templates: Path
+) -> None:
+    found = printed(tmp_path, "--program", "p.pyz")
+    assert found["STARTD_CRON_VMCAPSULE_EXECUTABLE"] == str(PROGRAM_HOME.parent / "p.pyz")
+    assert (tmp_path / "p.pyz").is_file()
+
+
+def test_a_program_is_for_execute_points_only(tmp_path: Path) -> None:
+    done = vmcapsule("config", "--program", "p", cwd=tmp_path)
+    assert done.returncode == 64 and "--execute" in done.stderr
+    assert not (tmp_path / "p").exists()

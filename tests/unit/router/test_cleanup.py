@@ -1,0 +1,122 @@
+"""A capsule goes when nothing is lost with it, however often the hook runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Optional
+
+import pytest
+
+from vmcapsule import contract
+from vmcapsule.capsule import capsule
+from vmcapsule.classad.ads import quote
+from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
+from vmcapsule.errors import ToolError
+from vmcapsule.router.cleanup import cleanup, settle
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> capsule.Capsule:
+    """A capsule that was translated and has not run."""
+    raw = tmp_path / "raw"
+    build_data_disk(raw, size_bytes=16 << 20, offset_bytes=1 << 20)
+    folder = tmp_path / "scratch" / "run-4.2"
+    folder.mkdir(parents=True)
+    create_vmdk(raw, folder / "data.vmdk", "monolithicSparse")
+    made = capsule.Capsule(
+        folder, folder / "data.vmdk", tmp_path / "system.vmdk", 16 << 20, 1, 64,
+        job_id="4.2", global_job_id="host#4.2#1",
+    )  # fmt: skip
+    capsule.save(made, folder)
+    return made
+
+
+def come_back(made: capsule.Capsule) -> Path:
+    """The guest reported, and file transfer brought its disk."""
+    folder = made.folder / capsule.RETURNED
+    folder.mkdir()
+    (folder / "data.vmdk").write_bytes(made.data_disk.read_bytes())
+    with raw_edit(folder / "data.vmdk", made.folder) as raw:
+        record = json.dumps({"format": contract.FORMAT}).encode()
+        put_files(raw.fd, 1 << 20, {contract.EXIT_RECORD: record})
+    return folder / "data.vmdk"
+
+
+def clean(made: capsule.Capsule, more: str = "") -> str:
+    job_id, event = cleanup(
+        f'VmCapsuleDir = {quote(str(made.folder))}\nVmCapsuleSourceJobId = "4.2"\n{more}'
+    )
+    assert job_id == "4.2"
+    return event
+
+
+def test_a_capsule_that_never_ran_goes(made: capsule.Capsule) -> None:
+    assert clean(made).startswith("removed")
+    assert list(made.folder.parent.iterdir()) == []
+
+
+def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: capsule.Capsule) -> None:
+    come_back(made)
+    made.mark(capsule.DELIVERED)
+    assert clean(made).startswith("removed")
+    assert "gone already" in clean(made)
+
+
+def test_what_was_not_delivered_stays(made: capsule.Capsule) -> None:
+    come_back(made)
+    assert "not delivered" in clean(made)
+    assert (made.folder / capsule.RETURNED / "data.vmdk").exists()
+
+
+def test_what_cannot_be_read_may_hold_outputs_and_stays(made: capsule.Capsule) -> None:
+    come_back(made).write_bytes(b"damaged")
+    assert "not delivered" in clean(made)
+    assert made.folder.exists()
+
+
+def test_a_folder_that_is_no_capsule_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    _, event = cleanup(f"VmCapsuleDir = {quote(str(tmp_path))}\n")
+    assert event.startswith("kept") and (tmp_path / "precious").exists()
+
+
+def test_a_routed_job_that_was_refused_has_no_capsule(tmp_path: Path) -> None:
+    assert cleanup('VmCapsuleSourceJobId = "4.2"\n') == ("4.2", "there is no capsule")
+
+
+@pytest.mark.parametrize("status", [1, 2, 3, 5, 6])
+def test_a_run_that_did_not_end_leaves_nothing(made: capsule.Capsule, status: int) -> None:
+    come_back(made)
+    assert "did not end" in clean(made, f"JobStatus = {status}\n")
+    assert list(made.folder.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "stays"),
+    [(4, True), (None, True), (1, False), (2, False), (3, False), (5, False)],
+)
+def test_outputs_are_kept_for_jobs_that_have_ended(
+    made: capsule.Capsule, status: Optional[int], stays: bool
+) -> None:
+    come_back(made)
+    asked: list[str] = []
+
+    def status_of(job: str) -> Optional[int]:
+        asked.append(job)
+        return status
+
+    event = settle(made, status_of)
+    assert (event.startswith("kept"), made.folder.exists()) == (stays, stays)
+    assert asked == ["host#4.2#1"]
+
+
+def test_where_nobody_answers_outputs_are_kept(made: capsule.Capsule) -> None:
+    def status_of(job: str) -> Optional[int]:
+        raise ToolError("the schedd does not answer")
+
+    come_back(made)
+    assert "the schedd does not answer" in settle(made, status_of)
+    assert made.folder.exists()

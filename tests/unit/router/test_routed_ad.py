@@ -1,0 +1,194 @@
+"""The routed job's ad: the template's, but for what job and capsule decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmcapsule.classad.ads import Ad, parse_ad, split_translate
+from vmcapsule.errors import AdError, ConfigError
+from vmcapsule.job.source import SourceJob, read_job
+from vmcapsule.resources import resource
+from vmcapsule.router.routed_ad import CapsuleFacts, routed_ad
+
+classad2 = pytest.importorskip("classad2")
+
+RECORDED = (
+    Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"
+)
+CAPSULE = CapsuleFacts(
+    folder=Path("/scratch/jr/capsule-11.0"),
+    vmx="condor_vm.vmx",
+    vmdk_files=("data.vmdk", "data-flat.vmdk", "system.vmdk"),
+    other_files=("nvram",),
+    memory_mib=320,
+    cpus=2,
+    size_kib=500_001,
+)
+
+
+def recorded(extra: str = "") -> SourceJob:
+    ad = split_translate(RECORDED.read_text())[1]
+    return read_job(parse_ad(ad.long_form() + extra))
+
+
+def shipped() -> Ad:
+    return parse_ad(resource("templates/vmware.classad").read_text())
+
+
+def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
+    ad = routed_ad(recorded(), shipped(), CAPSULE)
+    expected = {
+        "JobUniverse": 13,
+        "JobVMType": "vmware",
+        "JobVMMemory": 320,
+        "JobVM_VCPUS": 2,
+        "JobVMNetworking": False,
+        "JobVMCheckpoint": False,
+        "VMPARAM_VMware_Transfer": True,
+        "VMPARAM_VMware_SnapshotDisk": False,
+        "VMPARAM_VMware_Dir": "/scratch/jr/capsule-11.0",
+        "VMPARAM_VMware_VMX_File": "condor_vm.vmx",
+        "VMPARAM_VMware_VMDK_Files": "data.vmdk,data-flat.vmdk,system.vmdk",
+        "TransferInput": ",".join(
+            f"/scratch/jr/capsule-11.0/{name}"
+            for name in (
+                "condor_vm.vmx",
+                "data.vmdk",
+                "data-flat.vmdk",
+                "system.vmdk",
+                "nvram",
+            )
+        ),
+        "ShouldTransferFiles": "YES",
+        "WhenToTransferOutput": "ON_EXIT",
+        "Iwd": "/scratch/jr/capsule-11.0",
+        "Out": "/dev/null",
+        "Err": "/dev/null",
+        "JobNotification": 0,
+        "JobLeaseDuration": 2400,
+        "RequestMemory": 320,
+        "RequestCpus": 2,
+        "Owner": "alice",
+        "ProjectName": "demo",
+        "VmCapsuleDir": "/scratch/jr/capsule-11.0",
+        "VmCapsuleFormat": 1,
+        "VmCapsuleSourceJobId": "11.0",
+    }
+    assert {name: ad.value(name) for name in expected} == expected
+    for term in ("HasVM", "VM_Type", "VM_AvailNum", "VM_Memory", "Arch"):
+        assert term in (ad.expr("Requirements") or "")
+
+
+def test_the_library_reads_the_ad_and_a_vmware_host_matches() -> None:
+    text = routed_ad(recorded(), shipped(), CAPSULE).long_form()
+    ad = classad2.parseOne(text, classad2.ParserType.Old)
+    assert len(ad) == len(text.splitlines())
+    host = classad2.ClassAd(
+        '[ Arch = "X86_64"; HasVM = true; VM_Type = "vmware"; VM_AvailNum = 1;'
+        " Disk = 10000000; TotalMemory = 2000; VM_Memory = 1000; HasFileTransfer = true ]"
+    )
+    assert ad.lookup("Requirements").eval(ad, host) is True
+    host["VM_Type"] = "kvm"
+    assert ad.lookup("Requirements").eval(ad, host) is False
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "WantJobRouter = true",
+        'HookKeyword = "X"',
+        'UserLog = "/home/alice/l"',
+        "DAGManJobId = 3",
+        'DAGNodeName = "a"',
+        "JobMaterializeLimit = 3",
+        "ClusterId = 11",
+        "ProcId = 0",
+        'GlobalJobId = "x"',
+        'User = "alice@pilot"',
+        "PeriodicHoldReason = 1",
+        "JobMaxRetries = 2",
+        'TransferOutput = "a"',
+        'TransferOutputRemaps = "a=b"',
+        'SUBMIT_Iwd = "/x"',
+        "StreamOut = false",
+        "QDate = 1",
+        "AllowedJobDuration = 3",
+        "RequeueReason = 1",
+        "ExitCode = 3",
+    ],
+)
+def test_what_belongs_to_the_source_stays_with_it(line: str) -> None:
+    ad = routed_ad(recorded(line + "\n"), shipped(), CAPSULE)
+    assert line.split(" = ")[0] not in ad
+
+
+def test_no_judgment_of_the_jobs_exit_is_left_to_the_vm_universe() -> None:
+    ad = routed_ad(recorded("OnExitHold = ExitCode != 0\n"), shipped(), CAPSULE)
+    assert (ad.expr("OnExitHold"), ad.expr("OnExitRemove")) == ("false", "true")
+
+
+def test_matchmaking_accounting_and_custom_attributes_come_along() -> None:
+    extra = (
+        'AcctGroup = "physics"\nConcurrencyLimits = "a:2"\nRank = KFlops\n'
+        'JobPrio = 7\nMyTag = strcat("a",  "b")\nWantGlidein = true\nJobLabel = "b"\n'
+    )
+    ad = routed_ad(recorded(extra), shipped(), CAPSULE)
+    for line in extra.splitlines():
+        name, text = line.split(" = ", 1)
+        assert ad.expr(name) == text
+
+
+def test_a_template_of_ones_own_stays_verbatim() -> None:
+    own = shipped().with_(
+        {"Requirements": '(TARGET.Site  == "x")', "Rank": "Memory", "Extra": "1 +  1"}
+    )
+    ad = routed_ad(recorded(), own, CAPSULE)
+    assert ad.expr("Requirements") == '(TARGET.Site  == "x")'
+    assert (ad.expr("Rank"), ad.expr("Extra")) == ("Memory", "1 +  1")
+
+
+def test_the_templates_attributes_come_before_the_users_custom_ones() -> None:
+    own = shipped().with_({"ProjectName": '"site"'})
+    assert routed_ad(recorded(), own, CAPSULE).string("ProjectName") == "site"
+
+
+def test_the_identity_of_the_templates_own_dump_is_dropped() -> None:
+    dump = shipped().with_({"ClusterId": 1, "ProcId": 0, "Owner": "undefined", "QDate": 5})
+    ad = routed_ad(read_job(parse_ad('Cmd = "/x"\nIwd = "/"\n')), dump, CAPSULE)
+    assert [name for name in ("ClusterId", "ProcId", "Owner", "QDate") if name in ad] == []
+
+
+def test_a_template_without_requirements_gets_what_a_vm_needs() -> None:
+    ad = routed_ad(recorded(), shipped().without(["Requirements"]), CAPSULE)
+    assert ad.expr("Requirements") == shipped().expr("Requirements")
+
+
+def test_the_network_is_as_configured() -> None:
+    ad = routed_ad(recorded(), shipped(), CAPSULE._replace(network=True))
+    assert ad.boolean("JobVMNetworking") is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"JobUniverse": 5}, "JobUniverse = 5, JobVMType = vmware"),
+        ({"JobVMType": '"xen"'}, "JobUniverse = 13, JobVMType = xen"),
+        ({"JobVMType": "3"}, "3 is not a string"),
+        ({"JobUniverse": "undefined"}, "has no JobUniverse"),
+    ],
+)
+def test_another_kind_of_template_names_the_knob(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE: .*{message}"):
+        routed_ad(recorded(), shipped().with_(changes), CAPSULE)
+
+
+def test_the_templates_spelling_of_the_type_does_not_matter() -> None:
+    own = shipped().with_({"JobVMType": '"VMware"'})
+    assert routed_ad(recorded(), own, CAPSULE).string("JobVMType") == "vmware"
+
+
+def test_names_with_commas_are_refused() -> None:
+    with pytest.raises(AdError, match="comma"):
+        routed_ad(recorded(), shipped(), CAPSULE._replace(folder=Path("/a,b")))

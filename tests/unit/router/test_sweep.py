@@ -1,0 +1,168 @@
+"""What nobody owns goes; what anybody may still need stays."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.returned import make_capsule, make_job
+from vmcapsule.capsule import capsule, naming, scratch
+from vmcapsule.classad.ads import quote
+from vmcapsule.router import sweep
+
+#: Stands in for HTCondor's tools, which a machine for unit tests has not.
+TOOL = """#!/bin/sh
+case "$0 $*" in
+*condor_q*VmCapsuleDir\\ isnt*) cat {folder}/needed.json ;;
+*condor_q*) cat {folder}/queue.json 2>/dev/null ;;
+*condor_history*) cat {folder}/history.json 2>/dev/null ;;
+esac
+exit 0
+"""
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in ("condor_q", "condor_history"):
+        (folder / name).write_text(TOOL.format(folder=folder))
+        (folder / name).chmod(0o755)
+    (folder / "needed.json").write_text("")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def made_for(tmp_path: Path, proc: int, kind: str = naming.ROUTED) -> capsule.Capsule:
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    numbers = {"ClusterId": "4", "ProcId": str(proc), "GlobalJobId": quote(f"host#4.{proc}#1")}
+    return make_capsule(tmp_path / "s", make_job(home, **numbers), {f"out{proc}": b"x"}, kind)
+
+
+def swept(tmp_path: Path, min_age_s: float = 0.0) -> str:
+    lines: list[str] = []
+    sweep.sweep(tmp_path / "s", min_age_s, lines.append)
+    return "\n".join(lines)
+
+
+def left(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "s").iterdir()}
+
+
+def test_what_the_queue_needs_stays(tools: Path, tmp_path: Path) -> None:
+    routed, claimed, orphan = (made_for(tmp_path, number) for number in range(3))
+    for made in (routed, claimed, orphan):
+        made.mark(capsule.DELIVERED)
+    (tools / "needed.json").write_text(
+        f'[{{"VmCapsuleDir": "{routed.folder}", "GlobalJobId": "host#9.0#1"}},\n'
+        '{"Managed": "External", "GlobalJobId": "host#4.1#1"}]'
+    )
+    assert f"removed {orphan.folder}: delivered" in swept(tmp_path)
+    assert left(tmp_path) == {routed.folder.name, claimed.folder.name}
+
+
+def test_outputs_of_a_job_that_ended_stay_and_of_a_removed_one_go(
+    tools: Path, tmp_path: Path
+) -> None:
+    made = made_for(tmp_path, 0)
+    (tools / "history.json").write_text('[{"JobStatus": 4}]')
+    assert "not delivered" in swept(tmp_path) and made.folder.exists()
+    (tools / "history.json").write_text('[{"JobStatus": 3}]')
+    assert "removed" in swept(tmp_path) and not made.folder.exists()
+
+
+def test_a_killed_delivery_is_finished(tools: Path, tmp_path: Path) -> None:
+    made = made_for(tmp_path, 0)
+    made.mark(capsule.DELIVERING)
+    assert "finished its delivery" in swept(tmp_path)
+    assert (tmp_path / "home" / "out0").read_bytes() == b"x"
+
+
+def test_where_the_schedd_does_not_answer_nothing_goes(tools: Path, tmp_path: Path) -> None:
+    made_for(tmp_path, 0).mark(capsule.DELIVERED)
+    (tools / "condor_q").write_text("#!/bin/sh\necho 'no schedd' >&2; exit 1\n")
+    assert "no schedd" in swept(tmp_path)
+    assert len(left(tmp_path)) == 1
+
+
+def test_what_somebody_is_at_work_on_stays(tools: Path, tmp_path: Path) -> None:
+    with capsule.draft(tmp_path / "s" / naming.new_name("run", "4.0", None)) as aside:
+        swept(tmp_path)
+        assert aside.exists()
+    made = made_for(tmp_path, 1, naming.RUN)
+    with capsule.held(made.folder):
+        swept(tmp_path)
+        assert made.folder.exists()
+
+
+def test_what_was_left_of_a_killed_process_goes(tools: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from vmcapsule.capsule import capsule, naming\n"
+        "name = naming.new_name('capsule', '4.0', 'g')\n"
+        "with capsule.draft(Path(sys.argv[1]) / name): os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path / "s"], check=False)
+    (draft,) = left(tmp_path)
+    assert draft.startswith(".capsule-4.0-")
+    assert swept(tmp_path, min_age_s=60) == "" and left(tmp_path) == {draft}, "it is young"
+    assert "left over" in swept(tmp_path) and left(tmp_path) == set()
+
+
+def test_what_is_kept_on_purpose_stays(tools: Path, tmp_path: Path) -> None:
+    made = made_for(tmp_path, 0, naming.RUN)
+    made.mark(capsule.DELIVERED)
+    made.mark(capsule.KEPT)
+    assert swept(tmp_path) == "" and made.folder.exists()
+
+
+def test_what_is_no_capsule_is_not_touched(tools: Path, tmp_path: Path) -> None:
+    for name in ("mine", "capsule-x", "run-1.0", "capsule-1.0-0123456-01234567"):
+        (tmp_path / "s" / name).mkdir(parents=True)
+    (tmp_path / "s" / f"run-1.0-{'0' * 8}-{'0' * 8}").symlink_to(tmp_path)
+    before = left(tmp_path)
+    assert swept(tmp_path) == "" and left(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sweeps for others")
+def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None:
+    made = made_for(tmp_path, 0)
+    made.mark(capsule.DELIVERING)
+    # The user made a place that only root could write the output to.
+    (tmp_path / "home").chmod(0o755)
+    for path in [made.folder, *made.folder.rglob("*")]:
+        os.chown(path, 65534, 65534)
+    (tmp_path / "s").chmod(0o777)
+    for folder in [tmp_path, *list(tmp_path.parents)[:2]]:
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    # Root's own goes first, and so all is imported: as somebody else, a Python in root's
+    # home could not read its library any more.
+    made_for(tmp_path, 1).mark(capsule.DELIVERING)
+    code = (
+        "import sys; from pathlib import Path; from vmcapsule.router.sweep import sweep\n"
+        "sweep(Path(sys.argv[1]), 0.0, lambda line: print(line, flush=True))"
+    )
+    argv = [sys.executable, "-c", code, tmp_path / "s"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "kept" in done.stdout and "Permission denied" in done.stdout, done.stderr
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {"out1"}
+
+
+def test_a_new_translation_clears_what_earlier_ones_left(tmp_path: Path) -> None:
+    mine, other_proc = made_for(tmp_path, 1), made_for(tmp_path, 10)
+    other_queue = tmp_path / "s" / naming.new_name("capsule", "4.1", "other#4.1#1")
+    other_queue.mkdir()
+    (tmp_path / "s" / f".{mine.folder.name}.abc").mkdir()
+    began = made_for(tmp_path, 1)
+    began.mark(capsule.DELIVERING)
+    kept = made_for(tmp_path, 1)
+    kept.mark(capsule.KEPT)
+    scratch.clear(tmp_path / "s", "4.1", "host#4.1#1")
+    stay = {other_proc.folder.name, other_queue.name, began.folder.name, kept.folder.name}
+    assert left(tmp_path) == stay

@@ -1,0 +1,95 @@
+"""What the program in the slot leaves for HTCondor's file transfer to find, or to fail on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.returned import make_capsule, make_job
+from tests.unit.starter import Starter
+from vmcapsule.capsule import capsule, delivery
+from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
+from vmcapsule.guest.exit_record import JobExit
+from vmcapsule.slot import execute
+from vmcapsule.slot.starter import Slot
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> capsule.Capsule:
+    """A capsule whose job was to leave three outputs; its disk lies where it was booted."""
+    made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {})
+    return made._replace(wanted_outputs="there,below/there,gone")
+
+
+def ended(made: capsule.Capsule, **changes: object) -> JobExit:
+    return delivery.exit_of(made)._replace(**changes)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir())
+
+
+def test_the_disk_goes_back_with_a_file_for_each_output_that_is_there(
+    made: capsule.Capsule,
+) -> None:
+    execute.hand_back(made, ended(made, missing_outputs=("gone",)), ["below"])
+    assert left(made.folder / capsule.RETURNED) == ["data-flat.vmdk", "data.vmdk"]
+    assert left(made.folder / capsule.WANTED) == ["below/there", "there"]
+
+
+def test_an_output_that_is_a_folder_goes_back_as_one(made: capsule.Capsule) -> None:
+    execute.hand_back(made, ended(made), ["there", "not-wanted"])
+    wanted = made.folder / capsule.WANTED
+    assert (wanted / "there").is_dir() and (wanted / "gone").is_file()
+    assert not (wanted / "not-wanted").exists()
+
+
+def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: capsule.Capsule) -> None:
+    unsent = (("d/se cret", errno.EACCES), ("other", errno.EISDIR))
+    execute.hand_back(made, ended(made, unsent_outputs=unsent))
+    (like,) = (made.folder / capsule.RETURNED / "unsent").iterdir()
+    assert like.name == "se_cret"
+    assert stat.S_IMODE(like.stat().st_mode) == 0
+
+
+def test_a_link_to_a_folder_has_a_link_to_a_folder(made: capsule.Capsule) -> None:
+    execute.hand_back(made, ended(made, unsent_outputs=(("d/link", errno.EISDIR),)))
+    link = made.folder / capsule.RETURNED / "unsent/link"
+    assert link.is_symlink() and link.is_dir()
+
+
+@given(st.one_of(st.text(), st.sampled_from(["", ".", "..", "a/..", "x" * 500, "a/b/"])))
+def test_a_name_from_the_guest_is_one_that_a_folder_can_have(path: str) -> None:
+    name = execute.plain(path)
+    assert name not in ("", ".", "..") and "/" not in name and "\0" not in name
+    assert len(os.fsencode(name)) <= 255
+
+
+def told(error: VmCapsuleError, folder: Path) -> dict[str, object]:
+    """What the job's ad gets of a run that ended in ``error``."""
+    starter = Starter()
+    here = Slot(None, "ep1", 1, 4, chirp=starter.write_contact(folder))
+    execute.tell(error, error.message, here)
+    starter.close()
+    return starter.attributes
+
+
+def test_a_program_that_does_not_start_asks_for_htcondors_own_hold(tmp_path: Path) -> None:
+    attributes = told(ExecFailed("no program", "", errno.ENOEXEC), tmp_path)
+    # CONDOR_HOLD_CODE FailedToCreateProcess.
+    assert attributes["ChirpVmCapsuleHoldReasonCode"] == 6
+    assert attributes["ChirpVmCapsuleHoldReasonSubCode"] == 8
+    assert attributes["ChirpVmCapsuleHoldReason"] == "vmcapsule: ep1: no program"
+    assert list(attributes)[-1] == "ChirpVmCapsuleRun", "it says that the others are there"
+
+
+def test_a_run_that_can_be_repeated_asks_for_no_hold(tmp_path: Path) -> None:
+    attributes = told(DiskError("torn"), tmp_path)
+    assert (attributes["ChirpVmCapsuleUnreported"], attributes["ChirpVmCapsuleRun"]) == (2, 5)
+    assert not [name for name in attributes if "Hold" in name]

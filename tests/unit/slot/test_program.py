@@ -1,0 +1,71 @@
+"""The one file that is shipped: whole, runnable, and no module short."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_floors import imported
+from vmcapsule.slot.program import write_probe, write_program
+
+
+@pytest.fixture(params=["program", "probe"])
+def program(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "program":
+        return write_program(tmp_path)
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(bytes(100_000) + b"kernel")
+    write_probe(tmp_path / "probe.pyz", kernel)
+    return tmp_path / "probe.pyz"
+
+
+def test_other_programs_read_the_archive(program: Path) -> None:
+    with zipfile.ZipFile(program) as archive:
+        assert archive.testzip() is None
+        names = archive.namelist()
+        held = {name: archive.read(name) for name in names}
+    assert len(names) == len(set(names))
+    package = Path(__file__).resolve().parents[3] / "vmcapsule"
+    for name in ("vmcapsule/slot/execute.py", "vmcapsule/disk/fat/volume.py"):
+        assert held[name] == (package.parent / name).read_bytes()
+    assert held["__main__.py"] == (package / "slot" / "entry.py").read_bytes()
+
+
+def test_nothing_that_it_imports_is_missing(program: Path) -> None:
+    with zipfile.ZipFile(program) as archive:
+        texts = {name: archive.read(name) for name in archive.namelist() if "/" in name}
+    texts = {name: text for name, text in texts.items() if name.endswith(".py")}
+    held = {name.removesuffix(".py").removesuffix("/__init__") for name in texts}
+    for name, text in texts.items():
+        for other in imported(ast.parse(text)):
+            path = "vmcapsule/" + other.replace(".", "/")
+            # Either the module, or something out of it.
+            assert path in held or path.rpartition("/")[0] in held - {"vmcapsule"}, (
+                name,
+                other,
+            )
+
+
+def test_python_runs_it_and_nothing_else_is_needed(program: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", program, "probe"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("HasVMCapsule = ")
+
+
+def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert (
+        write_program(tmp_path / "a").read_bytes() == write_program(tmp_path / "b").read_bytes()
+    )

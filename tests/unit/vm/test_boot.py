@@ -1,0 +1,118 @@
+"""The machine that is booted: what it is given, and what it never gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
+from vmcapsule.errors import GuestTimeout, ToolError
+from vmcapsule.vm import accelerator
+from vmcapsule.vm.boot import Machine, boot, qemu_command
+
+MACHINE = Machine(
+    system_disk=Path("/t/system.vmdk"),
+    data_disk=Path("/c/data.vmdk"),
+    cpus=2,
+    memory_mib=384,
+    accelerator=accelerator.TCG,
+    kernel=Path("/t/vmlinuz"),
+    initrd=Path("/t/initrd.img"),
+    cmdline="root=x quiet",
+)
+
+
+def options(machine: Machine) -> dict[str, list[str]]:
+    argv = qemu_command(machine, Path("/c/console.log"))
+    argv = argv[argv.index("--") + 2 :]
+    found: dict[str, list[str]] = {}
+    for position, word in enumerate(argv):
+        if word.startswith("-"):
+            found.setdefault(word, []).append(
+                argv[position + 1] if position + 1 < len(argv) else ""
+            )
+    return found
+
+
+def test_the_machine_has_what_it_was_given() -> None:
+    found = options(MACHINE)
+    assert found["-smp"] == ["2"] and found["-m"] == ["384"]
+    assert found["-kernel"] == ["/t/vmlinuz"] and found["-append"] == ["root=x quiet"]
+    system, data = found["-drive"]
+    assert "/t/system.vmdk" in system and "snapshot=on" in system
+    assert "/c/data.vmdk" in data and "snapshot" not in data
+
+
+def test_there_is_no_network_unless_asked_for() -> None:
+    assert options(MACHINE)["-nic"] == ["none"]
+    assert options(MACHINE._replace(network=True))["-nic"] == ["user,model=virtio-net-pci"]
+
+
+def test_commas_in_a_path_do_not_become_options() -> None:
+    machine = MACHINE._replace(data_disk=Path("/c/a,readonly=on/data.vmdk"))
+    assert "file.filename=/c/a,,readonly=on/data.vmdk," in options(machine)["-drive"][1]
+
+
+def test_without_a_kernel_it_boots_from_disks_that_old_guests_know() -> None:
+    found = options(MACHINE._replace(kernel=None, initrd=None))
+    assert "-kernel" not in found
+    assert all("if=ide" in drive for drive in found["-drive"])
+
+
+@pytest.fixture
+def blank(tmp_path: Path) -> Machine:
+    """A machine whose disks are empty: its firmware finds nothing to boot."""
+    disks = []
+    for name in ("system.vmdk", "data.vmdk"):
+        raw = tmp_path / "raw"
+        raw.write_bytes(bytes(1 << 20))
+        create_vmdk(raw, tmp_path / name, "monolithicFlat")
+        disks.append(tmp_path / name)
+    return Machine(disks[0], disks[1], 1, 64, accelerator.TCG)
+
+
+def test_a_machine_that_never_ends_is_ended(blank: Machine, tmp_path: Path) -> None:
+    with pytest.raises(GuestTimeout, match="within 1 s"):
+        boot(blank, console=tmp_path / "console", scratch=tmp_path, timeout_s=1)
+
+
+def test_a_machine_that_qemu_will_not_start_is_explained(
+    blank: Machine, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolError, match="QEMU ended with status 1"):
+        boot(blank._replace(memory_mib=1 << 40), console=tmp_path / "c", scratch=tmp_path)
+
+
+def test_no_kernel_means_emulation(tmp_path: Path) -> None:
+    assert accelerator.choose(None, tmp_path) == accelerator.TCG
+
+
+def test_kvm_is_not_believed_without_a_guest_that_ran(tmp_path: Path) -> None:
+    not_a_kernel = tmp_path / "vmlinuz"
+    not_a_kernel.write_bytes(b"nothing that runs")
+    assert accelerator.probe_kvm(not_a_kernel) is False
+
+
+def test_the_answer_about_kvm_is_remembered_for_the_same_kernel(tmp_path: Path) -> None:
+    if not Path("/dev/kvm").exists():
+        pytest.skip("there is no /dev/kvm here, so nothing is probed")
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(b"nothing that runs")
+    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.TCG
+    known = tmp_path / "cache" / "kvm-probe.json"
+    known.write_text(known.read_text().replace("false", "true"))
+    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.KVM
+    kernel.write_bytes(b"another kernel")
+    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.TCG
+
+
+def test_a_cache_that_cannot_be_written_costs_a_probe_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "vmlinuz").write_text("")
+    monkeypatch.setattr(accelerator.os, "access", lambda *_: True)
+    monkeypatch.setattr(accelerator.process, "find", lambda _: str(tmp_path / "file"))
+    monkeypatch.setattr(accelerator, "probe_kvm", lambda _: True)
+    assert accelerator.choose(tmp_path / "vmlinuz", tmp_path / "file/cache") == accelerator.KVM

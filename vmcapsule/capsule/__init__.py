@@ -1,0 +1,4 @@
+"""The folder made for one job: made, locked, delivered from, removed.
+
+May import ``guest`` and below.  Begin with `capsule`, then `packing` and `delivery`.
+"""

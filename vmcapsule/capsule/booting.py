@@ -1,0 +1,39 @@
+"""A capsule is booted, wherever it lies: here, or in a slot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Optional
+
+from vmcapsule.capsule import capsule
+from vmcapsule.vm import accelerator, boot
+
+
+def boot_capsule(
+    made: capsule.Capsule,
+    *,
+    cache: Path,
+    timeout_s: Optional[float],
+    alive: Callable[[], None] = lambda: None,
+    kvm: Optional[bool] = None,
+) -> str:
+    """Boot a capsule and wait until it has powered off; return the accelerator's name.
+
+    ``kvm`` says whether KVM works on this machine, where that is known.
+    """
+    kind = accelerator.choose(made.kernel, cache, kvm)
+    machine = boot.Machine(
+        system_disk=made.system_disk,
+        data_disk=made.data_disk,
+        cpus=made.cpus,
+        memory_mib=made.memory_mib,
+        accelerator=kind,
+        kernel=made.kernel,
+        initrd=made.initrd,
+        cmdline=made.cmdline,
+        network=made.network,
+    )
+    boot.boot(
+        machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
+    )
+    return kind

@@ -1,0 +1,137 @@
+"""From a capsule that has run to outputs where its job wants them: once, whole, or not at all.
+
+Marks on the capsule say how far a delivery came.  One that was killed is begun again by
+whoever finds the capsule next; the caller holds the capsule's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import Mapping, Optional
+
+from vmcapsule.capsule import capsule
+from vmcapsule.classad.ads import parse_ad
+from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
+from vmcapsule.guest import extract
+from vmcapsule.guest.exit_record import JobExit, read_exit, read_record
+from vmcapsule.job.source import SourceJob, read_job
+from vmcapsule.transfer.outputs import Destinations
+
+#: Of more outputs that cannot be sent or put in place only so many are named.
+_NAMED_MAX = 3
+_WHY = {errno.EACCES: "its user may not read it", errno.EISDIR: "it links to a folder"}
+
+
+def job_of(made: capsule.Capsule) -> SourceJob:
+    """The job as it was when the capsule was made.
+
+    What the queue did to its ad since is not the job's description, and must not stand
+    between a job and its outputs.
+    """
+    return read_job(parse_ad(capsule.source_ad(made)))
+
+
+def exit_of(made: capsule.Capsule) -> JobExit:
+    """How the capsule's job ended.  Raises `GuestError` and `DiskError`."""
+    with extract.opened(
+        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+    ) as disk:
+        return read_exit(disk.volume)
+
+
+def top_names(made: capsule.Capsule) -> tuple[str, ...]:
+    """What came back at the top of the job's folder, streams aside (`Destinations`)."""
+    with extract.opened(
+        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+    ) as disk:
+        entries = extract.read_outputs(disk).entries
+    return Destinations(job_of(made)).spooled_names(entries.paths)
+
+
+def reported(made: capsule.Capsule) -> bool:
+    """Whether a guest left a record there; a disk that cannot be read may hold one."""
+    try:
+        with extract.opened(
+            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+        ) as disk:
+            return read_record(disk.volume) is not None
+    except VmCapsuleError:
+        return True
+
+
+def deliver_from(made: capsule.Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...]]:
+    """Deliver the outputs of a capsule that has run; say how its job ended.
+
+    Raises, after everything else was delivered, `OutputMissing` when the job did not leave
+    an output that it was to leave, and `OutputBlocked` when something is in the way of one:
+    then that alone is left to be delivered.
+    """
+    made.mark(capsule.DELIVERING)
+    try:
+        with extract.opened(
+            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
+        ) as disk:
+            job_exit = read_exit(disk.volume)
+            files = extract.read_outputs(disk, job_exit)
+            token, only = made.folder.name[-8:], _left_over(made)
+            done = extract.deliver(disk, files, Destinations(job).place, token, only)
+    except VmCapsuleError:
+        # It failed and was undone; the mark is for one that could not be.
+        made.unmark(capsule.DELIVERING)
+        raise
+    _leave_over(made, done.blocked)
+    made.unmark(capsule.DELIVERING)
+    check_blocked(done.blocked)
+    check_missing(job_exit)
+    return job_exit, done.files
+
+
+def _left_over(made: capsule.Capsule) -> Optional[frozenset[str]]:
+    """What an earlier delivery could not put in place, by path in the index; None: all."""
+    try:
+        paths: list[str] = json.loads((made.folder / capsule.LEFT_OVER).read_bytes())
+    except FileNotFoundError:
+        return None
+    return frozenset(paths)
+
+
+def _leave_over(made: capsule.Capsule, blocked: Mapping[str, str]) -> None:
+    """Note what is still to be delivered; when nothing is, that all was."""
+    if not blocked:
+        made.mark(capsule.DELIVERED)
+        return
+    draft = made.folder / f".{capsule.LEFT_OVER}"
+    draft.write_text(json.dumps(list(blocked)), encoding="ascii")
+    draft.replace(made.folder / capsule.LEFT_OVER)
+
+
+def check_blocked(blocked: Mapping[str, str]) -> None:
+    """Raise `OutputBlocked` when something is in the way of outputs."""
+    if blocked:
+        named = [f"'{path}' ({why})" for path, why in list(blocked.items())[:_NAMED_MAX]]
+        more = f" and {len(blocked) - _NAMED_MAX} more" if len(blocked) > _NAMED_MAX else ""
+        raise OutputBlocked(
+            f"something is in the way of the job's output {', '.join(named)}{more}",
+            "move that away or make it writable, then deliver the output with "
+            "'vmcapsule extract'; the others were delivered",
+        )
+
+
+def check_missing(job_exit: JobExit) -> None:
+    """Raise `OutputMissing` when the job left less than it was to leave, or what HTCondor
+    does not send."""
+    faults = []
+    if job_exit.missing_outputs:
+        names = ", ".join(job_exit.missing_outputs)
+        faults.append(f"did not leave '{names}', which transfer_output_files names")
+    faults += [
+        f"left '{path}', which cannot be sent: {_WHY.get(why) or os.strerror(why)}"
+        for path, why in job_exit.unsent_outputs[:_NAMED_MAX]
+    ]
+    if faults:
+        raise OutputMissing(
+            f"the job (status {job_exit.status}) {' and '.join(faults)}",
+            "correct the job or the list; its other outputs were delivered",
+        )

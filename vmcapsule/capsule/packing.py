@@ -1,0 +1,95 @@
+"""A job packed into a capsule: planned, built aside, and put where capsules are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Callable, Optional
+
+from vmcapsule.capsule import capsule, naming
+from vmcapsule.config import Config
+from vmcapsule.guest import bundle, staging
+from vmcapsule.job.source import SourceJob
+from vmcapsule.template.data_disk import data_bytes_for, put_data_disk
+from vmcapsule.template.tarball import HTCondorTarball, is_in
+from vmcapsule.template.template import Template
+from vmcapsule.transfer import drafts, outputs
+
+
+def planned(
+    job: SourceJob, load: staging.Payload, template: Template, config: Config, kind: str
+) -> capsule.Capsule:
+    """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
+
+    Its system disk and kernel are the template's; its data disk has room for ``load`` and
+    for the disk that the job requests.  Nothing is made yet.
+    """
+    name = naming.new_name(kind, job.job_id, job.global_job_id)
+    folder = (config.scratch_dir_prefix / name).absolute()
+    return capsule.Capsule(
+        folder=folder,
+        data_disk=folder / template.data_disk.name,
+        system_disk=template.system_disk,
+        data_bytes=data_bytes_for(template, load.size_bytes + job.request_disk_kib * 1024),
+        cpus=job.request_cpus,
+        memory_mib=job.request_memory_mib + config.memory_overhead_mib,
+        kernel=template.kernel,
+        initrd=template.initrd,
+        cmdline=template.cmdline,
+        part_offset_bytes=config.disk_part_offset_bytes,
+        job_id=job.job_id,
+        global_job_id=job.global_job_id,
+        network=config.network,
+        wanted_outputs=",".join(outputs.wanted_outputs(job)),
+    )
+
+
+def pack(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[HTCondorTarball],
+    kind: str,
+    finish: Callable[[capsule.Capsule, Path], capsule.Capsule] = lambda made, aside: made,
+) -> capsule.Capsule:
+    """Make a capsule for ``job``: its data disk; the rest stays in the template.
+
+    ``finish`` puts in what else is wanted, into the folder in which the capsule is being
+    built, and returns the capsule as it is then.
+    """
+    load = bundle.payload(
+        job,
+        init_script=config.init_script,
+        tarball=tarball,
+        staged=tarball is not None and not is_in(template, tarball),
+    )
+    made = planned(job, load, template, config, kind)
+    offset = made.part_offset_bytes
+    with capsule.draft(made.folder) as aside:
+        disk = put_data_disk(template, aside, made.data_bytes, offset)
+        staging.stage(load, disk, offset, aside)
+        capsule.save_source_ad(job.ad.long_form(), aside)
+        made = finish(made, aside)
+        capsule.save(made, aside)
+    return made
+
+
+def put_obstacles(job: SourceJob, folder: Path) -> None:
+    """Put a like of what is in the way of listed outputs where their `capsule.WANTED` come.
+
+    When the job's run has ended HTCondor itself then fails to write there, and holds the
+    routed job as it would hold the source.  What gets in the way later is seen too late.
+    """
+    to = outputs.Destinations(job)
+    for item in outputs.wanted_outputs(job):
+        like, place = folder / capsule.WANTED / item, to.place(item)
+        if place is None:
+            continue
+        # Of two items one may lie where the other has its obstacle: one is enough.
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            if os.path.isdir(place):  # noqa: PTH112 - a place is a string
+                like.mkdir(parents=True)
+            elif drafts.obstacle(place):
+                like.parent.mkdir(parents=True, exist_ok=True)
+                like.touch(0o444)

@@ -1,0 +1,160 @@
+"""The JobRouter's hooks as commands: ads on standard input, attributes on standard output.
+
+A hook that fails is no way to tell anybody anything: the JobRouter repeats a failing
+TRANSLATE for ever and loses the job of a failing FINALIZE.  So whatever goes wrong is told
+in an ad, and only what cannot be (nobody sent one) becomes an exit status.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Optional
+
+from vmcapsule.classad.ads import Ad, split_finalize, split_translate
+from vmcapsule.cli import report
+from vmcapsule.config import Config
+from vmcapsule.errors import (
+    AdError,
+    InternalError,
+    VmCapsuleError,
+    from_os,
+    one_line,
+)
+from vmcapsule.job.source import id_of
+
+
+def translate(arguments: object) -> int:
+    """``vmcapsule translate``: one routed ad on standard output, written last."""
+    from vmcapsule.capsule import capsule
+    from vmcapsule.router.translate import held_ad
+    from vmcapsule.router.translate import translate as work
+
+    text = report.read_stdin()
+    config: Optional[Config] = None
+    try:
+        config = report.configuration()
+        ad, made = work(text, config)
+    except Exception as error:  # noqa: BLE001 - see the module's text
+        failure = _failure(error)
+        report.log_event(
+            config.translate_log if config else None, _job_of(text), f"failed: {failure}"
+        )
+        held = held_ad(text, failure)
+        if held is None:
+            raise failure from error
+        _complain(failure)
+        _print(held)
+        return 0
+    report.log_event(config.translate_log, made.job_id or "?", f"translated into {made.folder}")
+    try:
+        _print(ad)
+    except BaseException:
+        # Nobody got the ad, so nobody will ever ask for the capsule.
+        capsule.remove(made.folder)
+        raise
+    return 0
+
+
+def finalize(arguments: object) -> int:
+    """``vmcapsule finalize``: the exit attributes on standard output, written last."""
+    from vmcapsule.router.finalize import finalize as work
+    from vmcapsule.router.finalize import undelivered
+
+    text = report.read_stdin()
+    log = _exit_log()
+    try:
+        ad, job_exit = work(text)
+        how = report.describe_exit(job_exit) if job_exit else "was delivered before"
+        event = f"delivered: {how}"
+    except Exception as error:  # noqa: BLE001 - see the module's text
+        failure = _failure(error)
+        try:
+            ad = undelivered(text, failure)
+        except AdError:
+            report.log_event(log, "?", f"failed: {failure}")
+            raise failure from error
+        _complain(failure)
+        event = f"not delivered: {failure}"
+    report.log_event(log, _source_of(text), event)
+    _print(ad)
+    return 0
+
+
+def cleanup(arguments: object) -> int:
+    """``vmcapsule cleanup``: prints nothing.
+
+    What could not be removed is left to 'vmcapsule gc': the JobRouter would run a failing
+    hook for ever, and hold the source job meanwhile.
+    """
+    from vmcapsule.router.cleanup import cleanup as work
+
+    text = report.read_stdin()
+    log = _exit_log()
+    try:
+        job_id, event = work(text)
+    except AdError as error:
+        report.log_event(log, "?", f"failed: {error}")
+        raise
+    except (VmCapsuleError, OSError) as error:
+        failure = _failure(error)
+        _complain(failure)
+        job_id, event = "?", f"left to gc: {failure}"
+    report.log_event(log, job_id, event)
+    return 0
+
+
+def update(arguments: object) -> int:
+    """``vmcapsule update``: as the hook, which does without all the rest."""
+    from vmcapsule.router.update import main
+
+    return main()
+
+
+def _failure(error: Exception) -> VmCapsuleError:
+    """Any error as one of ours; a fault of vmcapsule's own with its traceback on stderr."""
+    if isinstance(error, VmCapsuleError):
+        return error
+    if isinstance(error, OSError):
+        return from_os(error)
+    import traceback  # seldom needed
+
+    traceback.print_exception(type(error), error, error.__traceback__)
+    return InternalError(
+        f"vmcapsule itself failed: {type(error).__name__}: {error}",
+        "report this with the text on standard error (in a pool: JobRouterLog)",
+    )
+
+
+def _exit_log() -> Optional[Path]:
+    """Where FINALIZE and CLEANUP log; they do their work without a configuration, too."""
+    try:
+        return report.configuration().exit_log
+    except VmCapsuleError as error:
+        _complain(error)
+        return None
+
+
+def _complain(error: VmCapsuleError) -> None:
+    """Tell whoever reads standard error: a person, or JobRouterLog."""
+    print(f"vmcapsule: {one_line(str(error))}", file=sys.stderr)
+
+
+def _job_of(text: str) -> str:
+    try:
+        return id_of(split_translate(text)[1])
+    except AdError:
+        return "?"
+
+
+def _source_of(text: str) -> str:
+    try:
+        return id_of(split_finalize(text)[0])
+    except AdError:
+        return "?"
+
+
+def _print(ad: Ad) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(ad.long_form().encode(errors="surrogateescape"))
+    sys.stdout.flush()

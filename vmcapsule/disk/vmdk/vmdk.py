@@ -1,0 +1,265 @@
+"""vmdk disks: made, read where they lie, and opened as raw images for reading or editing."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
+
+from vmcapsule.disk.disk_map import DiskMap
+from vmcapsule.disk.extents import Image, open_regular
+from vmcapsule.disk.vmdk.format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
+from vmcapsule.disk.vmdk.read import sources_in
+from vmcapsule.disk.vmdk.write import sources_of, write_sparse
+from vmcapsule.errors import DiskError, SpaceError, ToolError
+
+__all__ = [
+    "FORMS",
+    "RawDisk",
+    "Vmdk",
+    "VmdkExtent",
+    "create_vmdk",
+    "make_transferable",
+    "mapped",
+    "raw_edit",
+    "raw_view",
+    "read_vmdk",
+    "viewed",
+]
+
+#: A conversion is bound by the disk's speed; this is for one that hangs.
+CONVERT_TIMEOUT_S = 4 * 3600.0
+#: Each costs some hundred bytes of memory; a disk of ours is in a few.
+PIECES_MAX = 1 << 18
+#: 'qemu-img check': nothing is wrong, or this form is not checked.
+_CHECK_OK = (0, 63)
+
+
+class RawDisk(NamedTuple):
+    """An open raw image of a disk: ``fd`` is valid inside the ``with`` block only."""
+
+    fd: int
+    size_bytes: int
+    path: Path
+
+
+@contextmanager
+def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
+    """Open a disk as a raw image for reading.
+
+    A monolithicFlat disk is its extent file: nothing is copied.  Any other is converted
+    into a folder of its own in ``scratch``, removed afterwards in every case.
+    """
+    disk = read_vmdk(vmdk_path)
+    if _is_raw(disk):
+        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDONLY) as raw:
+            yield raw
+        return
+    with _aside(scratch) as folder:
+        image = _to_raw(disk, folder)
+        with _opened(image, disk.capacity_bytes, os.O_RDONLY) as raw:
+            yield raw
+
+
+@contextmanager
+def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
+    """Open a disk of any form for reading; the map is valid inside the ``with`` block only.
+
+    A disk that is compressed, or in more than `PIECES_MAX` pieces, is converted into a folder
+    of its own in ``scratch``; any other is read where it lies.
+    """
+    with ExitStack() as stack:
+        there = _where_it_lies(disk, stack)
+        if there is None:
+            raw = stack.enter_context(raw_view(disk.path, scratch))
+            there = DiskMap(raw.size_bytes, sources_of(raw.fd, raw.size_bytes))
+        yield there
+
+
+@contextmanager
+def viewed(disk: Vmdk, scratch: Path) -> Iterator[Image]:
+    """Open a disk of any form to be read as a raw image, whatever is on it.
+
+    As `mapped`, but that what is, or becomes, one file needs no map.
+    """
+    with ExitStack() as stack:
+        there = None if _is_raw(disk) else _where_it_lies(disk, stack)
+        yield there or stack.enter_context(raw_view(disk.path, scratch)).fd
+
+
+def _where_it_lies(disk: Vmdk, stack: ExitStack) -> Optional[DiskMap]:
+    """A map of the disk, whose files ``stack`` closes; None where it must be converted."""
+    if disk.form == "streamOptimized":
+        return None
+    fds = {}
+    for extent in disk.extents:
+        if extent.file is not None and extent.file not in fds:
+            fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
+            stack.callback(os.close, fds[extent.file])
+    # A hostile one could be of as many as its bytes.
+    found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
+    return DiskMap(disk.capacity_bytes, found) if len(found) <= PIECES_MAX else None
+
+
+@contextmanager
+def raw_edit(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
+    """Open a disk as a raw image for reading and writing.
+
+    A monolithicFlat disk is edited in place.  Any other is converted into a folder of its
+    own in ``scratch``, and when the block ends without an exception, back to the same form
+    aside and then renamed over the old files; on an exception the disk stays as it was.
+    A streamOptimized disk becomes monolithicSparse, as a guest cannot write to a stream.
+    """
+    disk = read_vmdk(vmdk_path)
+    if _is_raw(disk):
+        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDWR) as raw:
+            yield raw
+        return
+    with _aside(scratch) as folder:
+        image = _to_raw(disk, folder)
+        with _opened(image, disk.capacity_bytes, os.O_RDWR) as raw:
+            yield raw
+        form = "monolithicSparse" if disk.form == "streamOptimized" else disk.form
+        with _aside(disk.path.parent) as new_folder:
+            new = create_vmdk(image, new_folder / disk.path.name, form, adapter=disk.adapter)
+            _replace(disk, new)
+
+
+def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> Vmdk:
+    """Make the vmdk disk ``target`` of the given form (see `FORMS`) from a raw image.
+
+    The flat and split forms also make files beside it (``NAME-flat.vmdk``,
+    ``NAME-s001.vmdk``, ``NAME-f001.vmdk``).  Zeros become holes.  Raises `DiskError`
+    when ``target`` exists or the form is unknown, `SpaceError`, `ToolError`.
+    """
+    if form not in FORMS:
+        raise DiskError(f"unknown vmdk form '{form}'", f"use one of {', '.join(FORMS)}")
+    if adapter not in ADAPTERS:
+        raise DiskError(f"unknown adapter '{adapter}'", f"use one of {', '.join(ADAPTERS)}")
+    # qemu-img takes a relative "a:b" for a protocol.
+    raw, target = raw.absolute(), target.absolute()
+    if os.path.lexists(target):
+        raise DiskError(f"'{target}' is already there", "remove it or choose another name")
+    options = f"subformat={form},adapter_type={adapter}"
+    _qemu_img(["convert", "-f", "raw", "-O", "vmdk", "-o", options, raw, target], target)
+    return read_vmdk(target)
+
+
+def make_transferable(path: Path, scratch: Path) -> Vmdk:
+    """Turn a flat disk, one file or split, into the monolithicSparse one of its name.
+
+    A flat disk's holes cost nothing here, but HTCondor transfers files with their holes
+    as zeros.  A disk that is not flat is left as it is.
+    """
+    disk = read_vmdk(path)
+    if FORMS[disk.form] != "FLAT":
+        return disk
+    with _aside(scratch) as folder:
+        made = folder / path.name
+        with raw_view(path, scratch) as raw:
+            inside = sources_of(raw.fd, raw.size_bytes)
+            write_sparse(inside, raw.size_bytes, made, adapter=disk.adapter)
+        # First: ext4 writes out a file at once that is renamed over another.
+        for file in disk.files:
+            file.unlink()
+        made.rename(path)
+    return read_vmdk(path)
+
+
+def _is_raw(disk: Vmdk) -> bool:
+    return disk.form == "monolithicFlat" and disk.extents[0].offset_sectors == 0
+
+
+@contextmanager
+def _opened(path: Path, size_bytes: int, flags: int) -> Iterator[RawDisk]:
+    fd = open_regular(path, flags)
+    try:
+        yield RawDisk(fd, size_bytes, path)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _aside(parent: Path) -> Iterator[Path]:
+    try:
+        folder = parent.absolute() / f".vmdk-{os.urandom(8).hex()}"
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise SpaceError(
+            f"cannot make a folder in '{parent}': {error.strerror}",
+            "make it a folder that you can write to",
+        ) from error
+    try:
+        yield folder
+    finally:
+        _remove_tree(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        import shutil  # slow to import, and mostly the folder is empty
+
+        shutil.rmtree(folder)
+
+
+def _check(disk: Vmdk) -> None:
+    """Raise `DiskError` for a sparse disk that was cut short: 'convert' sees zeros there."""
+    from vmcapsule import process
+
+    argv: list[process.Arg] = ["qemu-img", "check", "-f", "vmdk", disk.path]
+    checked = process.run(argv, timeout_s=CONVERT_TIMEOUT_S, check=False)
+    if checked.returncode not in _CHECK_OK:
+        said = " ".join((checked.stderr or checked.stdout).decode(errors="replace").split())
+        raise DiskError(
+            f"'{disk.path}' is damaged: {said[:200]}",
+            "it did not arrive as it was; run the job again",
+        )
+
+
+def _to_raw(disk: Vmdk, folder: Path) -> Path:
+    _check(disk)
+    image = folder / "disk.raw"
+    _qemu_img(["convert", "-f", "vmdk", "-O", "raw", disk.path, image], image)
+    size_bytes = image.stat().st_size
+    if size_bytes != disk.capacity_bytes:
+        raise DiskError(
+            f"'{disk.path}' became a raw image of {size_bytes} bytes "
+            f"where its descriptor says {disk.capacity_bytes}"
+        )
+    return image
+
+
+def _qemu_img(arguments: Sequence[Union[str, Path]], target: Path) -> None:
+    # A hook that starts no program has no time to import what starts them.
+    from vmcapsule import process
+
+    try:
+        process.run(["qemu-img", *arguments], timeout_s=CONVERT_TIMEOUT_S)
+    except ToolError as error:
+        if "No space left on device" in error.message or "Disk quota" in error.message:
+            raise SpaceError(
+                f"no room for '{target}'", "free some room on that file system"
+            ) from error
+        raise
+
+
+def _replace(old: Vmdk, new: Vmdk) -> None:
+    """Rename the files of ``new`` over those of ``old``, the descriptor's last."""
+    folder = old.path.parent
+    mode = old.path.stat().st_mode & 0o777
+    targets = {file: folder / file.name for file in new.files}
+    for target in targets.values():
+        if target not in old.files and os.path.lexists(target):
+            raise DiskError(f"'{target}' is in the way", "it is not part of the disk: move it")
+    try:
+        for file in reversed(new.files):
+            file.chmod(mode)
+            file.replace(targets[file])
+        for file in set(old.files) - set(targets.values()):
+            file.unlink()
+    except OSError as error:
+        raise DiskError(f"cannot replace '{error.filename}': {error.strerror}") from error

@@ -1,0 +1,125 @@
+"""What becomes of a capsule when its routed job is over: the JOB_CLEANUP hook, and `settle`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Mapping, Optional
+
+from vmcapsule.capsule import capsule, delivery
+from vmcapsule.classad.ads import Ad, Value, parse_ad, quote
+from vmcapsule.errors import (
+    HOLD_BY_USER,
+    HOLD_JOB_POLICY,
+    HOLD_TRANSFER_OUTPUT,
+    OutputMissing,
+    ToolError,
+    UsageError,
+    VmCapsuleError,
+    one_line,
+)
+from vmcapsule.router import job_queue, user_log
+
+#: Where a job's outputs are still wanted; unknown is None.
+_WANTED = (job_queue.COMPLETED, None)
+
+
+def cleanup(text: str) -> tuple[str, str]:
+    """Do away with the capsule of the routed job whose ad is in ``text``.
+
+    Returns the source job's id and what happened, in words.  Can be repeated, and a
+    capsule that is gone already, or was never made, is no error: the JobRouter runs this
+    hook after success, removal and failed submission alike, and again after a restart.
+    """
+    routed = parse_ad(text)
+    job_id = routed.string("VmCapsuleSourceJobId") or "?"
+    folder = routed.string("VmCapsuleDir")
+    if folder is None:
+        return job_id, "there is no capsule"
+    if not Path(folder).exists():
+        return job_id, f"{folder} is gone already"
+    try:
+        made = capsule.load(Path(folder))
+    except UsageError as error:
+        return job_id, f"kept {folder}: {error.message}"
+    with capsule.held(made.folder):
+        # Only a run that came to its end can have brought outputs back.  By hand, the ad
+        # may be the one that never was in a queue.
+        if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
+            return job_id, settle(made, job_queue.status_of)
+        if _held_after_its_run(routed) and delivery.reported(made):
+            # HTCondor's file transfer delivers what there is before it holds a job.
+            made.mark(capsule.DELIVERING)
+            return job_id, settle(made, job_queue.status_of)
+        capsule.remove(made.folder)
+    said = f"removed {folder}: its run did not end"
+    # The routed ad may be one from before its removal.
+    if routed.integer("JobStatus") != job_queue.HELD and made.global_job_id:
+        try:
+            tell_users_hold(routed, job_queue.hold_of(made.global_job_id))
+        except (VmCapsuleError, OSError) as error:
+            said += f"; a hold of its source is not in the user's log: {error}"
+    return job_id, said
+
+
+def tell_users_hold(routed: Ad, hold: Optional[Mapping[str, object]]) -> None:
+    """Log a source's ``hold`` when its user's it is: that ended the routed job.
+
+    The schedd logs the eviction alone, and other holds were logged as they were made.
+    """
+    if hold is not None and hold.get("HoldReasonCode") == HOLD_BY_USER:
+        changes: dict[str, Value] = {
+            "HoldReason": quote(one_line(str(hold.get("HoldReason", "")))),
+            "HoldReasonCode": HOLD_BY_USER,
+            "HoldReasonSubCode": 0,
+        }
+        user_log.tell_hold(routed.with_(changes))
+
+
+def _held_after_its_run(routed: Ad) -> bool:
+    """Whether the routed job is, or was, held because of how its run ended.
+
+    That is because the job left less than it was to, or its owner's on_exit_hold said so;
+    nothing else in a routed ad holds by policy, but for runs whose guest did not report.
+    """
+    codes = (routed.integer("HoldReasonCode"), routed.integer("LastHoldReasonCode"))
+    if HOLD_TRANSFER_OUTPUT in codes:
+        return True
+    silent = (
+        routed.boolean("ExitBySignal") is True
+        and routed.integer("ExitSignal") == capsule.UNREPORTED_SIGNAL
+    )
+    return HOLD_JOB_POLICY in codes and not silent
+
+
+def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:
+    """Remove a capsule that has run, unless outputs would be lost; say what was done.
+
+    A delivery that was killed is done again.  Outputs that were not delivered are kept
+    where their job has ended; ``status_of`` tells a source job's JobStatus.  The caller
+    holds the capsule's lock.
+    """
+    folder = made.folder
+    if made.has(capsule.DELIVERING):
+        try:
+            delivery.deliver_from(made, delivery.job_of(made))
+        except OutputMissing:
+            return _removed(made, "delivered what there was")
+        except VmCapsuleError as error:
+            return f"kept {folder}: {error.message}"
+        return _removed(made, "finished its delivery")
+    if made.is_delivered:
+        return _removed(made, "delivered")
+    if not delivery.reported(made):
+        return _removed(made, "its guest did not report")
+    try:
+        status = status_of(made.global_job_id) if made.global_job_id else None
+    except ToolError as error:
+        return f"kept {folder}: its outputs were not delivered, and {error.message}"
+    if status in _WANTED:
+        return f"kept {folder}: its outputs were not delivered"
+    return _removed(made, f"its job ended otherwise (JobStatus {status})")
+
+
+def _removed(made: capsule.Capsule, why: str) -> str:
+    capsule.remove(made.folder)
+    return f"removed {made.folder}: {why}"

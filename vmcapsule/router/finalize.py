@@ -1,0 +1,141 @@
+"""The JOB_FINALIZE hook: source and routed ad in, outputs delivered, exit attributes out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import Optional
+
+from vmcapsule.capsule import capsule, delivery
+from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
+from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
+from vmcapsule.guest.exit_record import JobExit
+from vmcapsule.job.source import id_of
+
+#: In the source ad: its outputs arrived, whatever becomes of the capsule.
+_DELIVERED = "VmCapsuleDelivered"
+#: In the source ad: what was delivered, and HTCondor's own attribute for that.
+_OUTPUTS = "VmCapsuleOutputs"
+_SPOOLED = "SpooledOutputFiles"
+_OUTPUTS_CHARS_MAX = 1 << 20
+_UNDEFINED = "undefined"
+
+
+def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
+    """Deliver the outputs of the routed job whose ads are in ``text``, once.
+
+    ``text`` is what the JobRouter sends: source ad, ``------``, routed ad.  The ad
+    returned has the exit attributes for the source job.  The capsule stays, marked as
+    delivered, so that the hook can be repeated: the JobRouter does so after a restart.
+    Then nothing is written again; where even the capsule is gone, the source ad has it all.
+    """
+    source, routed = split_finalize(text)
+    folder = routed.string("VmCapsuleDir")
+    if folder is None:
+        raise AdError(
+            "the routed ad has no VmCapsuleDir",
+            "give the ad that 'vmcapsule translate' printed",
+        )
+    if source.boolean(_DELIVERED) and not Path(folder).exists():
+        names = source.expr(_OUTPUTS) or _UNDEFINED
+        return parse_ad(f"{_DELIVERED} = true\n{_SPOOLED} = {names}"), None
+    made = capsule.load(Path(folder))
+    job_id = id_of(source)
+    if made.job_id != job_id:
+        raise AdError(
+            f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",
+            "give the source ad that belongs to the routed ad",
+        )
+    with capsule.held(made.folder):
+        if made.is_delivered:
+            job_exit = delivery.exit_of(made)
+            delivery.check_missing(job_exit)
+        else:
+            job_exit, _ = delivery.deliver_from(made, delivery.job_of(made))
+        names = _outputs(made, source)
+    return exit_attributes(job_exit).with_({_OUTPUTS: names, _SPOOLED: names}), job_exit
+
+
+def _outputs(made: capsule.Capsule, source: Ad) -> str:
+    """What was delivered, as condor_transfer_data is told of a spooled job's outputs.
+
+    The JobRouter gives the source the routed job's list, which names our returned disk.
+    """
+    if "SUBMIT_Iwd" not in source:
+        return _UNDEFINED
+    names = quote(",".join(delivery.top_names(made)))
+    # The JobRouter reads PIPE_BUFFER_MAX bytes of us; without a list all that is new is sent.
+    return names if len(names) < _OUTPUTS_CHARS_MAX else _UNDEFINED
+
+
+def undelivered(text: str, error: VmCapsuleError) -> Ad:
+    """The exit attributes of a job whose outputs could not be delivered.
+
+    The JobRouter loses a job whose JOB_FINALIZE hook fails, so that is told in the ad:
+    ``ExitCode`` is the error's exit status and ``ExitReason`` says what happened.  A note
+    beside the user's log says how to get the outputs.  Raises `AdError` when ``text`` is
+    not what the JobRouter sends.
+    """
+    source, routed = split_finalize(text)
+    job_id = id_of(source)
+    reason = f"vmcapsule: {one_line(str(error))}"
+    folder = routed.string("VmCapsuleDir")
+    has_all = isinstance(error, OutputMissing)
+    remedy = f"Deliver its outputs with: vmcapsule extract {job_id}\n" if folder else ""
+    user_log = source.string("UserLog")
+    if user_log:
+        note = Path(source.string("Iwd") or "/") / f"{user_log}.vmcapsule"
+        _leave_note(note, f"Job {job_id}: {reason}\n{'' if has_all else remedy}")
+    names = _UNDEFINED
+    if has_all and folder:
+        # Whatever happens, the JobRouter is to get an ad.
+        with contextlib.suppress(VmCapsuleError, OSError):
+            names = _outputs(capsule.load(Path(folder)), source)
+    lines = [
+        f"{_DELIVERED} = {str(has_all).lower()}",
+        f"{_OUTPUTS} = {names}",
+        f"{_SPOOLED} = {names}",
+        "ExitBySignal = false",
+        f"ExitCode = {error.exit_status}",
+        f"ExitReason = {quote(reason)}",
+    ]
+    return parse_ad("\n".join(lines))
+
+
+def _leave_note(note: Path, text: str) -> None:
+    """Append to a file; a note that cannot be left is not worth a job."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(note, flags, 0o644), "wb") as file:
+            file.write(text.encode(errors="backslashreplace"))
+    except OSError as error:
+        print(f"vmcapsule: warning: cannot leave a note: {error}", file=sys.stderr)
+
+
+def exit_attributes(job_exit: JobExit) -> Ad:
+    """The attributes that tell HTCondor how a job ended.
+
+    ``ExitCode`` and ``ExitSignal`` exclude each other, as in the starter's update ad.
+    """
+    by_signal = job_exit.exit_signal is not None
+    lines = [f"ExitBySignal = {str(by_signal).lower()}"]
+    if by_signal:
+        lines.append(f"ExitSignal = {job_exit.exit_signal}")
+    else:
+        lines.append(f"ExitCode = {job_exit.exit_code}")
+    if by_signal:
+        lines.append(f"JobCoreDumped = {str(job_exit.core_dumped).lower()}")
+    # What the slot used is QEMU's.
+    if job_exit.image_size_kib:
+        lines.append(f"ImageSize = {job_exit.image_size_kib}")
+    if job_exit.disk_usage_kib:
+        lines.append(f"DiskUsage = {job_exit.disk_usage_kib}")
+    lines += [
+        f"{_DELIVERED} = true",
+        f"RemoteUserCpu = {job_exit.user_cpu_s:.6f}",
+        f"RemoteSysCpu = {job_exit.system_cpu_s:.6f}",
+        f"ResidentSetSize = {job_exit.max_rss_kib}",
+    ]
+    return parse_ad("\n".join(lines))

@@ -1,0 +1,75 @@
+"""What the access point's queue says of capsules and their jobs; asked of HTCondor's tools."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple, Optional, Sequence
+
+from vmcapsule.classad.ads import quote
+from vmcapsule.errors import ToolError
+
+IDLE, RUNNING, REMOVED, COMPLETED, HELD = 1, 2, 3, 4, 5
+_TIMEOUT_S = 120
+
+
+class Needed(NamedTuple):
+    """What the queue still needs: folders by path, source jobs by GlobalJobId.
+
+    A source job that the JobRouter manages may have a capsule that is not submitted yet.
+    """
+
+    folders: frozenset[str]
+    sources: frozenset[str]
+
+
+def needed() -> Needed:
+    """Ask the schedd of this machine; raises `ToolError` when it does not answer."""
+    ads = _ask(
+        ["condor_q", "-allusers"],
+        'VmCapsuleDir isnt undefined || Managed == "External"',
+        ["VmCapsuleDir", "GlobalJobId", "Managed"],
+    )
+    return Needed(
+        folders=frozenset(str(ad["VmCapsuleDir"]) for ad in ads if "VmCapsuleDir" in ad),
+        sources=frozenset(
+            str(ad.get("GlobalJobId")) for ad in ads if ad.get("Managed") == "External"
+        ),
+    )
+
+
+def status_of(global_job_id: str) -> Optional[int]:
+    """The JobStatus of a job in the queue or its history, None when it is in neither.
+
+    Raises `ToolError` when the schedd does not answer.
+    """
+    constraint = f"GlobalJobId == {quote(global_job_id)}"
+    for command in (["condor_q", "-allusers"], ["condor_history", "-limit", "1"]):
+        for ad in _ask(command, constraint, ["JobStatus"]):
+            status = ad.get("JobStatus")
+            return status if isinstance(status, int) else None
+    return None
+
+
+def hold_of(global_job_id: str) -> Optional[dict[str, Any]]:
+    """Why a job is held (``HoldReason`` and its codes), None for one that is not.
+
+    Raises `ToolError` when the schedd does not answer.
+    """
+    constraint = f"GlobalJobId == {quote(global_job_id)} && JobStatus == {HELD}"
+    names = ["HoldReason", "HoldReasonCode", "HoldReasonSubCode"]
+    found = _ask(["condor_q", "-allusers"], constraint, names)
+    return found[0] if found else None
+
+
+def _ask(command: Sequence[str], constraint: str, attributes: Sequence[str]) -> list[Any]:
+    from vmcapsule import process  # seldom needed, and slow to import
+
+    argv = [*command, "-json", "-attributes", ",".join(attributes), "-constraint", constraint]
+    answer = process.run(argv, timeout_s=_TIMEOUT_S).stdout
+    try:
+        ads = json.loads(answer) if answer.strip() else []
+    except ValueError as error:
+        raise ToolError(
+            f"'{command[0]} -json' printed no JSON: {error}", "see what it prints"
+        ) from error
+    return [ad for ad in ads if isinstance(ad, dict)]

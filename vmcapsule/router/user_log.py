@@ -1,0 +1,67 @@
+"""The user's log of a source job: the hold event that nobody else writes.
+
+The JobRouter mirrors a routed job's hold on its source without a word in the source's log,
+and what follows that (``condor_wait``, DAGMan) would never hear of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+
+from vmcapsule.classad.ads import Ad, Value, quote
+from vmcapsule.errors import AdError, one_line
+
+#: In a routed ad: the source's logs, by full path.
+_LOGS = (("VmCapsuleUserLog", "UserLog"), ("VmCapsuleNodesLog", "DAGManNodesLog"))
+_SOURCE = "VmCapsuleSourceJobId"
+_JOB_ID = re.compile(r"(\d{1,10})\.(\d{1,10})")
+#: As HTCondor creates a log.
+_LOG_MODE = 0o664
+
+
+def logs_of(source: Ad) -> dict[str, Value]:
+    """What a routed ad says of its source's logs, for `tell_hold`; a log in XML is left out."""
+    changes: dict[str, Value] = {}
+    # An attribute that is no string is no reason to lose the job.
+    with contextlib.suppress(AdError):
+        folder = Path(source.string("Iwd") or "/")
+        for ours, name in _LOGS:
+            log = source.string(name)
+            if log and not (name == "UserLog" and source.boolean("UserLogUseXML")):
+                changes[ours] = quote(str(folder / log))
+    return changes
+
+
+def tell_hold(routed: Ad) -> None:
+    """Append the hold that ``routed`` tells of to its source's logs.
+
+    The event is written as HTCondor's ``JobHeldEvent`` is (``condor_event.cpp``), in one
+    write, with ISO 8601 dates and without a lock, which are HTCondor's defaults.  Raises
+    `OSError` for a log that cannot be written.
+    """
+    match = _JOB_ID.fullmatch(routed.string(_SOURCE) or "")
+    if match is None:
+        return
+    reason = one_line(routed.string("HoldReason") or "") or "Reason unspecified"
+    code, subcode = (routed.integer(f"HoldReason{name}") or 0 for name in ("Code", "SubCode"))
+    when = time.strftime("%Y-%m-%d %H:%M:%S")
+    event = (
+        f"012 ({int(match[1]):03d}.{int(match[2]):03d}.000) {when} Job was held.\n"
+        f"\t{reason}\n\tCode {code} Subcode {subcode}\n...\n"
+    )
+    for name, _ in _LOGS:
+        log = routed.string(name)
+        if log:
+            _append(log, event.encode(errors="surrogateescape"))
+
+
+def _append(log: str, event: bytes) -> None:
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _LOG_MODE)
+    try:
+        os.write(fd, event)
+    finally:
+        os.close(fd)

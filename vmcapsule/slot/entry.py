@@ -1,0 +1,40 @@
+"""How the one file that is shipped begins: in a slot, or as a startd's probe.
+
+Python older than 3.9 must be able to read this file (and no other), so as to say so.
+"""
+
+import os
+import sys
+
+_OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
+
+
+def begin():  # type: ignore[no-untyped-def]
+    """Do what the arguments say; return the exit status."""
+    probing = sys.argv[1:] == ["probe"]
+    if sys.version_info < (3, 9):  # noqa: UP036
+        return too_old(probing)  # type: ignore[no-untyped-call]
+    if probing:
+        from vmcapsule.slot import probe
+
+        return probe.main()
+    from vmcapsule.slot import execute
+
+    return execute.main()
+
+
+def too_old(probing):  # type: ignore[no-untyped-def]
+    """Say so as the probe does, or end as a run that did not report."""
+    reason = _OLD % tuple(sys.version_info[:2])
+    if probing:
+        print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
+        return 0
+    sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
+    if not os.path.isdir("returned"):  # noqa: PTH112
+        os.mkdir("returned")  # noqa: PTH102
+    os.kill(os.getpid(), 16)
+    return 70
+
+
+if __name__ == "__main__":
+    raise SystemExit(begin())  # type: ignore[no-untyped-call]

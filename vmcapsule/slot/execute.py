@@ -1,0 +1,234 @@
+"""What runs in a vanilla slot: boots the capsule that came with it, and ends as the job did.
+
+It is shipped with the routed job as one file (see `vmcapsule.slot.program`) and needs only
+Python's standard library and QEMU there.  Its own exit status is the job's: the same
+code, or death by the same signal.  Retries, ``on_exit_hold`` and the like, which
+HTCondor evaluates when the routed job exits, so stay true.
+
+When the guest did not report (it died, hung, or its disk is damaged), this program dies
+by `capsule.UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
+repeated.  What happened, and how often, goes into the job's ad by chirp where that is
+not switched off; `vmcapsule.router.routed_ad` makes a hold and its reason of it.  A program
+that the guest's system does not start is not tried again: the job waits, and is held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Collection, NoReturn, Optional, Union
+
+from vmcapsule.capsule import capsule
+from vmcapsule.capsule.booting import boot_capsule
+from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
+from vmcapsule.guest import extract, staging
+from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit
+from vmcapsule.slot import chirp
+from vmcapsule.slot import starter as slot
+from vmcapsule.slot.return_disk import write_return
+from vmcapsule.slot.starter import Slot, read_slot
+from vmcapsule.transfer.entries import FOLDER
+from vmcapsule.vm import boot
+
+#: How long other machines are tried first after a run whose guest did not report: for a
+#: few rounds of negotiation.
+AVOID_S = 120
+#: By what a starter or a person at a terminal ends us.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+#: Of a longer message the beginning and the end are kept: programs complain there.
+_HEAD_CHARS, _TAIL_CHARS = 100, 200
+#: The folder beside the returned disk for what HTCondor shall tell of by failing on it.
+_UNSENT = "unsent"
+
+
+def main() -> int:
+    """Boot the capsule in the current folder; return the job's exit code."""
+    for number in STOPS:
+        signal.signal(number, _stop)
+    here = Path.cwd()
+    try:
+        job_exit = _run_or_die(here)
+    except KeyboardInterrupt as stop:
+        # Removed, held or evicted: nothing is transferred then, and nothing shall be.
+        shutil.rmtree(here / capsule.RETURNED, ignore_errors=True)
+        die(int(stop.args[0]))
+    if job_exit.exit_signal is not None:
+        die(job_exit.exit_signal)
+    return job_exit.exit_code or 0
+
+
+def _run_or_die(here: Path) -> JobExit:
+    """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
+    try:
+        made, told = arrived(capsule.load(here), here), read_slot(here, os.environ)
+        if told.starts:
+            staging.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
+        kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
+        with extract.opened(
+            made.data_disk, made.part_offset_bytes, here, made.data_bytes
+        ) as disk:
+            job_exit = read_exit(disk.volume)
+            outputs = extract.read_outputs(disk, job_exit)
+            made = made._replace(data_disk=write_return(disk, outputs, made, aside(here)))
+        hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
+    except (VmCapsuleError, OSError) as error:
+        reason = _reason(error, here / capsule.CONSOLE)
+        print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
+        hand_back_nothing(here, reason)
+        tell(error, reason, read_slot(here, os.environ))
+        die(capsule.UNREPORTED_SIGNAL)
+    print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
+    return job_exit
+
+
+def aside(here: Path) -> Path:
+    """A new folder for what is to be handed back."""
+    folder = here / "outgoing"
+    folder.mkdir()
+    return folder
+
+
+def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
+    """The capsule with every file where file transfer put it: by base name, ``here``."""
+
+    def moved(path: Optional[Path]) -> Optional[Path]:
+        return here / path.name if path is not None else None
+
+    return made._replace(
+        folder=here,
+        data_disk=here / made.data_disk.name,
+        system_disk=here / made.system_disk.name,
+        kernel=moved(made.kernel),
+        initrd=moved(made.initrd),
+    )
+
+
+def hand_back(made: capsule.Capsule, job_exit: JobExit, folders: Collection[str] = ()) -> None:
+    """Put the data disk's files where the routed job's output list finds them.
+
+    Under another name than they came: the capsule on the access point keeps its own
+    until the outputs are delivered, so that a run can be repeated.  An output that file
+    transfer could not send gets a like that it cannot send either.
+    """
+    returned = made.folder / capsule.RETURNED
+    returned.mkdir(exist_ok=True)
+    for file in read_vmdk(made.data_disk).files:
+        file.rename(returned / file.name)
+    lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
+    for item in _wanted(made):
+        if as_reported(item) not in lacking:
+            _vouch_for(item, made.folder, is_folder=item in folders)
+    # Of several, HTCondor tells of the first only.
+    for path, why in job_exit.unsent_outputs[:1]:
+        _put_unsendable(returned / _UNSENT / plain(path), why)
+
+
+def _put_unsendable(place: Path, why: int) -> None:
+    """Make what file transfer fails to send, saying why: a link to a folder, or a file
+    that nobody may read."""
+    place.parent.mkdir(exist_ok=True)
+    if why == errno.EISDIR:
+        place.symlink_to(".")
+    else:
+        place.touch(0)
+
+
+def plain(path: str) -> str:
+    """The last part of a path that the guest chose, as a name that any folder can have."""
+    name = re.sub(r"[^\w.+-]", "_", path.rpartition("/")[2], flags=re.ASCII)[-100:]
+    return name if name.strip(".") else "_"
+
+
+def _wanted(made: capsule.Capsule) -> list[str]:
+    return [item for item in made.wanted_outputs.split(",") if item]
+
+
+def _vouch_for(item: str, here: Path, *, is_folder: bool = False) -> None:
+    """Let file transfer find what it is to find of an output that is there."""
+    place = here / capsule.WANTED / item
+    (place if is_folder else place.parent).mkdir(parents=True, exist_ok=True)
+    if not place.exists():
+        place.touch()
+
+
+def hand_back_nothing(here: Path, reason: str) -> None:
+    """Leave what the output list names, with nothing but the reason in it.
+
+    Without that file transfer would fail and hold the job before it could be run again.
+    """
+    returned = here / capsule.RETURNED
+    shutil.rmtree(returned, ignore_errors=True)
+    returned.mkdir()
+    (returned / "reason.txt").write_text(reason + "\n", errors="backslashreplace")
+    with contextlib.suppress(VmCapsuleError):  # no capsule came, so nothing else is listed
+        for item in _wanted(capsule.load(here)):
+            _vouch_for(item, here)
+
+
+def _reason(error: Exception, console: Path) -> str:
+    """What went wrong, in one line of bounded length, with the guest's last words."""
+    message = error.message if isinstance(error, VmCapsuleError) else str(error)
+    reason = one_line(message)
+    if len(reason) > _HEAD_CHARS + _TAIL_CHARS:
+        reason = f"{reason[:_HEAD_CHARS]} ... {reason[-_TAIL_CHARS:]}"
+    if isinstance(error, ExecFailed) or "Kernel panic" in message or "console" in message:
+        return reason
+    if not console.is_file():
+        return reason
+    return one_line(reason + boot.last_line(console))
+
+
+def tell(error: Exception, reason: str, here: Slot) -> None:
+    """Put into the job's ad that its guest did not report, or not of a run, and why."""
+    where = f"{here.machine or socket.gethostname()}: {reason}"
+    changes: dict[str, Union[int, str]] = {}
+    if isinstance(error, ExecFailed):
+        changes = {
+            slot.HOLD_REASON: f"vmcapsule: {where}",
+            slot.HOLD_SUBCODE: error.number,
+            slot.HOLD_CODE: error.hold_code,
+        }
+    changes = {
+        **changes,
+        slot.AVOID_UNTIL: int(time.time()) + AVOID_S,
+        slot.UNREPORTED_REASON: where,
+        slot.UNREPORTED: here.unreported + 1,
+        # Last: it says that the others are there.
+        slot.UNREPORTED_RUN: here.completions + 1,
+    }
+    try:
+        chirp.set_delayed(changes, here.chirp)
+    except ToolError as refused:
+        # The routed ad does without: it counts the job's completions then.
+        print(f"vmcapsule: warning: {one_line(str(refused))}", file=sys.stderr, flush=True)
+
+
+def die(number: int) -> NoReturn:
+    """End by a signal, as the job did, without a core file of our own."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.flush()
+    signal.signal(number, signal.SIG_DFL) if number not in _UNCATCHABLE else None
+    os.kill(os.getpid(), number)
+    # A signal that is ignored by default does not kill: tell it as a shell would.
+    os._exit(128 + number)
+
+
+_UNCATCHABLE = (signal.SIGKILL, signal.SIGSTOP)
+
+
+def _stop(number: int, frame: Optional[FrameType]) -> None:
+    """End like by Ctrl-C, so that QEMU goes first.  A second one would be in the way."""
+    for each in STOPS:
+        signal.signal(each, lambda *_: None)
+    raise KeyboardInterrupt(number)

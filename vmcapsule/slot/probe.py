@@ -1,0 +1,132 @@
+"""Can this execute point run capsules?  What its startd asks, and advertises.
+
+Runs from the startd's cron as the user who runs HTCondor's daemons, out of the one file
+that `vmcapsule.slot.program` writes.  The answer is printed as attributes; "no" is an answer
+too, and comes with its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import re
+import signal
+import tempfile
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, Optional
+
+from vmcapsule import process
+from vmcapsule.errors import ToolError, one_line
+from vmcapsule.slot.starter import HAS_VM_CAPSULE, KVM_WORKS, QEMU_VERSION, REASON
+from vmcapsule.vm import accelerator
+from vmcapsule.vm.accelerator import PROBE_KERNEL, QEMU
+from vmcapsule.vm.boot import MACHINE
+
+ASK_TIMEOUT_S = 15
+_REASON_CHARS_MAX = 400
+
+
+class Answer(NamedTuple):
+    """What an execute point can do; ``reason`` says why not, if something it cannot."""
+
+    has_capsule: bool
+    qemu_version: Optional[str] = None
+    #: None: it could not be found out.
+    kvm: Optional[bool] = None
+    reason: Optional[str] = None
+
+
+def main() -> int:
+    """Print the answer as attributes; return 0 whatever it is."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        answer = ask()
+    except KeyboardInterrupt as stop:
+        return 128 + int(stop.args[0])
+    print("\n".join(lines(answer)), flush=True)
+    return 0
+
+
+def lines(answer: Answer) -> list[str]:
+    """The attributes in ClassAd syntax, each on every run: none is left from an earlier."""
+    return [
+        f"{HAS_VM_CAPSULE} = {_literal(answer.has_capsule)}",
+        f"{QEMU_VERSION} = {_literal(answer.qemu_version)}",
+        f"{KVM_WORKS} = {_literal(answer.kvm)}",
+        f"{REASON} = {_literal(answer.reason)}",
+        # The startd tells the collector at once.
+        "- update:true",
+    ]
+
+
+def ask() -> Answer:
+    """Look for QEMU and what it is needed with, and try KVM."""
+    try:
+        process.find("setpriv")
+        version = _version()
+        _check_machine()
+    except ToolError as error:
+        return Answer(False, reason=str(error))
+    with tempfile.TemporaryDirectory(prefix="vmcapsule-probe-") as scratch:
+        kvm, reason = _kvm(_kernel(Path(scratch)))
+    return Answer(True, version, kvm, reason)
+
+
+def _version() -> str:
+    printed = process.run([QEMU, "--version"], timeout_s=ASK_TIMEOUT_S).stdout
+    match = re.search(r"version ([0-9][0-9.]*[0-9])", printed.decode(errors="replace"))
+    if match is None:
+        raise ToolError(f"'{QEMU} --version' does not say its version: {printed[:80]!r}")
+    return match.group(1)
+
+
+def _check_machine() -> None:
+    printed = process.run([QEMU, "-machine", "help"], timeout_s=ASK_TIMEOUT_S).stdout
+    known = [line.split(" ", 1)[0] for line in printed.decode(errors="replace").splitlines()]
+    if MACHINE not in known:
+        raise ToolError(
+            f"{QEMU} has no machine '{MACHINE}', which capsules need",
+            "install QEMU 7.2 or a newer one that has it still",
+        )
+
+
+def _kvm(kernel: Optional[Path]) -> tuple[Optional[bool], Optional[str]]:
+    """Does KVM work (None: unknown), and if not for sure, why?"""
+    if not accelerator.DEVICE.exists():
+        return False, f"there is no {accelerator.DEVICE} here"
+    if not accelerator.is_permitted():
+        # A job's user may be permitted: the job finds out for itself then.
+        who = f"the user with number {os.geteuid()}"
+        return None, f"{who} may not use {accelerator.DEVICE}, so KVM was not tried"
+    if kernel is None:
+        return None, "this program was written without a kernel to try KVM with"
+    if accelerator.probe_kvm(kernel):
+        return True, None
+    return False, f"{accelerator.DEVICE} is there, but no guest runs with it"
+
+
+def _kernel(scratch: Path) -> Optional[Path]:
+    try:
+        data = pkgutil.get_data("vmcapsule", PROBE_KERNEL)
+    except OSError:
+        return None
+    if data is None:
+        return None
+    kernel = scratch / PROBE_KERNEL
+    kernel.write_bytes(data)
+    return kernel
+
+
+def _literal(value: object) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = one_line(str(value)).translate({ord('"'): "'", ord("\\"): "/"})
+    return '"' + text.encode("ascii", "replace").decode()[:_REASON_CHARS_MAX] + '"'
+
+
+def _stop(number: int, frame: Optional[FrameType]) -> None:
+    """The startd ends us: QEMU and the scratch folder go too."""
+    raise KeyboardInterrupt(number)

@@ -1,0 +1,112 @@
+"""The one file that is shipped with a routed job: this package as a runnable archive.
+
+An execute point has a copy of it too, with which its startd probes the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import zlib
+from pathlib import Path
+from typing import Mapping, Optional
+
+from vmcapsule.errors import SpaceError
+
+PROGRAM = "vmcapsule-execute.pyz"
+#: Where an execute point has it, unless its administrator says otherwise.
+PROGRAM_HOME = Path("/usr/local/libexec") / PROGRAM
+_SHEBANG = b"#!/usr/bin/env python3\n"
+_ENTRY = "slot/entry.py"
+#: What capsules are booted with; others are for making them, and for access points.
+_FOLDERS = (
+    *("", "classad/", "disk/", "disk/fat/", "disk/vmdk/", "job/", "template/", "vm/"),
+    *("transfer/", "guest/", "capsule/", "slot/"),
+)
+#: Not needed where capsules are only booted: a file that is left out need not be read.
+_LEFT_OUT = {"__main__.py", "inspection.py", "submit.py"}
+
+
+def write_program(folder: Path) -> Path:
+    """Write `PROGRAM` into ``folder``: Python's standard library is all that it needs.
+
+    The same sources give the same bytes (the format is zipapp's, PEP 441).  Not compressed:
+    that would take a good part of a hook's time, and saves little of what travels.
+    """
+    target = folder / PROGRAM
+    target.write_bytes(_archive(_sources(), compressed=False))
+    target.chmod(0o755)
+    return target
+
+
+def write_probe(target: Path, kernel: Optional[Path]) -> None:
+    """Write the same program as ``target``, with the kernel that it tries KVM with.
+
+    Raises `SpaceError` where it cannot be written or the kernel not be read.
+    """
+    import tempfile  # not for hooks, which have no time for it
+
+    from vmcapsule.vm.accelerator import PROBE_KERNEL
+
+    try:
+        members = _sources()
+        if kernel is not None:
+            members[f"vmcapsule/{PROBE_KERNEL}"] = kernel.read_bytes()
+        data = _archive(members, compressed=True)
+        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        aside = Path(name)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            aside.chmod(0o755)
+            aside.replace(target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise SpaceError(
+            f"cannot write the program '{target}': {error.strerror or error}",
+            "name a file in a folder that you may write to",
+        ) from error
+
+
+def _sources() -> dict[str, bytes]:
+    package = Path(__file__).resolve().parent.parent
+    members = {}
+    for folder in _FOLDERS:
+        for name in sorted(os.listdir(package / folder)):  # noqa: PTH208 - a hook's time
+            if name.endswith(".py") and name not in _LEFT_OUT:
+                members[f"vmcapsule/{folder}{name}"] = (package / folder / name).read_bytes()
+    members["__main__.py"] = (package / _ENTRY).read_bytes()
+    return members
+
+
+def _archive(members: Mapping[str, bytes], *, compressed: bool) -> bytes:
+    """A zip file behind our shebang (APPNOTE 4.3; its offsets count from the very start).
+
+    Python's own module for it takes longer to import than this to run.
+    """
+    parts, directory, offset = [_SHEBANG], [], len(_SHEBANG)
+    for path, content in members.items():
+        name, data = path.encode("ascii"), _deflated(content) if compressed else content
+        # Version needed, UTF-8 or not, method, time and date: the first day there is.
+        common = struct.pack("<HHHHH", 20, 0, 8 if compressed else 0, 0, 0x21)
+        common += struct.pack(
+            "<IIIHH", zlib.crc32(content), len(data), len(content), len(name), 0
+        )
+        head = b"PK\3\4" + common + name
+        # Made on Unix; no comment, first disk, no attributes but a regular file's mode.
+        attributes = struct.pack("<HHHII", 0, 0, 0, (stat.S_IFREG | 0o644) << 16, offset)
+        directory.append(b"PK\1\2\x14\x03" + common + attributes + name)
+        parts += [head, data]
+        offset += len(head) + len(data)
+    entries = b"".join(directory)
+    count = len(directory)
+    end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, count, count, len(entries), offset, 0)
+    return b"".join([*parts, entries, end])
+
+
+def _deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()

@@ -1,0 +1,86 @@
+"""What a starter says of the slot and the job, as a program that runs there finds it.
+
+No ClassAd library is there, and none is needed: of the starter's files ``.machine.ad`` and
+``.job.ad`` only plain literals are looked at, and anything else counts as not said.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Mapping, NamedTuple, Optional
+
+#: What `vmcapsule.slot.execute` tells the job's ad of a run whose guest did not report: how
+#: many there were, which of the job's completions this one is, why, and until when
+#: (seconds since the epoch) other machines are tried first.
+UNREPORTED = "ChirpVmCapsuleUnreported"
+UNREPORTED_RUN = "ChirpVmCapsuleRun"
+UNREPORTED_REASON = "ChirpVmCapsuleReason"
+AVOID_UNTIL = "ChirpVmCapsuleUntil"
+#: With which reason, code and subcode the job is to be held, whatever its ``OnExitHold`` says:
+#: the UPDATE_JOB_INFO hook does that.
+HOLD_REASON = "ChirpVmCapsuleHoldReason"
+HOLD_CODE = "ChirpVmCapsuleHoldReasonCode"
+HOLD_SUBCODE = "ChirpVmCapsuleHoldReasonSubCode"
+#: What `vmcapsule.slot.probe` tells the machine's ad.
+HAS_VM_CAPSULE = "HasVMCapsule"
+QEMU_VERSION = "VMCapsuleQEMUVersion"
+KVM_WORKS = "VMCapsuleKVM"
+REASON = "VMCapsuleReason"
+
+#: A machine ad has some 20 KB; one with more than this is not read.
+_AD_BYTES_MAX = 4 << 20
+
+
+class Slot(NamedTuple):
+    """The slot that this process runs in; by hand, outside of any, nothing is said."""
+
+    #: Whether KVM was seen to work, for the user who runs HTCondor's daemons.
+    kvm: Optional[bool] = None
+    machine: Optional[str] = None
+    #: How often this job's guest did not report, as far as was told.
+    unreported: int = 0
+    #: How often the job has ended, for whatever reason.
+    completions: int = 0
+    #: How many of its runs began before this one.
+    starts: int = 0
+    chirp: Path = Path(".chirp.config")
+
+
+def read_slot(here: Path, environment: Mapping[str, str]) -> Slot:
+    """Read what the starter left; ``here`` is the job's scratch folder."""
+    machine = _text(Path(environment.get("_CONDOR_MACHINE_AD") or here / ".machine.ad"))
+    job = _text(Path(environment.get("_CONDOR_JOB_AD") or here / ".job.ad"))
+    return Slot(
+        kvm={"true": True, "false": False}.get((_literal(machine, KVM_WORKS) or "").lower()),
+        machine=_string(machine, "Machine"),
+        unreported=_count(job, UNREPORTED),
+        completions=_count(job, "NumJobCompletions"),
+        starts=_count(job, "NumJobStarts"),
+        chirp=Path(environment.get("_CONDOR_CHIRP_CONFIG") or here / ".chirp.config"),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_AD_BYTES_MAX + 1)
+    except (OSError, ValueError):
+        return ""
+    return data.decode(errors="replace") if len(data) <= _AD_BYTES_MAX else ""
+
+
+def _literal(ad: str, name: str) -> Optional[str]:
+    """The text of an attribute that has a line of its own."""
+    match = re.search(rf"^[ \t]*{name}[ \t]*=(.*)$", ad, re.I | re.M)
+    return match.group(1).strip() if match else None
+
+
+def _count(ad: str, name: str) -> int:
+    text = _literal(ad, name) or ""
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) else 0
+
+
+def _string(ad: str, name: str) -> Optional[str]:
+    match = re.fullmatch(r'"([^"\\]{1,255})"', _literal(ad, name) or "")
+    return match.group(1) if match else None

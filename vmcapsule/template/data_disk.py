@@ -1,0 +1,72 @@
+"""The data disk that is put into a capsule: the template's own or a larger one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from vmcapsule.disk.content import content
+from vmcapsule.disk.extents import created
+from vmcapsule.disk.fat.boot import read_geometry
+from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk.vmdk import mapped, read_vmdk
+from vmcapsule.disk.vmdk.write import flat_beside, write_flat
+from vmcapsule.errors import TooLarge
+from vmcapsule.template.template import Template
+
+_MIB = 1 << 20
+#: Beside what it carries: partition offset, FATs, records, the guest's log.
+_DATA_OVERHEAD_BYTES = 64 * _MIB
+#: What 32-bit sector numbers in partition table and boot sector can say.
+_DATA_BYTES_MAX = (1 << 41) - _MIB
+
+
+def data_bytes_for(template: Template, needed_bytes: int) -> int:
+    """How large a data disk must be that holds ``needed_bytes``: at least the template's.
+
+    Raises `TooLarge` for more than a FAT can be.
+    """
+    size_bytes = roomy_bytes(needed_bytes)
+    if size_bytes > _DATA_BYTES_MAX:
+        raise TooLarge(
+            f"the job's files and the disk it requests take {needed_bytes} bytes, a data disk "
+            f"holds up to {_DATA_BYTES_MAX}",
+            "request less disk, or fetch large files from within the job",
+        )
+    return max(size_bytes, read_vmdk(template.data_disk).capacity_bytes)
+
+
+def roomy_bytes(needed_bytes: int) -> int:
+    """How large a data disk of ours is that has room for files of ``needed_bytes``."""
+    size_bytes = needed_bytes + needed_bytes // 32 + _DATA_OVERHEAD_BYTES
+    return size_bytes + -size_bytes % _MIB
+
+
+def put_data_disk(
+    template: Template, folder: Path, size_bytes: int, offset_bytes: Optional[int]
+) -> Path:
+    """Put a flat data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
+
+    It has the template's content where the template's disk is that large; else it is empty,
+    and a guest takes it for the template's: same label, same place of its partition.
+    """
+    disk = read_vmdk(template.data_disk)
+    target = folder / disk.path.name
+    with mapped(disk, folder) as there:
+        if size_bytes == disk.capacity_bytes:
+            flat = flat_beside(target)
+            with created(flat, size_bytes) as fd:
+                there.copy(content(there, offset_bytes), fd)
+            write_flat(flat, target, adapter=disk.adapter)
+            return target
+        offset_bytes = locate_fat(there, there.size_bytes, offset_bytes)
+        label = read_geometry(there, offset_bytes).label
+    from vmcapsule.disk.data_disk import make_data_disk  # seldom needed
+
+    return make_data_disk(
+        target,
+        size_bytes=size_bytes,
+        offset_bytes=offset_bytes,
+        label=label,
+        adapter=disk.adapter,
+    ).path

@@ -1,0 +1,211 @@
+"""Start a capsule under QEMU and wait until it has powered itself off."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
+
+from vmcapsule import process
+from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.errors import GuestError, GuestTimeout, ToolError
+from vmcapsule.vm.accelerator import KVM, QEMU
+
+#: A guest that has not mounted its data disk by then never will.
+BOOT_TIMEOUT_S = 600.0
+CONSOLE_TAIL_BYTES = 1 << 16
+#: A guest that writes more than this on its console is after the host's disk.
+CONSOLE_BYTES_MAX = 64 << 20
+POLL_S = 0.2
+#: A fixed machine, so that a saved state can be resumed on another host one day.
+MACHINE = "pc-q35-7.2"
+#: Emulating five-level page tables is slow, and nothing here needs them.
+TCG_CPU = "max,la57=off"
+
+
+class Machine(NamedTuple):
+    """What to boot and with what.  No job is mentioned: any disk with a system will do."""
+
+    system_disk: Path
+    data_disk: Path
+    cpus: int
+    memory_mib: int
+    accelerator: str
+    kernel: Optional[Path] = None
+    initrd: Optional[Path] = None
+    cmdline: str = ""
+    network: bool = False
+
+
+def boot(
+    machine: Machine,
+    *,
+    console: Path,
+    scratch: Path,
+    timeout_s: Optional[float] = None,
+    alive: Callable[[], None] = lambda: None,
+) -> float:
+    """Run the machine until it powers off; return how many seconds that took.
+
+    The system disk is never written: changes go to a throw-away layer under ``scratch``.
+    The console's output goes to the file ``console``.  ``alive`` is called once, when
+    the guest has mounted its data disk.  The machine dies with this process.
+
+    Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
+    not mount its data disk within `BOOT_TIMEOUT_S`), `GuestError` when its kernel panics
+    and `ToolError` when QEMU cannot run it.
+    """
+    started = time.monotonic()
+    console.write_bytes(b"")
+    watch = _Watch(console, read_vmdk(machine.data_disk).files, started, timeout_s)
+    # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
+    with tempfile.TemporaryFile(dir=scratch) as complaints:
+        with _running(qemu_command(machine, console), scratch, complaints) as qemu:
+            while not _ended(qemu):
+                watch.look(alive)
+        _check_end(qemu.returncode, console, complaints)
+    return time.monotonic() - started
+
+
+def qemu_command(machine: Machine, console: Path) -> list[str]:
+    """The argument list that boots ``machine``."""
+    kvm = machine.accelerator == KVM
+    argv = [
+        # The kernel kills QEMU when the process that started it is gone.
+        process.find("setpriv"), "--pdeathsig", "KILL", "--",
+        process.find(QEMU), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-machine", f"{MACHINE},accel={machine.accelerator}",
+        "-cpu", "host" if kvm else TCG_CPU,
+        "-smp", str(machine.cpus), "-m", str(machine.memory_mib),
+        "-chardev", f"file,id=console,path={_escape(console)}", "-serial", "chardev:console",
+        "-drive", _drive(machine.system_disk, machine, "snapshot=on"),
+        "-drive", _drive(machine.data_disk, machine, "cache=writeback"),
+        "-device", "virtio-rng-pci",
+        "-nic", "user,model=virtio-net-pci" if machine.network else "none",
+    ]  # fmt: skip
+    if machine.kernel is not None:
+        argv += ["-kernel", str(machine.kernel), "-append", machine.cmdline]
+        if machine.initrd is not None:
+            argv += ["-initrd", str(machine.initrd)]
+    return argv
+
+
+def _drive(disk: Path, machine: Machine, option: str) -> str:
+    # A guest that boots from its boot sector may be old: it gets the disks it knows.
+    interface = "virtio" if machine.kernel is not None else "ide"
+    return f"driver=vmdk,file.driver=file,file.filename={_escape(disk)},if={interface},{option}"
+
+
+def _escape(path: Path) -> str:
+    """QEMU's options are separated by commas; one in a name is doubled."""
+    return str(path).replace(",", ",,")
+
+
+@contextlib.contextmanager
+def _running(
+    argv: Sequence[str], scratch: Path, complaints: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    qemu = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=complaints,
+        # The throw-away layer of the system disk is made here, and unlinked at once.
+        env={**os.environ, "TMPDIR": str(scratch)},
+        # Ctrl-C is for us to handle: killing the machine is then our doing.
+        start_new_session=True,
+    )
+    try:
+        yield qemu
+    finally:
+        qemu.kill()
+        qemu.wait()
+
+
+def _ended(qemu: subprocess.Popen[bytes]) -> bool:
+    """Wait a moment for QEMU to end; say whether it has."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        qemu.wait(timeout=POLL_S)
+    return qemu.returncode is not None
+
+
+class _Watch:
+    """Looks at a running guest from outside: is it alive, and within its limits?
+
+    A guest counts as alive when its data disk was written: mounting a vfat file system
+    marks it so.  That needs no console, which a template made by hand may not have.
+    """
+
+    def __init__(
+        self, console: Path, disk: Sequence[Path], started: float, timeout_s: Optional[float]
+    ) -> None:
+        self._console = console
+        self._disk = disk
+        self._started = started
+        self._timeout_s = timeout_s
+        self._before = self._written()
+        self._is_alive = False
+
+    def _written(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in self._disk]
+
+    def look(self, alive: Callable[[], None]) -> None:
+        """Raise when a limit is passed; call ``alive`` when the guest first shows life."""
+        spent_s = time.monotonic() - self._started
+        if not self._is_alive and self._written() != self._before:
+            self._is_alive = True
+            alive()
+        if self._console.stat().st_size > CONSOLE_BYTES_MAX:
+            raise GuestError(
+                f"the guest wrote more than {CONSOLE_BYTES_MAX} bytes on its console",
+                "let the job write to its standard output instead",
+            )
+        if self._timeout_s is not None and spent_s > self._timeout_s:
+            raise GuestTimeout(
+                f"the guest did not power off within {self._timeout_s:g} s"
+                + last_line(self._console),
+                "give the job more time with --timeout or VM_CAPSULE_TIMEOUT",
+            )
+        if not self._is_alive and spent_s > BOOT_TIMEOUT_S:
+            raise GuestTimeout(
+                f"the guest did not mount its data disk within {BOOT_TIMEOUT_S:g} s"
+                + last_line(self._console),
+                "check the template with 'vmcapsule template check'",
+            )
+
+
+def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
+    if returncode != 0:
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - process.EVIDENCE_CHARS))
+        text = " ".join(complaints.read().decode(errors="replace").split())
+        raise ToolError(
+            f"QEMU ended with status {returncode}: {text or 'it said nothing'}",
+            "see whether this machine has the memory the job asks for",
+        )
+    panic = re.search(rb"Kernel panic[^\r\n]*", console_tail(console))
+    if panic:
+        raise GuestError(
+            f"the guest's kernel panicked: {panic.group().decode(errors='replace')[:200]}",
+            "request more memory, or check the template with 'vmcapsule template check'",
+        )
+
+
+def console_tail(console: Path) -> bytes:
+    """The last of the console's output."""
+    with console.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - CONSOLE_TAIL_BYTES))
+        return file.read()
+
+
+def last_line(console: Path) -> str:
+    """What a guest last said, in brackets to end a message with; empty: it said nothing."""
+    lines = console_tail(console).decode(errors="replace").split("\n")
+    words = [" ".join("".join(c for c in line if c.isprintable()).split()) for line in lines]
+    said = [line for line in words if line]
+    return f" (its console last said: {said[-1][:200]})" if said else ""
