@@ -3,47 +3,20 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
-from typing import Iterator
 
-PACKAGE = Path(__file__).resolve().parents[2] / "vmcapsule"
-
-#: The top of the package is the ground floor, by module.
-GROUND = {"__init__", "errors", "contract", "process", "resources", "config"}
-FLOORS = [
+from tests.structure import (
+    BEGIN,
+    END,
+    FLOOR_OF,
     GROUND,
-    {"classad", "disk"},
-    {"job", "template", "vm"},
-    {"transfer"},
-    {"guest"},
-    {"capsule", "images"},
-    {"local", "slot"},
-    {"router"},
-    {"cli"},
-    {"__main__"},
-]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-def dotted(path: Path) -> str:
-    """A module's name below the package, such as ``disk.fat.volume``."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-
-
-def imported(tree: ast.AST) -> Iterator[str]:
-    """What a module imports of ours, by `dotted` name; what it takes of it may follow."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        yield from (n[len("vmcapsule.") :] for n in names if n.startswith("vmcapsule."))
+    PACKAGE,
+    PAGE,
+    dotted,
+    imported,
+    modules,
+    packages,
+    table,
+)
 
 
 def test_every_package_has_a_floor_and_says_what_it_is_for() -> None:
@@ -101,3 +74,19 @@ def test_nothing_below_the_command_line_exits() -> None:
         if dotted(path) != "__main__" and "sys.exit" in path.read_text()
     ]
     assert exits == []
+
+
+def test_the_page_of_the_design_shows_the_packages_as_they_are() -> None:
+    """But for how many lines they have by now: './dev structure' writes the page."""
+
+    def without_lines(text: str) -> list[list[str]]:
+        rows = [row.split("|") for row in text.splitlines()]
+        return [row[:3] + row[4:] for row in rows]
+
+    shown = PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0]
+    assert without_lines(shown) == without_lines(table()), "'./dev structure' writes it anew"
+    lines = {
+        row.split("|")[2].strip(" `/"): row.split("|")[3] for row in shown.splitlines()[2:]
+    }
+    for package in packages():
+        assert 0.7 < int(lines[package.name]) / package.lines < 1.4, package.name

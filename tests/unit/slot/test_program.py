@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_floors import imported
+from tests.structure import imported
 from vmcapsule.slot.program import write_probe, write_program
 
 
