@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.measure import Contender, alternate, command, timed
 from bench.place import Place, folder_for, fresh
 from bench.results import OURS, Measure, Outcome, at_most
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule.record import load_capsule
 from vmcapsule.errors import ToolError
 from vmcapsule.guest import bundle
 from vmcapsule.guest.exit_record import read_exit
@@ -49,7 +49,7 @@ def contenders(place: Place, runner: str, folder: Path) -> list[Contender]:
         timed(place.driver("pack", runner, target))
 
     pack(floor)
-    made = capsule.load(floor)
+    made = load_capsule(floor)
     (folder / "floor.img").write_bytes(floor_initrd())
     machine = boot.Machine(
         system_disk=made.system_disk,
@@ -89,7 +89,7 @@ def _row(place: Place, runner: str, what: str, bound: float) -> Outcome:
 
 def _check(folder: Path, runner: str) -> None:
     """The guest really ran the job; `ToolError` where not."""
-    made = capsule.load(folder)
+    made = load_capsule(folder)
     with opened(made.data_disk, None, made.folder) as disk:
         job_exit = read_exit(disk.volume)
     if (job_exit.runner, job_exit.exit_code) != (runner, 0):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from vmcapsule import contract
-from vmcapsule.capsule import capsule, naming
+from vmcapsule.capsule import naming
+from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
@@ -82,12 +83,12 @@ def make_job(home: Path, **attributes: str) -> SourceJob:
 
 def make_capsule(
     scratch: Path, job: SourceJob, outputs: dict[str, bytes], kind: str = naming.ROUTED
-) -> capsule.Capsule:
+) -> Capsule:
     """A capsule whose guest has run ``job`` and left ``outputs``."""
     folder = scratch / naming.new_name(kind, job.job_id, job.global_job_id)
     folder.mkdir(parents=True)
     disk = make_disk(folder / "data.vmdk")
-    made = capsule.Capsule(
+    made = Capsule(
         folder, disk, folder / "system.vmdk", 20 << 20, 1, 64,
         job_id=job.job_id, global_job_id=job.global_job_id,
     )  # fmt: skip
@@ -97,8 +98,8 @@ def make_capsule(
         pack += content
     record = {**EXITED, "outputs": {"entries": len(entries), "packs": 1, "bytes": len(pack)}}
     guest_writes(disk, record, tuple(entries), pack)
-    capsule.save_source_ad(job.ad.long_form(), folder)
-    capsule.save(made, folder)
+    save_source_ad(job.ad.long_form(), folder)
+    save_capsule(made, folder)
     return made
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.starter import Starter
-from vmcapsule.capsule.capsule import UNREPORTED_SIGNAL
+from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad, quote
 
 from .conftest import TIMEOUT_S, vmcapsule

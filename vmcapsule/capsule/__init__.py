@@ -1,4 +1,5 @@
 """The folder made for one job: made, locked, delivered from, removed.
 
-May import ``guest`` and below.  Begin with `capsule`, then `packing` and `delivery`.
+May import ``guest`` and below.  Begin with `record`, `states` and `making`, then `packing`
+and `delivery`.
 """

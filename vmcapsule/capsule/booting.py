@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Optional
 
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.vm import accelerator, boot
 
 
 def boot_capsule(
-    made: capsule.Capsule,
+    made: Capsule,
     *,
     cache: Path,
     timeout_s: Optional[float],

@@ -11,7 +11,8 @@ import json
 import os
 from typing import Mapping, Optional
 
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule import states
+from vmcapsule.capsule.record import Capsule, source_ad
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.guest import extract
@@ -24,16 +25,16 @@ _NAMED_MAX = 3
 _WHY = {errno.EACCES: "its user may not read it", errno.EISDIR: "it links to a folder"}
 
 
-def job_of(made: capsule.Capsule) -> SourceJob:
+def job_of(made: Capsule) -> SourceJob:
     """The job as it was when the capsule was made.
 
     What the queue did to its ad since is not the job's description, and must not stand
     between a job and its outputs.
     """
-    return read_job(parse_ad(capsule.source_ad(made)))
+    return read_job(parse_ad(source_ad(made)))
 
 
-def exit_of(made: capsule.Capsule) -> JobExit:
+def exit_of(made: Capsule) -> JobExit:
     """How the capsule's job ended.  Raises `GuestError` and `DiskError`."""
     with extract.opened(
         made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
@@ -41,7 +42,7 @@ def exit_of(made: capsule.Capsule) -> JobExit:
         return read_exit(disk.volume)
 
 
-def top_names(made: capsule.Capsule) -> tuple[str, ...]:
+def top_names(made: Capsule) -> tuple[str, ...]:
     """What came back at the top of the job's folder, streams aside (`Destinations`)."""
     with extract.opened(
         made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
@@ -50,7 +51,7 @@ def top_names(made: capsule.Capsule) -> tuple[str, ...]:
     return Destinations(job_of(made)).spooled_names(entries.paths)
 
 
-def reported(made: capsule.Capsule) -> bool:
+def reported(made: Capsule) -> bool:
     """Whether a guest left a record there; a disk that cannot be read may hold one."""
     try:
         with extract.opened(
@@ -61,14 +62,14 @@ def reported(made: capsule.Capsule) -> bool:
         return True
 
 
-def deliver_from(made: capsule.Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...]]:
+def deliver_from(made: Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...]]:
     """Deliver the outputs of a capsule that has run; say how its job ended.
 
     Raises, after everything else was delivered, `OutputMissing` when the job did not leave
     an output that it was to leave, and `OutputBlocked` when something is in the way of one:
     then that alone is left to be delivered.
     """
-    made.mark(capsule.DELIVERING)
+    made.mark(states.DELIVERING)
     try:
         with extract.opened(
             made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
@@ -79,32 +80,32 @@ def deliver_from(made: capsule.Capsule, job: SourceJob) -> tuple[JobExit, tuple[
             done = extract.deliver(disk, files, Destinations(job).place, token, only)
     except VmCapsuleError:
         # It failed and was undone; the mark is for one that could not be.
-        made.unmark(capsule.DELIVERING)
+        made.unmark(states.DELIVERING)
         raise
     _leave_over(made, done.blocked)
-    made.unmark(capsule.DELIVERING)
+    made.unmark(states.DELIVERING)
     check_blocked(done.blocked)
     check_missing(job_exit)
     return job_exit, done.files
 
 
-def _left_over(made: capsule.Capsule) -> Optional[frozenset[str]]:
+def _left_over(made: Capsule) -> Optional[frozenset[str]]:
     """What an earlier delivery could not put in place, by path in the index; None: all."""
     try:
-        paths: list[str] = json.loads((made.folder / capsule.LEFT_OVER).read_bytes())
+        paths: list[str] = json.loads((made.folder / states.LEFT_OVER).read_bytes())
     except FileNotFoundError:
         return None
     return frozenset(paths)
 
 
-def _leave_over(made: capsule.Capsule, blocked: Mapping[str, str]) -> None:
+def _leave_over(made: Capsule, blocked: Mapping[str, str]) -> None:
     """Note what is still to be delivered; when nothing is, that all was."""
     if not blocked:
-        made.mark(capsule.DELIVERED)
+        made.mark(states.DELIVERED)
         return
-    draft = made.folder / f".{capsule.LEFT_OVER}"
+    draft = made.folder / f".{states.LEFT_OVER}"
     draft.write_text(json.dumps(list(blocked)), encoding="ascii")
-    draft.replace(made.folder / capsule.LEFT_OVER)
+    draft.replace(made.folder / states.LEFT_OVER)
 
 
 def check_blocked(blocked: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from vmcapsule import contract
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule.record import load_capsule
 from vmcapsule.errors import UsageError, VmCapsuleError, escaped
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import read_record
@@ -20,7 +20,7 @@ def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
     Everything in it was written by a guest: text is escaped when it is shown.
     """
     if where.is_dir():
-        made = capsule.load(where)
+        made = load_capsule(where)
         disk_path, offset_bytes = made.returned_disk, made.part_offset_bytes
     elif where.is_file():
         disk_path = where

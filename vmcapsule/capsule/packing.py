@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Callable, Optional
 
-from vmcapsule.capsule import capsule, naming
+from vmcapsule.capsule import making, naming
+from vmcapsule.capsule.record import WANTED, Capsule, save_capsule, save_source_ad
 from vmcapsule.config import Config
 from vmcapsule.guest import bundle, staging
 from vmcapsule.job.source import SourceJob
@@ -19,7 +20,7 @@ from vmcapsule.transfer import drafts, outputs
 
 def planned(
     job: SourceJob, load: staging.Payload, template: Template, config: Config, kind: str
-) -> capsule.Capsule:
+) -> Capsule:
     """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
 
     Its system disk and kernel are the template's; its data disk has room for ``load`` and
@@ -27,7 +28,7 @@ def planned(
     """
     name = naming.new_name(kind, job.job_id, job.global_job_id)
     folder = (config.scratch_dir_prefix / name).absolute()
-    return capsule.Capsule(
+    return Capsule(
         folder=folder,
         data_disk=folder / template.data_disk.name,
         system_disk=template.system_disk,
@@ -51,8 +52,8 @@ def pack(
     config: Config,
     tarball: Optional[HTCondorTarball],
     kind: str,
-    finish: Callable[[capsule.Capsule, Path], capsule.Capsule] = lambda made, aside: made,
-) -> capsule.Capsule:
+    finish: Callable[[Capsule, Path], Capsule] = lambda made, aside: made,
+) -> Capsule:
     """Make a capsule for ``job``: its data disk; the rest stays in the template.
 
     ``finish`` puts in what else is wanted, into the folder in which the capsule is being
@@ -66,24 +67,24 @@ def pack(
     )
     made = planned(job, load, template, config, kind)
     offset = made.part_offset_bytes
-    with capsule.draft(made.folder) as aside:
+    with making.draft(made.folder) as aside:
         disk = put_data_disk(template, aside, made.data_bytes, offset)
         staging.stage(load, disk, offset, aside)
-        capsule.save_source_ad(job.ad.long_form(), aside)
+        save_source_ad(job.ad.long_form(), aside)
         made = finish(made, aside)
-        capsule.save(made, aside)
+        save_capsule(made, aside)
     return made
 
 
 def put_obstacles(job: SourceJob, folder: Path) -> None:
-    """Put a like of what is in the way of listed outputs where their `capsule.WANTED` come.
+    """Put a like of what is in the way of listed outputs where their `WANTED` come.
 
     When the job's run has ended HTCondor itself then fails to write there, and holds the
     routed job as it would hold the source.  What gets in the way later is seen too late.
     """
     to = outputs.Destinations(job)
     for item in outputs.wanted_outputs(job):
-        like, place = folder / capsule.WANTED / item, to.place(item)
+        like, place = folder / WANTED / item, to.place(item)
         if place is None:
             continue
         # Of two items one may lie where the other has its obstacle: one is enough.

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
-from vmcapsule.capsule import capsule, naming
+from vmcapsule.capsule import making, naming, states
 
 
 class Found(NamedTuple):
@@ -60,7 +60,7 @@ def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:
         name = found.name
         if name.kind != naming.ROUTED or name.digest != digest or found.uid != os.getuid():
             continue
-        with contextlib.suppress(FileNotFoundError), capsule.held_if_free(found.path) as free:
-            marks = (capsule.DELIVERING, capsule.KEPT)
+        with contextlib.suppress(FileNotFoundError), states.held_if_free(found.path) as free:
+            marks = (states.DELIVERING, states.KEPT)
             if free and not any((found.path / mark).exists() for mark in marks):
-                capsule.remove(found.path)
+                making.remove(found.path)

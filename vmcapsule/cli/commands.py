@@ -136,11 +136,11 @@ def gc(arguments: argparse.Namespace) -> int:
 
 def boot(arguments: argparse.Namespace) -> int:
     """``vmcapsule boot``."""
-    from vmcapsule.capsule import capsule
     from vmcapsule.capsule.booting import boot_capsule
+    from vmcapsule.capsule.record import load_capsule
 
     config = report.configuration()
-    made = capsule.load(arguments.capsule)
+    made = load_capsule(arguments.capsule)
     with report.progress(f"capsule {made.folder.name}") as progress:
         progress("booting")
         kind = boot_capsule(
@@ -155,11 +155,12 @@ def boot(arguments: argparse.Namespace) -> int:
 
 def extract(arguments: argparse.Namespace) -> int:
     """``vmcapsule extract``."""
-    from vmcapsule.capsule import capsule, delivery
+    from vmcapsule.capsule import delivery, states
+    from vmcapsule.capsule.record import load_capsule
 
     folder = _capsule_folder(arguments.capsule)
-    made = capsule.load(folder)
-    with capsule.held(made.folder):
+    made = load_capsule(folder)
+    with states.held(made.folder):
         job_exit, outputs = delivery.deliver_from(made, delivery.job_of(made))
     print(f"job {made.job_id}: {report.describe_exit(job_exit)}")
     for line in report.output_lines(outputs):
@@ -169,7 +170,7 @@ def extract(arguments: argparse.Namespace) -> int:
 
 def _capsule_folder(named: str) -> Path:
     """The folder of a capsule named by its path or by its job's id."""
-    from vmcapsule.capsule import capsule, scratch
+    from vmcapsule.capsule import scratch, states
 
     if not re.fullmatch(r"[0-9]+\.[0-9]+", named) or Path(named).exists():
         return Path(named)
@@ -179,7 +180,7 @@ def _capsule_folder(named: str) -> Path:
         for found in scratch.find(folder, named)
         if found.uid == os.getuid() and found.name.is_whole
     ]
-    waiting = [path for path in found if not (path / capsule.DELIVERED).exists()] or found
+    waiting = [path for path in found if not (path / states.DELIVERED).exists()] or found
     if len(waiting) == 1:
         return waiting[0]
     if waiting:

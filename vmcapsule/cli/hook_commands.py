@@ -26,7 +26,7 @@ from vmcapsule.job.source import id_of
 
 def translate(arguments: object) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
-    from vmcapsule.capsule import capsule
+    from vmcapsule.capsule import making
     from vmcapsule.router.translate import held_ad
     from vmcapsule.router.translate import translate as work
 
@@ -51,7 +51,7 @@ def translate(arguments: object) -> int:
         _print(ad)
     except BaseException:
         # Nobody got the ad, so nobody will ever ask for the capsule.
-        capsule.remove(made.folder)
+        making.remove(made.folder)
         raise
     return 0
 

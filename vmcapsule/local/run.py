@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Callable, Iterator, Mapping, NamedTuple, Optional
 
-from vmcapsule.capsule import capsule, naming
+from vmcapsule.capsule import making, naming, states
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.delivery import deliver_from
 from vmcapsule.capsule.packing import pack
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.config import Config
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
@@ -65,12 +66,12 @@ def run_job(
     progress("packing")
     with clock.phase("pack"):
         made = pack(job, template, config, tarball, naming.RUN)
-    with capsule.held(made.folder):
+    with states.held(made.folder):
         return _run_packed(made, job, config, timeout_s, keep, progress, clock)
 
 
 def _run_packed(
-    made: capsule.Capsule,
+    made: Capsule,
     job: SourceJob,
     config: Config,
     timeout_s: Optional[float],
@@ -96,9 +97,9 @@ def _run_packed(
         _dispose(made, keep or (has_run and _is_undelivered(error)), error)
         raise
     if keep:
-        made.mark(capsule.KEPT)
+        made.mark(states.KEPT)
     else:
-        capsule.remove(made.folder)
+        making.remove(made.folder)
     return result
 
 
@@ -116,11 +117,11 @@ def _is_undelivered(error: BaseException) -> bool:
     return not isinstance(error, (GuestError, OutputMissing))
 
 
-def _dispose(made: capsule.Capsule, keep: bool, error: BaseException) -> None:
+def _dispose(made: Capsule, keep: bool, error: BaseException) -> None:
     if not keep:
-        capsule.remove(made.folder)
+        making.remove(made.folder)
         return
-    made.mark(capsule.KEPT)
+    made.mark(states.KEPT)
     if isinstance(error, VmCapsuleError):
         error.message = f"{error.message} [the capsule is kept: {made.folder}]"
     elif isinstance(error, KeyboardInterrupt):

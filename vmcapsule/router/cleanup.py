@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
-from vmcapsule.capsule import capsule, delivery
+from vmcapsule.capsule import delivery, making, states
+from vmcapsule.capsule.record import UNREPORTED_SIGNAL, Capsule, load_capsule
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote
 from vmcapsule.errors import (
     HOLD_BY_USER,
@@ -38,19 +39,19 @@ def cleanup(text: str) -> tuple[str, str]:
     if not Path(folder).exists():
         return job_id, f"{folder} is gone already"
     try:
-        made = capsule.load(Path(folder))
+        made = load_capsule(Path(folder))
     except UsageError as error:
         return job_id, f"kept {folder}: {error.message}"
-    with capsule.held(made.folder):
+    with states.held(made.folder):
         # Only a run that came to its end can have brought outputs back.  By hand, the ad
         # may be the one that never was in a queue.
         if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
             return job_id, settle(made, job_queue.status_of)
         if _held_after_its_run(routed) and delivery.reported(made):
             # HTCondor's file transfer delivers what there is before it holds a job.
-            made.mark(capsule.DELIVERING)
+            made.mark(states.DELIVERING)
             return job_id, settle(made, job_queue.status_of)
-        capsule.remove(made.folder)
+        making.remove(made.folder)
     said = f"removed {folder}: its run did not end"
     # The routed ad may be one from before its removal.
     if routed.integer("JobStatus") != job_queue.HELD and made.global_job_id:
@@ -86,12 +87,12 @@ def _held_after_its_run(routed: Ad) -> bool:
         return True
     silent = (
         routed.boolean("ExitBySignal") is True
-        and routed.integer("ExitSignal") == capsule.UNREPORTED_SIGNAL
+        and routed.integer("ExitSignal") == UNREPORTED_SIGNAL
     )
     return HOLD_JOB_POLICY in codes and not silent
 
 
-def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:
+def settle(made: Capsule, status_of: Callable[[str], object]) -> str:
     """Remove a capsule that has run, unless outputs would be lost; say what was done.
 
     A delivery that was killed is done again.  Outputs that were not delivered are kept
@@ -99,7 +100,7 @@ def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:
     holds the capsule's lock.
     """
     folder = made.folder
-    if made.has(capsule.DELIVERING):
+    if made.has(states.DELIVERING):
         try:
             delivery.deliver_from(made, delivery.job_of(made))
         except OutputMissing:
@@ -120,6 +121,6 @@ def settle(made: capsule.Capsule, status_of: Callable[[str], object]) -> str:
     return _removed(made, f"its job ended otherwise (JobStatus {status})")
 
 
-def _removed(made: capsule.Capsule, why: str) -> str:
-    capsule.remove(made.folder)
+def _removed(made: Capsule, why: str) -> str:
+    making.remove(made.folder)
     return f"removed {made.folder}: {why}"

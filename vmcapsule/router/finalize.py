@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Optional
 
-from vmcapsule.capsule import capsule, delivery
+from vmcapsule.capsule import delivery, states
+from vmcapsule.capsule.record import Capsule, load_capsule
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.guest.exit_record import JobExit
@@ -41,14 +42,14 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
     if source.boolean(_DELIVERED) and not Path(folder).exists():
         names = source.expr(_OUTPUTS) or _UNDEFINED
         return parse_ad(f"{_DELIVERED} = true\n{_SPOOLED} = {names}"), None
-    made = capsule.load(Path(folder))
+    made = load_capsule(Path(folder))
     job_id = id_of(source)
     if made.job_id != job_id:
         raise AdError(
             f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",
             "give the source ad that belongs to the routed ad",
         )
-    with capsule.held(made.folder):
+    with states.held(made.folder):
         if made.is_delivered:
             job_exit = delivery.exit_of(made)
             delivery.check_missing(job_exit)
@@ -58,7 +59,7 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
     return exit_attributes(job_exit).with_({_OUTPUTS: names, _SPOOLED: names}), job_exit
 
 
-def _outputs(made: capsule.Capsule, source: Ad) -> str:
+def _outputs(made: Capsule, source: Ad) -> str:
     """What was delivered, as condor_transfer_data is told of a spooled job's outputs.
 
     The JobRouter gives the source the routed job's list, which names our returned disk.
@@ -92,7 +93,7 @@ def undelivered(text: str, error: VmCapsuleError) -> Ad:
     if has_all and folder:
         # Whatever happens, the JobRouter is to get an ad.
         with contextlib.suppress(VmCapsuleError, OSError):
-            names = _outputs(capsule.load(Path(folder)), source)
+            names = _outputs(load_capsule(Path(folder)), source)
     lines = [
         f"{_DELIVERED} = {str(has_all).lower()}",
         f"{_OUTPUTS} = {names}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Callable, Mapping, NamedTuple, Sequence
 
 from vmcapsule import contract
-from vmcapsule.capsule.capsule import RETURNED, UNREPORTED_SIGNAL, WANTED
+from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL, WANTED
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.classad.text import rename
 from vmcapsule.errors import AdError, ConfigError, GuestError

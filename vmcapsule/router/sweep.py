@@ -15,7 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Callable, Iterable, NoReturn, Optional
 
-from vmcapsule.capsule import capsule, naming, scratch
+from vmcapsule.capsule import making, naming, scratch, states
+from vmcapsule.capsule.record import load_capsule
 from vmcapsule.errors import SYSTEM_ERROR, ToolError, UsageError, VmCapsuleError, one_line
 from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import settle
@@ -61,7 +62,7 @@ def _sweep(
 ) -> None:
     for found in theirs:
         try:
-            with capsule.held_if_free(found.path) as free:
+            with states.held_if_free(found.path) as free:
                 event = _one(found, needed, unknown) if free else None
         except FileNotFoundError:
             continue  # somebody else removed it
@@ -76,12 +77,12 @@ def _one(
 ) -> Optional[str]:
     """See to one folder whose lock is held; None when it is none of our business."""
     if not found.name.is_whole:
-        capsule.remove(found.path)
+        making.remove(found.path)
         return f"removed {found.path}: left over"
-    if (found.path / capsule.KEPT).exists():
+    if (found.path / states.KEPT).exists():
         return None
     try:
-        made = capsule.load(found.path)
+        made = load_capsule(found.path)
     except UsageError as error:
         return f"kept {found.path}: {error.message}"
     if found.name.kind == naming.RUN:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
-from vmcapsule.capsule import capsule, naming, scratch
+from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.packing import pack, put_obstacles
+from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.disk.extents import copy_sparse
@@ -40,7 +41,7 @@ from vmcapsule.template.template import Template, load
 QEMU_MEMORY_MIB = 128
 
 
-def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
+def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
     """Make the capsule for the job ad in ``text`` and return the routed ad with it.
 
     ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
@@ -62,10 +63,10 @@ def translate(text: str, config: Config) -> tuple[Ad, capsule.Capsule]:
             _check_length(ad, config.pipe_buffer_max_bytes)
         else:
             # Made by hand: no queue knows of it, and whoever made it removes it.
-            made.mark(capsule.KEPT)
+            made.mark(states.KEPT)
         return ad, made
     except BaseException:
-        capsule.remove(made.folder)
+        making.remove(made.folder)
         raise
 
 
@@ -154,13 +155,13 @@ def _ad_template(path: Path) -> Ad:
 
 def pack_vm(
     job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
-) -> capsule.Capsule:
+) -> Capsule:
     """Make a capsule for a hypervisor: a whole VM, of which it holds what is the job's.
 
     Its other disks stay in the template, whence HTCondor transfers them.
     """
 
-    def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
+    def finish(made: Capsule, aside: Path) -> Capsule:
         copy_sparse(template.vmx, aside / template.vmx.name)
         make_transferable(aside / made.data_disk.name, aside)
         return made._replace(vmx=made.folder / template.vmx.name)
@@ -168,7 +169,7 @@ def pack_vm(
     return pack(job, template, config, tarball, naming.ROUTED, finish)
 
 
-def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
+def vm_facts(made: Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of a capsule that is a whole VM."""
     data = read_vmdk(made.data_disk).files
     disks = (template.system_disk, *template.other_disks)
@@ -189,13 +190,13 @@ def vm_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
 
 def pack_for_slot(
     job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
-) -> capsule.Capsule:
+) -> Capsule:
     """Make a capsule that is booted in a vanilla slot, with the program that does it.
 
     Its system disk and kernel stay in the template, whence HTCondor transfers them.
     """
 
-    def finish(made: capsule.Capsule, aside: Path) -> capsule.Capsule:
+    def finish(made: Capsule, aside: Path) -> Capsule:
         make_transferable(aside / made.data_disk.name, aside)
         write_program(aside)
         put_obstacles(job, aside)
@@ -204,7 +205,7 @@ def pack_for_slot(
     return pack(job, template, config, tarball, naming.ROUTED, finish)
 
 
-def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
+def slot_facts(made: Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of a capsule for a vanilla slot."""
     data = read_vmdk(made.data_disk).files
     shared = [*read_vmdk(made.system_disk).files, made.kernel, made.initrd]
@@ -213,7 +214,7 @@ def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
         folder=made.folder,
         vmx="",
         vmdk_files=tuple(file.name for file in data),
-        other_files=(capsule.RECORD,),
+        other_files=(RECORD,),
         memory_mib=made.memory_mib + QEMU_MEMORY_MIB,
         cpus=made.cpus,
         network=made.network,
@@ -224,8 +225,8 @@ def slot_facts(made: capsule.Capsule, template: Template) -> CapsuleFacts:
     )
 
 
-Pack = Callable[[SourceJob, Template, Config, HTCondorTarball], capsule.Capsule]
-Facts = Callable[[capsule.Capsule, Template], CapsuleFacts]
+Pack = Callable[[SourceJob, Template, Config, HTCondorTarball], Capsule]
+Facts = Callable[[Capsule, Template], CapsuleFacts]
 _WAYS: Mapping[Kind, tuple[Pack, Facts]] = {
     VMWARE: (pack_vm, vm_facts),
     QEMU: (pack_for_slot, slot_facts),

@@ -6,7 +6,7 @@ code, or death by the same signal.  Retries, ``on_exit_hold`` and the like, whic
 HTCondor evaluates when the routed job exits, so stay true.
 
 When the guest did not report (it died, hung, or its disk is damaged), this program dies
-by `capsule.UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
+by `UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
 repeated.  What happened, and how often, goes into the job's ad by chirp where that is
 not switched off; `vmcapsule.router.routed_ad` makes a hold and its reason of it.  A program
 that the guest's system does not start is not tried again: the job waits, and is held.
@@ -28,8 +28,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Collection, NoReturn, Optional, Union
 
-from vmcapsule.capsule import capsule
 from vmcapsule.capsule.booting import boot_capsule
+from vmcapsule.capsule.record import (
+    CONSOLE,
+    RETURNED,
+    UNREPORTED_SIGNAL,
+    WANTED,
+    Capsule,
+    load_capsule,
+)
 from vmcapsule.disk.vmdk.vmdk import read_vmdk
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.guest import extract, staging
@@ -61,7 +68,7 @@ def main() -> int:
         job_exit = _run_or_die(here)
     except KeyboardInterrupt as stop:
         # Removed, held or evicted: nothing is transferred then, and nothing shall be.
-        shutil.rmtree(here / capsule.RETURNED, ignore_errors=True)
+        shutil.rmtree(here / RETURNED, ignore_errors=True)
         die(int(stop.args[0]))
     if job_exit.exit_signal is not None:
         die(job_exit.exit_signal)
@@ -71,7 +78,7 @@ def main() -> int:
 def _run_or_die(here: Path) -> JobExit:
     """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
     try:
-        made, told = arrived(capsule.load(here), here), read_slot(here, os.environ)
+        made, told = arrived(load_capsule(here), here), read_slot(here, os.environ)
         if told.starts:
             staging.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
         kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
@@ -83,11 +90,11 @@ def _run_or_die(here: Path) -> JobExit:
             made = made._replace(data_disk=write_return(disk, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
     except (VmCapsuleError, OSError) as error:
-        reason = _reason(error, here / capsule.CONSOLE)
+        reason = _reason(error, here / CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
         hand_back_nothing(here, reason)
         tell(error, reason, read_slot(here, os.environ))
-        die(capsule.UNREPORTED_SIGNAL)
+        die(UNREPORTED_SIGNAL)
     print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
     return job_exit
 
@@ -99,7 +106,7 @@ def aside(here: Path) -> Path:
     return folder
 
 
-def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
+def arrived(made: Capsule, here: Path) -> Capsule:
     """The capsule with every file where file transfer put it: by base name, ``here``."""
 
     def moved(path: Optional[Path]) -> Optional[Path]:
@@ -114,14 +121,14 @@ def arrived(made: capsule.Capsule, here: Path) -> capsule.Capsule:
     )
 
 
-def hand_back(made: capsule.Capsule, job_exit: JobExit, folders: Collection[str] = ()) -> None:
+def hand_back(made: Capsule, job_exit: JobExit, folders: Collection[str] = ()) -> None:
     """Put the data disk's files where the routed job's output list finds them.
 
     Under another name than they came: the capsule on the access point keeps its own
     until the outputs are delivered, so that a run can be repeated.  An output that file
     transfer could not send gets a like that it cannot send either.
     """
-    returned = made.folder / capsule.RETURNED
+    returned = made.folder / RETURNED
     returned.mkdir(exist_ok=True)
     for file in read_vmdk(made.data_disk).files:
         file.rename(returned / file.name)
@@ -150,13 +157,13 @@ def plain(path: str) -> str:
     return name if name.strip(".") else "_"
 
 
-def _wanted(made: capsule.Capsule) -> list[str]:
+def _wanted(made: Capsule) -> list[str]:
     return [item for item in made.wanted_outputs.split(",") if item]
 
 
 def _vouch_for(item: str, here: Path, *, is_folder: bool = False) -> None:
     """Let file transfer find what it is to find of an output that is there."""
-    place = here / capsule.WANTED / item
+    place = here / WANTED / item
     (place if is_folder else place.parent).mkdir(parents=True, exist_ok=True)
     if not place.exists():
         place.touch()
@@ -167,12 +174,12 @@ def hand_back_nothing(here: Path, reason: str) -> None:
 
     Without that file transfer would fail and hold the job before it could be run again.
     """
-    returned = here / capsule.RETURNED
+    returned = here / RETURNED
     shutil.rmtree(returned, ignore_errors=True)
     returned.mkdir()
     (returned / "reason.txt").write_text(reason + "\n", errors="backslashreplace")
     with contextlib.suppress(VmCapsuleError):  # no capsule came, so nothing else is listed
-        for item in _wanted(capsule.load(here)):
+        for item in _wanted(load_capsule(here)):
             _vouch_for(item, here)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, Sequence
 
 from vmcapsule import contract
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.disk.data_disk import LABEL, build_data_disk
 from vmcapsule.disk.extents import Extent, Image, Source, held
 from vmcapsule.disk.fat.tree import lay_out
@@ -31,9 +31,7 @@ _RECORDS = {
 }
 
 
-def write_return(
-    disk: DataDisk, outputs: PackedFiles, made: capsule.Capsule, folder: Path
-) -> Path:
+def write_return(disk: DataDisk, outputs: PackedFiles, made: Capsule, folder: Path) -> Path:
     """Write the disk that takes the place of ``made``'s into ``folder``; return its path.
 
     It holds ``outputs`` and the records of ``disk``, under the contract's names, and is no

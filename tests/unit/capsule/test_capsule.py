@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.unit.returned import OFFSET_BYTES, make_disk, small_template
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule import making
+from vmcapsule.capsule.record import (
+    RECORD,
+    Capsule,
+    load_capsule,
+    save_capsule,
+    save_source_ad,
+    source_ad,
+)
 from vmcapsule.config import load_config
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
@@ -20,8 +28,8 @@ from vmcapsule.template.data_disk import put_data_disk
 from vmcapsule.template.template import load
 
 
-def make(folder: Path) -> capsule.Capsule:
-    return capsule.Capsule(
+def make(folder: Path) -> Capsule:
+    return Capsule(
         folder=folder,
         data_disk=folder / "data.vmdk",
         system_disk=folder.parent / "template" / "system.vmdk",
@@ -37,23 +45,23 @@ def make(folder: Path) -> capsule.Capsule:
 
 def test_a_record_reads_back(tmp_path: Path) -> None:
     made = make(tmp_path / "c")
-    with capsule.draft(made.folder) as aside:
-        capsule.save(made, aside)
-    assert capsule.load(tmp_path / "c") == made
+    with making.draft(made.folder) as aside:
+        save_capsule(made, aside)
+    assert load_capsule(tmp_path / "c") == made
 
 
 def test_a_capsule_that_was_moved_is_found_where_it_is(tmp_path: Path) -> None:
     made = make(tmp_path / "c")
-    with capsule.draft(made.folder) as aside:
-        capsule.save(made, aside)
+    with making.draft(made.folder) as aside:
+        save_capsule(made, aside)
     (tmp_path / "c").rename(tmp_path / "moved")
-    moved = capsule.load(tmp_path / "moved")
+    moved = load_capsule(tmp_path / "moved")
     assert moved.data_disk == tmp_path / "moved" / "data.vmdk"
     assert moved.system_disk == made.system_disk
 
 
 def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(InputError), capsule.draft(tmp_path / "s" / "c") as aside:
+    with pytest.raises(InputError), making.draft(tmp_path / "s" / "c") as aside:
         (aside / "data.vmdk").write_text("half")
         raise InputError("gone")
     assert list((tmp_path / "s").iterdir()) == []
@@ -61,7 +69,7 @@ def test_what_fails_while_it_is_built_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="No space left.*VM_CAPSULE_SCRATCH_DIR_PREFIX"):
-        with capsule.draft(tmp_path / "s" / "c") as aside:
+        with making.draft(tmp_path / "s" / "c") as aside:
             (aside / "data.vmdk").write_text("half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list((tmp_path / "s").iterdir()) == []
@@ -70,27 +78,27 @@ def test_a_full_disk_is_explained_and_leaves_nothing(tmp_path: Path) -> None:
 def test_scratch_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SpaceError, match="VM_CAPSULE_SCRATCH_DIR_PREFIX"):
-        with capsule.draft(tmp_path / "file" / "c"):
+        with making.draft(tmp_path / "file" / "c"):
             pass
 
 
 def test_a_draft_is_private(tmp_path: Path) -> None:
-    with capsule.draft(tmp_path / "c") as aside:
+    with making.draft(tmp_path / "c") as aside:
         assert aside.stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', "[" * 70_000, "\0"])
 def test_a_record_that_is_none_is_explained(tmp_path: Path, text: str) -> None:
-    (tmp_path / capsule.RECORD).write_text(text)
+    (tmp_path / RECORD).write_text(text)
     with pytest.raises(UsageError, match="is no capsule"):
-        capsule.load(tmp_path)
+        load_capsule(tmp_path)
 
 
 def test_a_source_ad_may_hold_any_bytes(tmp_path: Path) -> None:
     made = make(tmp_path)
-    capsule.save_source_ad('Cmd = "\udcff"\n', tmp_path)
-    assert capsule.source_ad(made) == 'Cmd = "\udcff"\n'
+    save_source_ad('Cmd = "\udcff"\n', tmp_path)
+    assert source_ad(made) == 'Cmd = "\udcff"\n'
 
 
 @pytest.mark.parametrize("form", sorted(FORMS))
@@ -123,9 +131,9 @@ def test_a_data_disk_is_flat_whatever_the_templates_is(
 
 def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
     made = make(tmp_path / "c")
-    with capsule.draft(made.folder) as aside:
-        capsule.save(made, aside)
-    capsule.remove(made.folder)
+    with making.draft(made.folder) as aside:
+        save_capsule(made, aside)
+    making.remove(made.folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,9 +142,9 @@ def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
 )
 def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: object) -> None:
     made = make(tmp_path / "c")
-    with capsule.draft(made.folder) as aside:
-        capsule.save(made, aside)
-    path = made.folder / capsule.RECORD
+    with making.draft(made.folder) as aside:
+        save_capsule(made, aside)
+    path = made.folder / RECORD
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(UsageError, match=f"not a record: {name} is"):
-        capsule.load(made.folder)
+        load_capsule(made.folder)

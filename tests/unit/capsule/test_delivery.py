@@ -11,7 +11,8 @@ from typing import Any, Callable
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
-from vmcapsule.capsule import capsule, delivery, packing
+from vmcapsule.capsule import delivery, making, packing, states
+from vmcapsule.capsule.record import UNREPORTED_SIGNAL, WANTED, Capsule
 from vmcapsule.classad.ads import quote
 from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
 from vmcapsule.job.source import SourceJob
@@ -34,7 +35,7 @@ def job_of(home: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def made(tmp_path: Path, home: Path) -> capsule.Capsule:
+def made(tmp_path: Path, home: Path) -> Capsule:
     return make_capsule(tmp_path / "scratch", make_job(home, **job_of(home)), OUTPUTS)
 
 
@@ -64,7 +65,7 @@ def found(home: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in home.iterdir()}
 
 
-def hook_input(home: Path, made: capsule.Capsule, more: str = "") -> str:
+def hook_input(home: Path, made: Capsule, more: str = "") -> str:
     source = "\n".join(f"{k} = {v}" for k, v in job_of(home).items())
     iwd = f'Iwd = "{home}"\nCmd = "/bin/true"\n{more}'
     return f"{source}\n{iwd}\n------\nVmCapsuleDir = {quote(str(made.folder))}\n"
@@ -81,7 +82,7 @@ def hook_input(home: Path, made: capsule.Capsule, more: str = "") -> str:
     ],
 )
 def test_a_killed_delivery_is_finished_by_cleanup(
-    call: str, number: int, made: capsule.Capsule, home: Path
+    call: str, number: int, made: Capsule, home: Path
 ) -> None:
     killed_at(number, call, lambda: delivery.deliver_from(made, delivery.job_of(made)))
     assert len([name for name in found(home) if name.startswith(".vmcapsule-")]) > 0 or (
@@ -93,7 +94,7 @@ def test_a_killed_delivery_is_finished_by_cleanup(
     assert not made.folder.exists()
 
 
-def test_a_delivery_is_not_repeated_by_finalize(made: capsule.Capsule, home: Path) -> None:
+def test_a_delivery_is_not_repeated_by_finalize(made: Capsule, home: Path) -> None:
     first, _ = finalize(hook_input(home, made))
     assert found(home) == OUTPUTS
     (home / "out1").write_bytes(b"the user's next step was here")
@@ -116,7 +117,7 @@ def test_a_delivery_is_not_repeated_by_finalize(made: capsule.Capsule, home: Pat
     ],
 )
 def test_what_did_not_come_is_named_with_the_reason(
-    missing: Any, unsent: Any, said: str, made: capsule.Capsule
+    missing: Any, unsent: Any, said: str, made: Capsule
 ) -> None:
     job_exit = delivery.exit_of(made)
     delivery.check_missing(job_exit)
@@ -126,22 +127,20 @@ def test_what_did_not_come_is_named_with_the_reason(
         )
 
 
-def test_finalize_after_cleanup_says_that_all_is_done(
-    made: capsule.Capsule, home: Path
-) -> None:
+def test_finalize_after_cleanup_says_that_all_is_done(made: Capsule, home: Path) -> None:
     first, _ = finalize(hook_input(home, made))
-    capsule.remove(made.folder)
+    making.remove(made.folder)
     repeated, how = finalize(hook_input(home, made, "VmCapsuleDelivered = true\n"))
     assert how is None and first.boolean("VmCapsuleDelivered") is True
     assert "ExitCode" not in repeated, "what the first one said stays"
 
 
-def test_a_spooled_job_is_told_what_to_fetch(made: capsule.Capsule, home: Path) -> None:
+def test_a_spooled_job_is_told_what_to_fetch(made: Capsule, home: Path) -> None:
     ordinary, _ = finalize(hook_input(home, made))
     assert ordinary.value("SpooledOutputFiles") is None and "SpooledOutputFiles" in ordinary
     spooled, _ = finalize(hook_input(home, made, 'SUBMIT_Iwd = "/elsewhere"\n'))
     assert spooled.string("SpooledOutputFiles") == "out1,out2,out3,out4"
-    capsule.remove(made.folder)
+    making.remove(made.folder)
     before = (
         f"VmCapsuleDelivered = true\nVmCapsuleOutputs = {spooled.expr('VmCapsuleOutputs')}\n"
     )
@@ -150,14 +149,14 @@ def test_a_spooled_job_is_told_what_to_fetch(made: capsule.Capsule, home: Path) 
 
 
 def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
-    made: capsule.Capsule, home: Path
+    made: Capsule, home: Path
 ) -> None:
     blocker, elsewhere = home / "blocker", remapped(home)
     blocker.touch()
     with pytest.raises(DeliveryError, match="blocker"):
         delivery.deliver_from(made, elsewhere)
     assert found_files(home) == [blocker]
-    assert not made.has(capsule.DELIVERING) and not made.is_delivered
+    assert not made.has(states.DELIVERING) and not made.is_delivered
     blocker.unlink()
     delivery.deliver_from(made, elsewhere)
     assert len(found_files(home)) == 3 and (blocker / "out3").exists()
@@ -169,13 +168,13 @@ def remapped(home: Path) -> SourceJob:
 
 
 def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_again(
-    made: capsule.Capsule, home: Path
+    made: Capsule, home: Path
 ) -> None:
     (home / "out3").mkdir()
     for _ in range(2):
         with pytest.raises(OutputBlocked, match=r"'out3' \('.*/out3' is a folder\); move"):
             delivery.deliver_from(made, delivery.job_of(made))
-        assert not made.has(capsule.DELIVERING) and not made.is_delivered
+        assert not made.has(states.DELIVERING) and not made.is_delivered
     assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
     (home / "out1").write_bytes(b"the user's next step was here")
     (home / "out3").rmdir()
@@ -185,7 +184,7 @@ def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_aga
 
 
 def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
-    made: capsule.Capsule, home: Path
+    made: Capsule, home: Path
 ) -> None:
     (home / "out3").mkdir()
     with pytest.raises(OutputBlocked) as caught:
@@ -212,7 +211,7 @@ def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
     # Root, as whom tests may run, may write to anything.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
     packing.put_obstacles(job, tmp_path)
-    wanted = tmp_path / capsule.WANTED
+    wanted = tmp_path / WANTED
     likes = {str(path.relative_to(wanted)): path for path in wanted.rglob("*")}
     assert sorted(likes) == ["deep", "deep/closed", "folder", "moved"]
     assert likes["folder"].is_dir()
@@ -226,7 +225,7 @@ def test_one_obstacle_where_another_should_lie_is_enough(
         (home / name).touch(0o444)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
     packing.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
-    assert (tmp_path / capsule.WANTED / "a").is_file()
+    assert (tmp_path / WANTED / "a").is_file()
 
 
 def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
@@ -235,7 +234,7 @@ def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
 
 
 def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
-    made: capsule.Capsule, home: Path
+    made: Capsule, home: Path
 ) -> None:
     killed_at(4, "copy_file_range", lambda: delivery.deliver_from(made, delivery.job_of(made)))
     assert len(found_files(home)) == 4
@@ -255,7 +254,7 @@ def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
     ],
 )
 def test_what_there_is_is_delivered_of_a_job_that_is_held_after_its_run(
-    made: capsule.Capsule, home: Path, held: str
+    made: Capsule, home: Path, held: str
 ) -> None:
     _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
     assert "finished its delivery" in event
@@ -268,11 +267,11 @@ def test_what_there_is_is_delivered_of_a_job_that_is_held_after_its_run(
         "JobStatus = 5\nHoldReasonCode = 1\nExitBySignal = false\nExitCode = 3\n",
         # The guest did not report: what is there is of an earlier run.
         "JobStatus = 5\nHoldReasonCode = 3\nExitBySignal = true\n"
-        f"ExitSignal = {capsule.UNREPORTED_SIGNAL}\n",
+        f"ExitSignal = {UNREPORTED_SIGNAL}\n",
     ],
 )
 def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
-    made: capsule.Capsule, home: Path, held: str
+    made: Capsule, home: Path, held: str
 ) -> None:
     _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
     assert "did not end" in event
@@ -280,7 +279,7 @@ def test_nothing_is_delivered_of_a_job_that_is_held_otherwise(
 
 
 def test_what_was_in_an_outputs_way_keeps_the_capsule_of_a_held_job(
-    made: capsule.Capsule, home: Path
+    made: Capsule, home: Path
 ) -> None:
     (home / "out3").mkdir()
     held = "JobStatus = 5\nHoldReasonCode = 12\n"

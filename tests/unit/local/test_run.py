@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.returned import small_template
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule import making
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.config import Config, load_config
 from vmcapsule.disk.data_disk import build_data_disk
@@ -86,7 +87,7 @@ def translated(
     ad: str = "",
     route: str = "",
     **more: str,
-) -> tuple[Ad, capsule.Capsule]:
+) -> tuple[Ad, Capsule]:
     knobs = {
         "VM_CAPSULE_TEMPLATE": str(config.template),
         "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(scratch),
@@ -133,7 +134,7 @@ def test_a_route_may_have_an_ad_template_of_its_own(tmp_path: Path, config: Conf
     for route, universe in (("oldpool", 13), ("other", 5), ("", 5)):
         ad, made = translated(tmp_path, config, tmp_path / "s", "qemu", route=route, **own)
         assert ad.integer("JobUniverse") == universe
-        capsule.remove(made.folder)
+        making.remove(made.folder)
 
 
 def test_only_the_router_clears_away_what_an_earlier_translation_made(

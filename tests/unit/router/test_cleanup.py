@@ -9,7 +9,8 @@ from typing import Optional
 import pytest
 
 from vmcapsule import contract
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule import states
+from vmcapsule.capsule.record import RETURNED, Capsule, save_capsule
 from vmcapsule.classad.ads import quote
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
@@ -19,24 +20,24 @@ from vmcapsule.router.cleanup import cleanup, settle
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> capsule.Capsule:
+def made(tmp_path: Path) -> Capsule:
     """A capsule that was translated and has not run."""
     raw = tmp_path / "raw"
     build_data_disk(raw, size_bytes=16 << 20, offset_bytes=1 << 20)
     folder = tmp_path / "scratch" / "run-4.2"
     folder.mkdir(parents=True)
     create_vmdk(raw, folder / "data.vmdk", "monolithicSparse")
-    made = capsule.Capsule(
+    made = Capsule(
         folder, folder / "data.vmdk", tmp_path / "system.vmdk", 16 << 20, 1, 64,
         job_id="4.2", global_job_id="host#4.2#1",
     )  # fmt: skip
-    capsule.save(made, folder)
+    save_capsule(made, folder)
     return made
 
 
-def come_back(made: capsule.Capsule) -> Path:
+def come_back(made: Capsule) -> Path:
     """The guest reported, and file transfer brought its disk."""
-    folder = made.folder / capsule.RETURNED
+    folder = made.folder / RETURNED
     folder.mkdir()
     (folder / "data.vmdk").write_bytes(made.data_disk.read_bytes())
     with raw_edit(folder / "data.vmdk", made.folder) as raw:
@@ -45,7 +46,7 @@ def come_back(made: capsule.Capsule) -> Path:
     return folder / "data.vmdk"
 
 
-def clean(made: capsule.Capsule, more: str = "") -> str:
+def clean(made: Capsule, more: str = "") -> str:
     job_id, event = cleanup(
         f'VmCapsuleDir = {quote(str(made.folder))}\nVmCapsuleSourceJobId = "4.2"\n{more}'
     )
@@ -53,25 +54,25 @@ def clean(made: capsule.Capsule, more: str = "") -> str:
     return event
 
 
-def test_a_capsule_that_never_ran_goes(made: capsule.Capsule) -> None:
+def test_a_capsule_that_never_ran_goes(made: Capsule) -> None:
     assert clean(made).startswith("removed")
     assert list(made.folder.parent.iterdir()) == []
 
 
-def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: capsule.Capsule) -> None:
+def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: Capsule) -> None:
     come_back(made)
-    made.mark(capsule.DELIVERED)
+    made.mark(states.DELIVERED)
     assert clean(made).startswith("removed")
     assert "gone already" in clean(made)
 
 
-def test_what_was_not_delivered_stays(made: capsule.Capsule) -> None:
+def test_what_was_not_delivered_stays(made: Capsule) -> None:
     come_back(made)
     assert "not delivered" in clean(made)
-    assert (made.folder / capsule.RETURNED / "data.vmdk").exists()
+    assert (made.folder / RETURNED / "data.vmdk").exists()
 
 
-def test_what_cannot_be_read_may_hold_outputs_and_stays(made: capsule.Capsule) -> None:
+def test_what_cannot_be_read_may_hold_outputs_and_stays(made: Capsule) -> None:
     come_back(made).write_bytes(b"damaged")
     assert "not delivered" in clean(made)
     assert made.folder.exists()
@@ -88,7 +89,7 @@ def test_a_routed_job_that_was_refused_has_no_capsule(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 5, 6])
-def test_a_run_that_did_not_end_leaves_nothing(made: capsule.Capsule, status: int) -> None:
+def test_a_run_that_did_not_end_leaves_nothing(made: Capsule, status: int) -> None:
     come_back(made)
     assert "did not end" in clean(made, f"JobStatus = {status}\n")
     assert list(made.folder.parent.iterdir()) == []
@@ -99,7 +100,7 @@ def test_a_run_that_did_not_end_leaves_nothing(made: capsule.Capsule, status: in
     [(4, True), (None, True), (1, False), (2, False), (3, False), (5, False)],
 )
 def test_outputs_are_kept_for_jobs_that_have_ended(
-    made: capsule.Capsule, status: Optional[int], stays: bool
+    made: Capsule, status: Optional[int], stays: bool
 ) -> None:
     come_back(made)
     asked: list[str] = []
@@ -113,7 +114,7 @@ def test_outputs_are_kept_for_jobs_that_have_ended(
     assert asked == ["host#4.2#1"]
 
 
-def test_where_nobody_answers_outputs_are_kept(made: capsule.Capsule) -> None:
+def test_where_nobody_answers_outputs_are_kept(made: Capsule) -> None:
     def status_of(job: str) -> Optional[int]:
         raise ToolError("the schedd does not answer")
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.disk_volumes import Kind, complaints, format_volume, mtools_tree, put
 from tests.unit.returned import small_template
-from vmcapsule.capsule import capsule
+from vmcapsule.capsule.record import load_capsule
 from vmcapsule.config import load_config
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.vmdk.vmdk import make_transferable, mapped, read_vmdk
@@ -130,7 +130,7 @@ def weigh(folder: Path, size: int) -> None:
     assert sum(each.st_blocks * 512 for each in status) <= size + 2 * MIB
     # Neither may the bytes that are transferred, holes and all, be more.
     assert sum(each.st_size for each in status) <= size + 2 * MIB
-    assert capsule.load(folder).system_disk.parent.name == "condor_vm_capsule"
+    assert load_capsule(folder).system_disk.parent.name == "condor_vm_capsule"
 
 
 @pytest.mark.parametrize("classad", ["qemu", "vmware"])

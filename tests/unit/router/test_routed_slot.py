@@ -8,7 +8,7 @@ from typing import Any, Optional
 import pytest
 
 from tests.unit.router.test_routed_ad import CAPSULE, recorded
-from vmcapsule.capsule.capsule import UNREPORTED_SIGNAL
+from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
 from vmcapsule.router.routed_ad import REMOVED_WHEN_HELD, routed_ad

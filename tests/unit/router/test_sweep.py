@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
-from vmcapsule.capsule import capsule, naming, scratch
+from vmcapsule.capsule import making, naming, scratch, states
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import quote
 from vmcapsule.router import sweep
 
@@ -38,7 +39,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def made_for(tmp_path: Path, proc: int, kind: str = naming.ROUTED) -> capsule.Capsule:
+def made_for(tmp_path: Path, proc: int, kind: str = naming.ROUTED) -> Capsule:
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
     numbers = {"ClusterId": "4", "ProcId": str(proc), "GlobalJobId": quote(f"host#4.{proc}#1")}
@@ -58,7 +59,7 @@ def left(tmp_path: Path) -> set[str]:
 def test_what_the_queue_needs_stays(tools: Path, tmp_path: Path) -> None:
     routed, claimed, orphan = (made_for(tmp_path, number) for number in range(3))
     for made in (routed, claimed, orphan):
-        made.mark(capsule.DELIVERED)
+        made.mark(states.DELIVERED)
     (tools / "needed.json").write_text(
         f'[{{"VmCapsuleDir": "{routed.folder}", "GlobalJobId": "host#9.0#1"}},\n'
         '{"Managed": "External", "GlobalJobId": "host#4.1#1"}]'
@@ -79,24 +80,24 @@ def test_outputs_of_a_job_that_ended_stay_and_of_a_removed_one_go(
 
 def test_a_killed_delivery_is_finished(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0)
-    made.mark(capsule.DELIVERING)
+    made.mark(states.DELIVERING)
     assert "finished its delivery" in swept(tmp_path)
     assert (tmp_path / "home" / "out0").read_bytes() == b"x"
 
 
 def test_where_the_schedd_does_not_answer_nothing_goes(tools: Path, tmp_path: Path) -> None:
-    made_for(tmp_path, 0).mark(capsule.DELIVERED)
+    made_for(tmp_path, 0).mark(states.DELIVERED)
     (tools / "condor_q").write_text("#!/bin/sh\necho 'no schedd' >&2; exit 1\n")
     assert "no schedd" in swept(tmp_path)
     assert len(left(tmp_path)) == 1
 
 
 def test_what_somebody_is_at_work_on_stays(tools: Path, tmp_path: Path) -> None:
-    with capsule.draft(tmp_path / "s" / naming.new_name("run", "4.0", None)) as aside:
+    with making.draft(tmp_path / "s" / naming.new_name("run", "4.0", None)) as aside:
         swept(tmp_path)
         assert aside.exists()
     made = made_for(tmp_path, 1, naming.RUN)
-    with capsule.held(made.folder):
+    with states.held(made.folder):
         swept(tmp_path)
         assert made.folder.exists()
 
@@ -104,9 +105,9 @@ def test_what_somebody_is_at_work_on_stays(tools: Path, tmp_path: Path) -> None:
 def test_what_was_left_of_a_killed_process_goes(tools: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from vmcapsule.capsule import capsule, naming\n"
+        "from vmcapsule.capsule import making, naming\n"
         "name = naming.new_name('capsule', '4.0', 'g')\n"
-        "with capsule.draft(Path(sys.argv[1]) / name): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with making.draft(Path(sys.argv[1]) / name): os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "s"], check=False)
     (draft,) = left(tmp_path)
@@ -117,8 +118,8 @@ def test_what_was_left_of_a_killed_process_goes(tools: Path, tmp_path: Path) -> 
 
 def test_what_is_kept_on_purpose_stays(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0, naming.RUN)
-    made.mark(capsule.DELIVERED)
-    made.mark(capsule.KEPT)
+    made.mark(states.DELIVERED)
+    made.mark(states.KEPT)
     assert swept(tmp_path) == "" and made.folder.exists()
 
 
@@ -133,7 +134,7 @@ def test_what_is_no_capsule_is_not_touched(tools: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sweeps for others")
 def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0)
-    made.mark(capsule.DELIVERING)
+    made.mark(states.DELIVERING)
     # The user made a place that only root could write the output to.
     (tmp_path / "home").chmod(0o755)
     for path in [made.folder, *made.folder.rglob("*")]:
@@ -143,7 +144,7 @@ def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     # Root's own goes first, and so all is imported: as somebody else, a Python in root's
     # home could not read its library any more.
-    made_for(tmp_path, 1).mark(capsule.DELIVERING)
+    made_for(tmp_path, 1).mark(states.DELIVERING)
     code = (
         "import sys; from pathlib import Path; from vmcapsule.router.sweep import sweep\n"
         "sweep(Path(sys.argv[1]), 0.0, lambda line: print(line, flush=True))"
@@ -160,9 +161,9 @@ def test_a_new_translation_clears_what_earlier_ones_left(tmp_path: Path) -> None
     other_queue.mkdir()
     (tmp_path / "s" / f".{mine.folder.name}.abc").mkdir()
     began = made_for(tmp_path, 1)
-    began.mark(capsule.DELIVERING)
+    began.mark(states.DELIVERING)
     kept = made_for(tmp_path, 1)
-    kept.mark(capsule.KEPT)
+    kept.mark(states.KEPT)
     scratch.clear(tmp_path / "s", "4.1", "host#4.1#1")
     stay = {other_proc.folder.name, other_queue.name, began.folder.name, kept.folder.name}
     assert left(tmp_path) == stay

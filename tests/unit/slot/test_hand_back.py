@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.returned import make_capsule, make_job
 from tests.unit.starter import Starter
-from vmcapsule.capsule import capsule, delivery
+from vmcapsule.capsule import delivery
+from vmcapsule.capsule.record import RETURNED, WANTED, Capsule
 from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.slot import execute
@@ -21,13 +22,13 @@ from vmcapsule.slot.starter import Slot
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> capsule.Capsule:
+def made(tmp_path: Path) -> Capsule:
     """A capsule whose job was to leave three outputs; its disk lies where it was booted."""
     made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {})
     return made._replace(wanted_outputs="there,below/there,gone")
 
 
-def ended(made: capsule.Capsule, **changes: object) -> JobExit:
+def ended(made: Capsule, **changes: object) -> JobExit:
     return delivery.exit_of(made)._replace(**changes)
 
 
@@ -36,31 +37,31 @@ def left(folder: Path) -> list[str]:
 
 
 def test_the_disk_goes_back_with_a_file_for_each_output_that_is_there(
-    made: capsule.Capsule,
+    made: Capsule,
 ) -> None:
     execute.hand_back(made, ended(made, missing_outputs=("gone",)), ["below"])
-    assert left(made.folder / capsule.RETURNED) == ["data-flat.vmdk", "data.vmdk"]
-    assert left(made.folder / capsule.WANTED) == ["below/there", "there"]
+    assert left(made.folder / RETURNED) == ["data-flat.vmdk", "data.vmdk"]
+    assert left(made.folder / WANTED) == ["below/there", "there"]
 
 
-def test_an_output_that_is_a_folder_goes_back_as_one(made: capsule.Capsule) -> None:
+def test_an_output_that_is_a_folder_goes_back_as_one(made: Capsule) -> None:
     execute.hand_back(made, ended(made), ["there", "not-wanted"])
-    wanted = made.folder / capsule.WANTED
+    wanted = made.folder / WANTED
     assert (wanted / "there").is_dir() and (wanted / "gone").is_file()
     assert not (wanted / "not-wanted").exists()
 
 
-def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: capsule.Capsule) -> None:
+def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: Capsule) -> None:
     unsent = (("d/se cret", errno.EACCES), ("other", errno.EISDIR))
     execute.hand_back(made, ended(made, unsent_outputs=unsent))
-    (like,) = (made.folder / capsule.RETURNED / "unsent").iterdir()
+    (like,) = (made.folder / RETURNED / "unsent").iterdir()
     assert like.name == "se_cret"
     assert stat.S_IMODE(like.stat().st_mode) == 0
 
 
-def test_a_link_to_a_folder_has_a_link_to_a_folder(made: capsule.Capsule) -> None:
+def test_a_link_to_a_folder_has_a_link_to_a_folder(made: Capsule) -> None:
     execute.hand_back(made, ended(made, unsent_outputs=(("d/link", errno.EISDIR),)))
-    link = made.folder / capsule.RETURNED / "unsent/link"
+    link = made.folder / RETURNED / "unsent/link"
     assert link.is_symlink() and link.is_dir()
 
 

@@ -12,7 +12,7 @@ from typing import Mapping
 
 import pytest
 
-from vmcapsule.capsule.capsule import RETURNED, UNREPORTED_SIGNAL
+from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL
 from vmcapsule.errors import SpaceError
 from vmcapsule.slot.program import write_probe, write_program
 from vmcapsule.vm.accelerator import KVM, TCG, choose

@@ -11,7 +11,8 @@ import pytest
 
 from tests.unit.returned import EXITED, file, make_job
 from vmcapsule import contract
-from vmcapsule.capsule import capsule, delivery
+from vmcapsule.capsule import delivery
+from vmcapsule.capsule.record import RETURNED, Capsule, save_source_ad
 from vmcapsule.disk.data_disk import make_data_disk
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
@@ -39,10 +40,10 @@ class Run:
         disk = make_data_disk(
             folder / "data.vmdk", size_bytes=size, offset_bytes=offset or MIB
         ).path
-        self.made = capsule.Capsule(
+        self.made = Capsule(
             folder, disk, folder / "system.vmdk", size, 1, 64, part_offset_bytes=offset
         )
-        capsule.save_source_ad(self.job.ad.long_form(), folder)
+        save_source_ad(self.job.ad.long_form(), folder)
         record = {**EXITED, "outputs": {"entries": 1, "packs": 1, "bytes": len(output)}}
         gaps = [f"{contract.RECORD_DIR}/gap{number}" for number in range(20)]
         files = {
@@ -60,20 +61,20 @@ class Run:
             for name, data in files.items():
                 put_files(raw.fd, offset or MIB, {name: data})
 
-    def returned(self) -> capsule.Capsule:
+    def returned(self) -> Capsule:
         """The capsule as it is where it was made, with the disk that was handed back."""
         made = self.made
-        (self.folder / capsule.RETURNED).mkdir()
+        (self.folder / RETURNED).mkdir()
         with extract.opened(
             made.data_disk, made.part_offset_bytes, self.folder, made.data_bytes
         ) as disk:
             job_exit = read_exit(disk.volume)
             outputs = extract.read_outputs(disk, job_exit)
-            write_return(disk, outputs, made, self.folder / capsule.RETURNED)
+            write_return(disk, outputs, made, self.folder / RETURNED)
         return made
 
 
-def names(made: capsule.Capsule) -> set[str]:
+def names(made: Capsule) -> set[str]:
     with extract.opened(made.returned_disk, made.part_offset_bytes, made.folder) as disk:
         return {found.path for found in disk.volume.walk() if not found.is_folder}
 

@@ -1,35 +1,21 @@
 """A capsule: the folder made for one job, and what it is booted from.
 
-The folder is built aside and published by rename, so that a capsule that is there is
-whole.  Its record says where its disks are; the system disk and the kernel may lie in
+Its record says where its disks are; the system disk and the kernel may lie in
 the template (read only, under a throw-away layer) or in the capsule itself.
-
-Whoever builds, runs or delivers a capsule holds the lock in its folder, which ends with
-the process: what nobody holds can be swept up when nothing else needs it either.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple, Optional, Union, get_args, get_type_hints
+from typing import Any, NamedTuple, Optional, get_args, get_type_hints
 
-from vmcapsule.errors import SpaceError, TooLarge, UsageError
+from vmcapsule.capsule import states
+from vmcapsule.errors import UsageError
 
 RECORD = "capsule.json"
 CONSOLE = "console.log"
 SOURCE_AD = "source.ad"
-LOCK = "lock"
-#: Empty files that say what became of the outputs.
-DELIVERING = "delivering"
-DELIVERED = "delivered"
-#: What of the outputs is still to be delivered when others are: paths of the index, as JSON.
-LEFT_OVER = "left-over.json"
-#: An empty file: the user wants to keep this capsule.
-KEPT = "kept"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
 #: A folder with an empty file, or folder, for each output that the job was to leave and did
@@ -79,7 +65,7 @@ class Capsule(NamedTuple):
     @property
     def is_delivered(self) -> bool:
         """Whether the outputs are where they belong; before that nothing may delete it."""
-        return self.has(DELIVERED)
+        return self.has(states.DELIVERED)
 
     def has(self, mark: str) -> bool:
         """Whether the capsule bears a mark, such as `DELIVERED`."""
@@ -94,75 +80,7 @@ class Capsule(NamedTuple):
         (self.folder / mark).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a capsule's lock, waiting for whoever has it."""
-    fd = _take_lock(folder, wait=True)
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def held_if_free(folder: Path) -> Iterator[bool]:
-    """Hold a capsule's lock if nobody else does; tells whether."""
-    try:
-        fd = _take_lock(folder, wait=False)
-    except BlockingIOError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(fd)
-
-
-def _take_lock(folder: Path, *, wait: bool) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(folder / LOCK, flags, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-@contextlib.contextmanager
-def draft(folder: Path) -> Iterator[Path]:
-    """A private folder to build in; renamed to ``folder`` when the block ends well.
-
-    Its lock is held meanwhile.  When the block does not end well, everything built is
-    removed.  A full disk raises `SpaceError`.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
-        aside.mkdir(mode=0o700)
-        try:
-            with held(aside):
-                yield aside
-                aside.rename(folder)
-        except BaseException:
-            _remove_tree(aside, ignore_errors=True)
-            raise
-    except TooLarge:
-        raise
-    except (OSError, SpaceError) as error:
-        raise space_error(folder.parent, error) from error
-
-
-def space_error(folder: Path, error: Union[OSError, SpaceError]) -> SpaceError:
-    """The error for scratch that cannot be written."""
-    reason = error.message if isinstance(error, SpaceError) else error.strerror or error
-    return SpaceError(
-        f"cannot build a capsule under '{folder}': {reason}",
-        "make room or permit writing there, or set VM_CAPSULE_SCRATCH_DIR_PREFIX elsewhere",
-    )
-
-
-def save(capsule: Capsule, folder: Path) -> None:
+def save_capsule(capsule: Capsule, folder: Path) -> None:
     """Write the capsule's record into ``folder``, where it is being built."""
     record: dict[str, Any] = {"format": FORMAT}
     for key, value in capsule._asdict().items():
@@ -191,7 +109,7 @@ def source_ad(capsule: Capsule) -> str:
     return data.decode(errors="surrogateescape")
 
 
-def load(folder: Path) -> Capsule:
+def load_capsule(folder: Path) -> Capsule:
     """Read a capsule's record; raise `UsageError` where ``folder`` holds none."""
     path = folder.absolute() / RECORD
     try:
@@ -224,20 +142,3 @@ def _checked(value: Any, name: str, kinds: tuple[type, ...]) -> Any:
     if not isinstance(value, kinds):
         raise TypeError(f"{name} is {value!r:.40}")
     return value
-
-
-def remove(folder: Path) -> None:
-    """Delete a capsule's folder; it is first renamed, so that no half of it is seen.
-
-    One that is gone already is no error: others may be sweeping, too.
-    """
-    doomed = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.gone")
-    with contextlib.suppress(FileNotFoundError):
-        folder.rename(doomed)
-        _remove_tree(doomed)
-
-
-def _remove_tree(folder: Path, ignore_errors: bool = False) -> None:
-    import shutil  # seldom needed, and slow to import
-
-    shutil.rmtree(folder, ignore_errors)

@@ -1,0 +1,61 @@
+"""A capsule's folder: built aside and published by rename, removed by rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Iterator, Union
+
+from vmcapsule.capsule.states import held
+from vmcapsule.errors import SpaceError, TooLarge
+
+
+@contextlib.contextmanager
+def draft(folder: Path) -> Iterator[Path]:
+    """A private folder to build in; renamed to ``folder`` when the block ends well.
+
+    Its lock is held meanwhile.  When the block does not end well, everything built is
+    removed.  A full disk raises `SpaceError`.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
+        aside.mkdir(mode=0o700)
+        try:
+            with held(aside):
+                yield aside
+                aside.rename(folder)
+        except BaseException:
+            _remove_tree(aside, ignore_errors=True)
+            raise
+    except TooLarge:
+        raise
+    except (OSError, SpaceError) as error:
+        raise space_error(folder.parent, error) from error
+
+
+def space_error(folder: Path, error: Union[OSError, SpaceError]) -> SpaceError:
+    """The error for scratch that cannot be written."""
+    reason = error.message if isinstance(error, SpaceError) else error.strerror or error
+    return SpaceError(
+        f"cannot build a capsule under '{folder}': {reason}",
+        "make room or permit writing there, or set VM_CAPSULE_SCRATCH_DIR_PREFIX elsewhere",
+    )
+
+
+def remove(folder: Path) -> None:
+    """Delete a capsule's folder; it is first renamed, so that no half of it is seen.
+
+    One that is gone already is no error: others may be sweeping, too.
+    """
+    doomed = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(doomed)
+        _remove_tree(doomed)
+
+
+def _remove_tree(folder: Path, ignore_errors: bool = False) -> None:
+    import shutil  # seldom needed, and slow to import
+
+    shutil.rmtree(folder, ignore_errors)
