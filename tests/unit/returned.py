@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Optional
 
 from vmcapsule import contract
-from vmcapsule.capsule import naming
+from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
@@ -101,6 +102,13 @@ def make_capsule(
     save_source_ad(job.ad.long_form(), folder)
     save_capsule(made, folder)
     return made
+
+
+def put_into(made: Capsule, state: State) -> None:
+    """Bring a capsule that has run into a state as a delivery does."""
+    states.enter(made.folder, State.DELIVERING)
+    if state is not State.DELIVERING:
+        states.enter(made.folder, state)
 
 
 def small_template(folder: Path) -> dict[str, str]:

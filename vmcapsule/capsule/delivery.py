@@ -1,6 +1,6 @@
 """From a capsule that has run to outputs where its job wants them: once, whole, or not at all.
 
-Marks on the capsule say how far a delivery came.  One that was killed is begun again by
+The capsule's state says how far a delivery came.  One that was killed is begun again by
 whoever finds the capsule next; the caller holds the capsule's lock.
 """
 
@@ -13,6 +13,7 @@ from typing import Mapping, Optional
 
 from vmcapsule.capsule import states
 from vmcapsule.capsule.record import Capsule, source_ad
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.guest import extract
@@ -69,28 +70,39 @@ def deliver_from(made: Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...
     an output that it was to leave, and `OutputBlocked` when something is in the way of one:
     then that alone is left to be delivered.
     """
-    made.mark(states.DELIVERING)
+    before, only = _begun(made)
+    states.enter(made.folder, State.DELIVERING)
     try:
         with extract.opened(
             made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
         ) as disk:
             job_exit = read_exit(disk.volume)
             files = extract.read_outputs(disk, job_exit)
-            token, only = made.folder.name[-8:], _left_over(made)
+            token = made.folder.name[-8:]
             done = extract.deliver(disk, files, Destinations(job).place, token, only)
     except VmCapsuleError:
-        # It failed and was undone; the mark is for one that could not be.
-        made.unmark(states.DELIVERING)
+        # It failed and was undone; delivering is the state of one that could not be.
+        states.enter(made.folder, before)
         raise
-    _leave_over(made, done.blocked)
-    made.unmark(states.DELIVERING)
+    _settle(made, done.blocked)
     check_blocked(done.blocked)
     check_missing(job_exit)
     return job_exit, done.files
 
 
+def _begun(made: Capsule) -> tuple[State, Optional[frozenset[str]]]:
+    """Where a delivery begins: in which state, and what is left to deliver; None: all.
+
+    One that was killed began where the next one begins.
+    """
+    if made.state in (State.MADE, State.DELIVERED):
+        return made.state, None
+    left_over = _left_over(made)
+    return (State.MADE if left_over is None else State.LEFT_OVER), left_over
+
+
 def _left_over(made: Capsule) -> Optional[frozenset[str]]:
-    """What an earlier delivery could not put in place, by path in the index; None: all."""
+    """What an earlier delivery could not put in place, by path in the index."""
     try:
         paths: list[str] = json.loads((made.folder / states.LEFT_OVER).read_bytes())
     except FileNotFoundError:
@@ -98,14 +110,17 @@ def _left_over(made: Capsule) -> Optional[frozenset[str]]:
     return frozenset(paths)
 
 
-def _leave_over(made: Capsule, blocked: Mapping[str, str]) -> None:
+def _settle(made: Capsule, blocked: Mapping[str, str]) -> None:
     """Note what is still to be delivered; when nothing is, that all was."""
     if not blocked:
-        made.mark(states.DELIVERED)
+        states.enter(made.folder, State.DELIVERED)
+        (made.folder / states.LEFT_OVER).unlink(missing_ok=True)
         return
+    # First: whoever finds the capsule between the two delivers these alone.
     draft = made.folder / f".{states.LEFT_OVER}"
     draft.write_text(json.dumps(list(blocked)), encoding="ascii")
     draft.replace(made.folder / states.LEFT_OVER)
+    states.enter(made.folder, State.LEFT_OVER)
 
 
 def check_blocked(blocked: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, get_args, get_type_hints
 
-from vmcapsule.capsule import states
+from vmcapsule.capsule.states import State, state_of
 from vmcapsule.errors import UsageError
 
 RECORD = "capsule.json"
@@ -63,21 +63,9 @@ class Capsule(NamedTuple):
         return returned if returned.exists() else self.data_disk
 
     @property
-    def is_delivered(self) -> bool:
-        """Whether the outputs are where they belong; before that nothing may delete it."""
-        return self.has(states.DELIVERED)
-
-    def has(self, mark: str) -> bool:
-        """Whether the capsule bears a mark, such as `DELIVERED`."""
-        return (self.folder / mark).exists()
-
-    def mark(self, mark: str) -> None:
-        """Put a mark on the capsule."""
-        (self.folder / mark).touch()
-
-    def unmark(self, mark: str) -> None:
-        """Take a mark off."""
-        (self.folder / mark).unlink(missing_ok=True)
+    def state(self) -> State:
+        """How far it came, read anew; raises `UsageError` where that cannot be told."""
+        return state_of(self.folder)
 
 
 def save_capsule(capsule: Capsule, folder: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
 from vmcapsule.capsule import making, naming, states
+from vmcapsule.capsule.states import State
+from vmcapsule.errors import UsageError
 
 
 class Found(NamedTuple):
@@ -61,6 +63,13 @@ def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:
         if name.kind != naming.ROUTED or name.digest != digest or found.uid != os.getuid():
             continue
         with contextlib.suppress(FileNotFoundError), states.held_if_free(found.path) as free:
-            marks = (states.DELIVERING, states.KEPT)
-            if free and not any((found.path / mark).exists() for mark in marks):
+            if free and not (states.is_kept(found.path) or _is_begun(found.path)):
                 making.remove(found.path)
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a delivery was begun and not ended; one that cannot be told may have been."""
+    try:
+        return states.state_of(folder) is State.DELIVERING
+    except UsageError:
+        return True

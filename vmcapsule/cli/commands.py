@@ -171,6 +171,7 @@ def extract(arguments: argparse.Namespace) -> int:
 def _capsule_folder(named: str) -> Path:
     """The folder of a capsule named by its path or by its job's id."""
     from vmcapsule.capsule import scratch, states
+    from vmcapsule.capsule.states import State
 
     if not re.fullmatch(r"[0-9]+\.[0-9]+", named) or Path(named).exists():
         return Path(named)
@@ -180,7 +181,7 @@ def _capsule_folder(named: str) -> Path:
         for found in scratch.find(folder, named)
         if found.uid == os.getuid() and found.name.is_whole
     ]
-    waiting = [path for path in found if not (path / states.DELIVERED).exists()] or found
+    waiting = [path for path in found if states.state_of(path) is not State.DELIVERED] or found
     if len(waiting) == 1:
         return waiting[0]
     if waiting:

@@ -97,7 +97,7 @@ def _run_packed(
         _dispose(made, keep or (has_run and _is_undelivered(error)), error)
         raise
     if keep:
-        made.mark(states.KEPT)
+        states.keep(made.folder)
     else:
         making.remove(made.folder)
     return result
@@ -121,7 +121,7 @@ def _dispose(made: Capsule, keep: bool, error: BaseException) -> None:
     if not keep:
         making.remove(made.folder)
         return
-    made.mark(states.KEPT)
+    states.keep(made.folder)
     if isinstance(error, VmCapsuleError):
         error.message = f"{error.message} [the capsule is kept: {made.folder}]"
     elif isinstance(error, KeyboardInterrupt):

@@ -7,6 +7,7 @@ from typing import Callable, Mapping, Optional
 
 from vmcapsule.capsule import delivery, making, states
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL, Capsule, load_capsule
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote
 from vmcapsule.errors import (
     HOLD_BY_USER,
@@ -49,7 +50,8 @@ def cleanup(text: str) -> tuple[str, str]:
             return job_id, settle(made, job_queue.status_of)
         if _held_after_its_run(routed) and delivery.reported(made):
             # HTCondor's file transfer delivers what there is before it holds a job.
-            made.mark(states.DELIVERING)
+            if made.state is not State.DELIVERED:
+                states.enter(made.folder, State.DELIVERING)
             return job_id, settle(made, job_queue.status_of)
         making.remove(made.folder)
     said = f"removed {folder}: its run did not end"
@@ -100,7 +102,7 @@ def settle(made: Capsule, status_of: Callable[[str], object]) -> str:
     holds the capsule's lock.
     """
     folder = made.folder
-    if made.has(states.DELIVERING):
+    if made.state is State.DELIVERING:
         try:
             delivery.deliver_from(made, delivery.job_of(made))
         except OutputMissing:
@@ -108,7 +110,7 @@ def settle(made: Capsule, status_of: Callable[[str], object]) -> str:
         except VmCapsuleError as error:
             return f"kept {folder}: {error.message}"
         return _removed(made, "finished its delivery")
-    if made.is_delivered:
+    if made.state is State.DELIVERED:
         return _removed(made, "delivered")
     if not delivery.reported(made):
         return _removed(made, "its guest did not report")

@@ -10,6 +10,7 @@ from typing import Optional
 
 from vmcapsule.capsule import delivery, states
 from vmcapsule.capsule.record import Capsule, load_capsule
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.guest.exit_record import JobExit
@@ -50,7 +51,7 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
             "give the source ad that belongs to the routed ad",
         )
     with states.held(made.folder):
-        if made.is_delivered:
+        if made.state is State.DELIVERED:
             job_exit = delivery.exit_of(made)
             delivery.check_missing(job_exit)
         else:

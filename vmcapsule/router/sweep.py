@@ -79,7 +79,7 @@ def _one(
     if not found.name.is_whole:
         making.remove(found.path)
         return f"removed {found.path}: left over"
-    if (found.path / states.KEPT).exists():
+    if states.is_kept(found.path):
         return None
     try:
         made = load_capsule(found.path)

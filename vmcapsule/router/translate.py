@@ -63,7 +63,7 @@ def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
             _check_length(ad, config.pipe_buffer_max_bytes)
         else:
             # Made by hand: no queue knows of it, and whoever made it removes it.
-            made.mark(states.KEPT)
+            states.keep(made.folder)
         return ad, made
     except BaseException:
         making.remove(made.folder)

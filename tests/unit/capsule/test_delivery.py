@@ -11,8 +11,9 @@ from typing import Any, Callable
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
-from vmcapsule.capsule import delivery, making, packing, states
+from vmcapsule.capsule import delivery, making, packing
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL, WANTED, Capsule
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
 from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
 from vmcapsule.job.source import SourceJob
@@ -148,7 +149,7 @@ def test_a_spooled_job_is_told_what_to_fetch(made: Capsule, home: Path) -> None:
     assert repeated.string("SpooledOutputFiles") == "out1,out2,out3,out4"
 
 
-def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
+def test_a_failed_delivery_leaves_it_made_and_can_be_repeated(
     made: Capsule, home: Path
 ) -> None:
     blocker, elsewhere = home / "blocker", remapped(home)
@@ -156,7 +157,7 @@ def test_a_failed_delivery_leaves_no_mark_and_can_be_repeated(
     with pytest.raises(DeliveryError, match="blocker"):
         delivery.deliver_from(made, elsewhere)
     assert found_files(home) == [blocker]
-    assert not made.has(states.DELIVERING) and not made.is_delivered
+    assert made.state is State.MADE
     blocker.unlink()
     delivery.deliver_from(made, elsewhere)
     assert len(found_files(home)) == 3 and (blocker / "out3").exists()
@@ -174,12 +175,12 @@ def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_aga
     for _ in range(2):
         with pytest.raises(OutputBlocked, match=r"'out3' \('.*/out3' is a folder\); move"):
             delivery.deliver_from(made, delivery.job_of(made))
-        assert not made.has(states.DELIVERING) and not made.is_delivered
+        assert made.state is State.LEFT_OVER
     assert found_files(home) == [home / name for name in ("out1", "out2", "out4")]
     (home / "out1").write_bytes(b"the user's next step was here")
     (home / "out3").rmdir()
     _, outputs = delivery.deliver_from(made, delivery.job_of(made))
-    assert outputs == (str(home / "out3"),) and made.is_delivered
+    assert outputs == (str(home / "out3"),) and made.state is State.DELIVERED
     assert found(home) == {**OUTPUTS, "out1": b"the user's next step was here"}
 
 

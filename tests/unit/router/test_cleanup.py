@@ -8,9 +8,10 @@ from typing import Optional
 
 import pytest
 
+from tests.unit.returned import put_into
 from vmcapsule import contract
-from vmcapsule.capsule import states
 from vmcapsule.capsule.record import RETURNED, Capsule, save_capsule
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
 from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
@@ -61,7 +62,7 @@ def test_a_capsule_that_never_ran_goes(made: Capsule) -> None:
 
 def test_a_delivered_capsule_goes_and_a_second_time_is_no_error(made: Capsule) -> None:
     come_back(made)
-    made.mark(states.DELIVERED)
+    put_into(made, State.DELIVERED)
     assert clean(made).startswith("removed")
     assert "gone already" in clean(made)
 

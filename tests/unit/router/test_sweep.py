@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.returned import make_capsule, make_job
+from tests.unit.returned import make_capsule, make_job, put_into
 from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.record import Capsule
+from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
 from vmcapsule.router import sweep
 
@@ -59,7 +60,7 @@ def left(tmp_path: Path) -> set[str]:
 def test_what_the_queue_needs_stays(tools: Path, tmp_path: Path) -> None:
     routed, claimed, orphan = (made_for(tmp_path, number) for number in range(3))
     for made in (routed, claimed, orphan):
-        made.mark(states.DELIVERED)
+        put_into(made, State.DELIVERED)
     (tools / "needed.json").write_text(
         f'[{{"VmCapsuleDir": "{routed.folder}", "GlobalJobId": "host#9.0#1"}},\n'
         '{"Managed": "External", "GlobalJobId": "host#4.1#1"}]'
@@ -80,13 +81,13 @@ def test_outputs_of_a_job_that_ended_stay_and_of_a_removed_one_go(
 
 def test_a_killed_delivery_is_finished(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0)
-    made.mark(states.DELIVERING)
+    put_into(made, State.DELIVERING)
     assert "finished its delivery" in swept(tmp_path)
     assert (tmp_path / "home" / "out0").read_bytes() == b"x"
 
 
 def test_where_the_schedd_does_not_answer_nothing_goes(tools: Path, tmp_path: Path) -> None:
-    made_for(tmp_path, 0).mark(states.DELIVERED)
+    put_into(made_for(tmp_path, 0), State.DELIVERED)
     (tools / "condor_q").write_text("#!/bin/sh\necho 'no schedd' >&2; exit 1\n")
     assert "no schedd" in swept(tmp_path)
     assert len(left(tmp_path)) == 1
@@ -118,8 +119,8 @@ def test_what_was_left_of_a_killed_process_goes(tools: Path, tmp_path: Path) -> 
 
 def test_what_is_kept_on_purpose_stays(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0, naming.RUN)
-    made.mark(states.DELIVERED)
-    made.mark(states.KEPT)
+    put_into(made, State.DELIVERED)
+    states.keep(made.folder)
     assert swept(tmp_path) == "" and made.folder.exists()
 
 
@@ -134,7 +135,7 @@ def test_what_is_no_capsule_is_not_touched(tools: Path, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sweeps for others")
 def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None:
     made = made_for(tmp_path, 0)
-    made.mark(states.DELIVERING)
+    put_into(made, State.DELIVERING)
     # The user made a place that only root could write the output to.
     (tmp_path / "home").chmod(0o755)
     for path in [made.folder, *made.folder.rglob("*")]:
@@ -144,7 +145,7 @@ def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None
         folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
     # Root's own goes first, and so all is imported: as somebody else, a Python in root's
     # home could not read its library any more.
-    made_for(tmp_path, 1).mark(states.DELIVERING)
+    put_into(made_for(tmp_path, 1), State.DELIVERING)
     code = (
         "import sys; from pathlib import Path; from vmcapsule.router.sweep import sweep\n"
         "sweep(Path(sys.argv[1]), 0.0, lambda line: print(line, flush=True))"
@@ -161,9 +162,9 @@ def test_a_new_translation_clears_what_earlier_ones_left(tmp_path: Path) -> None
     other_queue.mkdir()
     (tmp_path / "s" / f".{mine.folder.name}.abc").mkdir()
     began = made_for(tmp_path, 1)
-    began.mark(states.DELIVERING)
+    put_into(began, State.DELIVERING)
     kept = made_for(tmp_path, 1)
-    kept.mark(states.KEPT)
+    states.keep(kept.folder)
     scratch.clear(tmp_path / "s", "4.1", "host#4.1#1")
     stay = {other_proc.folder.name, other_queue.name, began.folder.name, kept.folder.name}
     assert left(tmp_path) == stay
