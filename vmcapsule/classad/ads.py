@@ -14,17 +14,21 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any, Final, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Final, Iterable, Mapping, Optional, Sequence, Union
 
 from vmcapsule.classad import text as lex
 from vmcapsule.errors import AdError, ToolError
 
+#: A name and the text of its expression, in long form; an ad as it stands in a text.
+_Item = tuple[str, str]
+_Block = list[_Item]
+
 #: What can stand for a value in `Ad.with_`: an expression's text, or a plain value.
 Value = Union[str, int, float, bool]
 
-_LINE = re.compile(
-    r"\s*('(?:[^'\\]|\\.)+'|[A-Za-z_][\w.]*)\s*=(?!=|\?=|!=)\s*(.*?)\s*\Z", re.A | re.S
-)
+#: No pattern here looks beyond the equals sign: text of any length is read once.
+_NAME = re.compile(r"('(?:[^'\\]|\\.)+'|[A-Za-z_][\w.]*)\s*=(?!=|\?=|!=)", re.A | re.S)
+_BLANKS = " \t\n\r\f\v"
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 _SEPARATOR = re.compile(r"^-{3,}[ \t]*\r?$", re.MULTILINE)
 _SIMPLE = frozenset({"true", "false", "undefined"})
@@ -145,14 +149,6 @@ class Ad:
         return "".join(f"{name} = {text}\n" for name, text in self.attributes)
 
 
-class HookInput(NamedTuple):
-    """The ads above and below a line of dashes; without such a line all are ``above``."""
-
-    above: tuple[Ad, ...]
-    below: tuple[Ad, ...]
-    framed: bool
-
-
 def quote(value: str) -> str:
     """Write ``value`` as a ClassAd string; `AdError` for a line break or NUL in it."""
     try:
@@ -187,49 +183,46 @@ def split_many(text: str) -> tuple[Ad, ...]:
     return _chain(_blocks(text, 1))
 
 
-def read_hook_input(text: str) -> HookInput:
-    """Read what a hook is sent.  Only a line of nothing but dashes separates."""
+def split_translate(text: str) -> tuple[Optional[Ad], Ad]:
+    """Read TRANSLATE_JOB's input: the route, a line of dashes, the source ad.
+
+    A job ad alone is taken as well; the route is then None.
+    """
+    above, below = _framed(text)
+    if below is None:
+        return None, _single(above, "a job ad")
+    route = _single(above, "a route above the dashes") if above else None
+    return route, _single(below, "a job ad below the dashes")
+
+
+def split_finalize(text: str) -> tuple[Ad, Ad]:
+    """Read JOB_FINALIZE's input: the source ad, a line of dashes, the routed ad."""
+    above, below = _framed(text)
+    if below is None:
+        remedy = "give the source ad, a line '------', the routed ad"
+        raise AdError("there is no line of dashes between two ads", remedy)
+    source = _single(above, "a source ad above the dashes")
+    return source, _single(below, "a routed ad below the dashes")
+
+
+def _framed(text: str) -> tuple[list[_Block], Optional[list[_Block]]]:
+    """What is above and below a line of nothing but dashes; None: there is no such line."""
     match = _SEPARATOR.search(text)
     if match is None:
-        return HookInput(split_many(text), (), False)
+        return _blocks(text, 1), None
     rest = text[match.end() :]
     extra = _SEPARATOR.search(rest)
     if extra:
         line = text.count("\n", 0, match.end() + extra.start()) + 1
         raise AdError(f"line {line}: a second line of dashes", "give two ads at most")
     below = _blocks(rest, text.count("\n", 0, match.start()) + 1)
-    return HookInput(split_many(text[: match.start()]), _chain(below), True)
+    return _blocks(text[: match.start()], 1), below
 
 
-def split_translate(text: str) -> tuple[Optional[Ad], Ad]:
-    """Read TRANSLATE_JOB's input: the route, a line of dashes, the source ad.
-
-    A job ad alone is taken as well; the route is then None.
-    """
-    read = read_hook_input(text)
-    if not read.framed:
-        return None, _single(read.above, "a job ad")
-    route = _single(read.above, "a route above the dashes") if read.above else None
-    return route, _single(read.below, "a job ad below the dashes")
-
-
-def split_finalize(text: str) -> tuple[Ad, Ad]:
-    """Read JOB_FINALIZE's input: the source ad, a line of dashes, the routed ad."""
-    read = read_hook_input(text)
-    if not read.framed:
-        remedy = "give the source ad, a line '------', the routed ad"
-        raise AdError("there is no line of dashes between two ads", remedy)
-    source = _single(read.above, "a source ad above the dashes")
-    return source, _single(read.below, "a routed ad below the dashes")
-
-
-def _single(ads: Sequence[Ad], what: str) -> Ad:
-    if len(ads) != 1:
-        raise AdError(f"expected {what}, found {len(ads) or 'no'} ads", "give one")
-    return ads[0]
-
-
-_Item = tuple[str, str]
+def _single(blocks: Sequence[_Block], what: str) -> Ad:
+    if len(blocks) != 1:
+        raise AdError(f"expected {what}, found {len(blocks) or 'no'} ads", "give one")
+    return _ad(blocks[0])
 
 
 def _ad(items: Iterable[_Item]) -> Ad:
@@ -241,9 +234,9 @@ def _ad(items: Iterable[_Item]) -> Ad:
     return Ad(tuple(merged.values()))
 
 
-def _chain(blocks: Sequence[Sequence[_Item]]) -> tuple[Ad, ...]:
+def _chain(blocks: Sequence[_Block]) -> tuple[Ad, ...]:
     ads: list[Ad] = []
-    cluster: Optional[Sequence[_Item]] = None
+    cluster: Optional[_Block] = None
     for block in blocks:
         names = {name.lower() for name, _ in block}
         if "clusterid" in names:
@@ -254,10 +247,10 @@ def _chain(blocks: Sequence[Sequence[_Item]]) -> tuple[Ad, ...]:
     return tuple(ads)
 
 
-def _blocks(text: str, first_line: int) -> list[list[_Item]]:
+def _blocks(text: str, first_line: int) -> list[_Block]:
     """Split text into the checked (name, expression) pairs of each ad in it."""
-    blocks: list[list[_Item]] = []
-    current: list[_Item] = []
+    blocks: list[_Block] = []
+    current: _Block = []
     position, number = 0, first_line
     while position < len(text):
         end = text.find("\n", position)
@@ -294,20 +287,20 @@ def _line_item(line: str, number: int) -> _Item:
 
 
 def _name_and_text(line: str) -> _Item:
-    match = _LINE.match(line)
+    match = _NAME.match(line)
     if match is None:
         raise lex.TextError("it is not 'Attr = expr'")
-    return match.group(1), match.group(2)
+    return match.group(1), line[match.end() :].strip(_BLANKS)
 
 
-def _record(text: str, start: int, number: int) -> tuple[list[_Item], int]:
+def _record(text: str, start: int, number: int) -> tuple[_Block, int]:
     """Read a new form ad; return its items in long form and the offset after it."""
-    line, items = number, []
+    line, counted, items = number, start, []
     try:
         pieces, end = lex.record_items(text, start)
-        for offset, piece in pieces:
-            body = lex.strip_leading_comments(piece)
-            line = number + text.count("\n", start, offset + piece.index(body))
+        for offset, body in pieces:
+            line += text.count("\n", counted, offset)
+            counted = offset
             name, expr = _name_and_text(body)
             expr = lex.to_long_form(expr)
             _check(expr)

@@ -103,31 +103,28 @@ def _bracket(char: str, open_brackets: list[str]) -> None:
 def record_items(text: str, start: int) -> tuple[list[tuple[int, str]], int]:
     """Split the record whose ``[`` is at ``start`` at its own ``;``.
 
-    Returns (offset, text) of each item that is not empty, and the offset after the ``]``.
+    Returns (offset, text) of each item that is not empty, without the comments before it,
+    and the offset after the ``]``.
     """
     items: list[tuple[int, str]] = []
     open_brackets: list[str] = []
-    begin = start + 1
+    begin: Optional[int] = None
     for match in _tokens(text, start):
-        if match.lastgroup != "bracket":
-            continue
-        char = match.group()
-        outermost = len(open_brackets) == 1
-        _bracket(char, open_brackets)
-        if outermost and char in ";]":
-            items.append((begin, text[begin : match.start()]))
-            begin = match.end()
-        if not open_brackets:
-            return [item for item in items if _strip_comments(item[1])], match.end()
+        token = match.group()
+        if match.lastgroup == "bracket":
+            outermost = len(open_brackets) == 1
+            _bracket(token, open_brackets)
+            if outermost and token in ";]":
+                if begin is not None:
+                    items.append((begin, text[begin : match.start()].strip()))
+                begin = None
+                if not open_brackets:
+                    return items, match.end()
+                continue
+        is_content = match.lastgroup != "comment" and token.strip()
+        if is_content and begin is None and match.start() > start:
+            begin = match.start() + len(token) - len(token.lstrip())
     raise TextError("the ad's '[' is not closed")
-
-
-def strip_leading_comments(text: str) -> str:
-    """Return ``text`` without the blanks and comments it begins with."""
-    for match in _tokens(text):
-        if match.lastgroup != "comment" and match.group().strip():
-            return text[match.start() :].strip()
-    return ""
 
 
 def rename(expr: str, names: Mapping[str, str]) -> str:
@@ -145,10 +142,6 @@ def rename(expr: str, names: Mapping[str, str]) -> str:
         for match in _tokens(to_new_form(expr))
     ]
     return to_long_form("".join(parts))
-
-
-def _strip_comments(text: str) -> str:
-    return "".join(m.group() for m in _tokens(text) if m.lastgroup != "comment").strip()
 
 
 def _tokens(text: str, start: int = 0) -> Iterator[re.Match[str]]:

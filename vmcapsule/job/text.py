@@ -119,24 +119,27 @@ def remaps(text: str) -> tuple[tuple[str, str], ...]:
     cut off.  A field without ``=`` is passed over, as HTCondor does.
     """
     pairs = []
-    rest = re.sub(r"[\t\n]", "", text)
-    while rest:
-        name, found, after = _upto(rest, "=")
-        if not found:
-            break
-        if ";" in name:
-            rest = rest.partition(";")[2]
+    text = re.sub(r"[\t\n]", "", text)
+    begin, equals = 0, _bare(text, "=", 0)
+    while equals >= 0:
+        field_end = text.find(";", begin, equals)
+        if field_end >= 0:
+            begin = field_end + 1
             continue
-        path, _, rest = _upto(after, ";")
-        pairs.append((name, path))
+        end = _bare(text, ";", equals + 1)
+        end = end if end >= 0 else len(text)
+        name = text[begin:equals].replace("\\=", "=").strip()
+        pairs.append((name, text[equals + 1 : end].replace("\\;", ";").strip()))
+        begin, equals = end + 1, _bare(text, "=", end + 1)
     return tuple(pairs)
 
 
-def _upto(text: str, delimiter: str) -> tuple[str, bool, str]:
-    """Cut at the first delimiter that no backslash precedes: before, was there one, after."""
-    parts = re.split(rf"(?<!\\){re.escape(delimiter)}", text, maxsplit=1)
-    before = parts[0].replace("\\" + delimiter, delimiter).strip()
-    return before, len(parts) == 2, parts[-1] if len(parts) == 2 else ""
+def _bare(text: str, delimiter: str, start: int) -> int:
+    """Where the first ``delimiter`` from ``start`` on is that no backslash precedes, or -1."""
+    at = text.find(delimiter, start)
+    while at > start and text[at - 1] == "\\":
+        at = text.find(delimiter, at + 1)
+    return at
 
 
 def is_url(name: str) -> bool:

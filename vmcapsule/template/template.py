@@ -32,7 +32,6 @@ RECORD_FORMAT = 1
 TEXT_BYTES_MAX = 1 << 20
 
 _REMEDY = "build it with 'vmcapsule template build' or fix VM_CAPSULE_TEMPLATE"
-_VMX_LINE = re.compile(r'\s*([^#=\s][^=]*?)\s*=\s*(?:"([^"]*)"|(.*?))\s*\Z', re.DOTALL)
 _VMX_DISK = re.compile(r"^(ide|scsi|sata|nvme)(\d+):(\d+)\.filename$")
 #: The order in which a machine's firmware looks for a disk to boot from.
 _BUSES = ("ide", "scsi", "sata", "nvme")
@@ -96,13 +95,14 @@ def parse_vmx(text: str) -> Dict[str, str]:
     """
     settings: Dict[str, str] = {}
     for line in text.split("\n"):
-        match = _VMX_LINE.match(line)
-        if match:
-            key, quoted, plain = match.groups()
-            value = quoted if quoted is not None else plain
-            settings[key.lower()] = re.sub(
-                r"\|([0-9A-Fa-f]{2})", lambda code: chr(int(code.group(1), 16)), value
-            )
+        key, equals, value = (part.strip() for part in line.partition("="))
+        if not key or key.startswith("#") or not equals:
+            continue
+        if len(value) > 1 and value[0] == value[-1] == '"' and '"' not in value[1:-1]:
+            value = value[1:-1]
+        settings[key.lower()] = re.sub(
+            r"\|([0-9A-Fa-f]{2})", lambda code: chr(int(code.group(1), 16)), value
+        )
     return settings
 
 

@@ -1,0 +1,76 @@
+"""What is read of users' and guests' text costs in proportion to its length.
+
+Each case is 1 MiB made to be slow, in a process of its own with a limit of CPU time.  That is
+no clock: what is in proportion takes a second or two, what is not takes hours.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2]
+CPU_LIMIT_S = 20
+PREAMBLE = f"""
+import contextlib, resource
+resource.setrlimit(resource.RLIMIT_CPU, ({CPU_LIMIT_S}, {CPU_LIMIT_S}))
+from vmcapsule.classad import text as classad_text
+from vmcapsule.classad.ads import parse_ad, split_finalize, split_translate
+from vmcapsule.errors import AdError
+from vmcapsule.job import text as job_text
+from vmcapsule.slot import starter
+from vmcapsule.template.template import parse_vmx
+N = 1 << 20
+"""
+CASES = {
+    "blanks in an environment": """
+        ad = parse_ad('Environment = "A=' + " " * N + 'x"')
+        assert len(ad.string("Environment")) == N + 3""",
+    "blanks in an expression": "parse_ad('A = 1 +' + ' ' * N + '1')",
+    "blanks before an equals sign": "parse_ad('A' + ' ' * N + '= 1')",
+    "a long name without an expression": """
+        with contextlib.suppress(AdError):
+            parse_ad("A" * N)""",
+    "backslashes": """parse_ad('A = "' + "\\\\" * N + '"')""",
+    "quotes that are not closed": """
+        with contextlib.suppress(AdError):
+            parse_ad("A = " + '"' + '""' * N)""",
+    "a record of many items": """
+        parse_ad("[" + "".join(f"a{n}=1;\\n" for n in range(N // 9)) + "]")""",
+    "comments before each item": "parse_ad('[a=1;' + '/**/' * (N // 4) + 'b=2]')",
+    "a record's item of blanks": "parse_ad('[a=1;' + ' ' * N + 'b=' + ' ' * N + '2]')",
+    "many jobs after a large cluster": """
+        ad = "ClusterId = 1\\n" + "".join(f"A{n} = 1\\n" for n in range(N // 20))
+        with contextlib.suppress(AdError):
+            split_translate(f"[ ]\\n------\\n{ad}\\n" + "ProcId = 1\\n\\n" * (N // 24))""",
+    "dashes and blanks": """
+        with contextlib.suppress(AdError):
+            split_finalize(("-" * 99 + " " * 99 + "x\\n") * (N // 199))""",
+    "remaps": "assert len(job_text.remaps('a=b;' * N)) == N",
+    "fields of remaps without a name": """
+        assert job_text.remaps(";" * N + "a=b") == (("a", "b"),)""",
+    "remaps of backslashes": "job_text.remaps('a=b' + '\\\\;' * (N // 2))",
+    "an environment of quotes": """
+        with contextlib.suppress(ValueError):
+            job_text.split_v2("'" + "''" * (N // 2) + "x")""",
+    "an environment of many variables": "job_text.environment_v2('a=b ' * (N // 4))",
+    "old arguments": "job_text.split_v1(' a' * (N // 2))",
+    "an old environment": "job_text.environment_v1(';' * N)",
+    "what the starter wrote": """
+        ad = " " * N + "\\n" + "NumJobStarts" * (N // 12) + " = 1\\nNumJobStarts = 7"
+        assert starter._count(ad, "NumJobStarts") == 7""",
+    "settings of a VM": "parse_vmx('a' + ' ' * N + '\\nb=c' + ' ' * N + 'd')",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mebibyte_takes_no_longer_than_it_must(case: str) -> None:
+    body = textwrap.dedent(CASES[case])
+    done = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + body], cwd=HOME, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr or f"status {done.returncode}"
