@@ -15,8 +15,9 @@ from typing import Callable, Iterator
 
 from bench.measure import Command, command
 from vmcapsule.config import Config, load_config
-from vmcapsule.disk.data_disk import make_data_disk
-from vmcapsule.disk.vmdk.vmdk import Vmdk, make_transferable
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.disk import Disk
+from vmcapsule.disk.empty_disk import make_data_disk
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -217,11 +218,13 @@ def make_tree(folder: Path, files: int, file_bytes: int) -> Path:
     return folder
 
 
-def empty_disk(path: Path, size_bytes: int, *, growable: bool = False) -> Vmdk:
+def empty_disk(path: Path, size_bytes: int, *, growable: bool = False) -> Disk:
     """Make an empty data disk; a flat one's image is ``NAME-flat.vmdk`` beside it."""
     fresh(*path.parent.glob(f"{path.stem}*.vmdk"))
-    disk = make_data_disk(path, size_bytes=size_bytes, offset_bytes=OFFSET_BYTES)
-    return make_transferable(path, path.parent) if growable else disk
+    make_data_disk(path, size_bytes=size_bytes, offset_bytes=OFFSET_BYTES)
+    if growable:
+        DataDisk(path).make_transferable(path.parent)
+    return Disk.at(path)
 
 
 def disk_bytes_for(files: int, file_bytes: int) -> int:

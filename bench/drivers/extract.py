@@ -12,11 +12,12 @@ def main(disk: Path, folder: str) -> None:
     """Do what delivering a job's outputs does; the packed inputs stand for them."""
     gc.disable()
     from vmcapsule import contract
+    from vmcapsule.disk.data_disk import DataDisk
     from vmcapsule.guest import extract
 
-    with extract.opened(disk, None, disk.parent) as opened:
-        files = extract.read_index(opened, contract.INPUT_INDEX, contract.INPUT_PACK)
-        extract.deliver(opened, files, lambda path: f"{folder}/{path}", "bench")
+    with DataDisk(disk).opened(disk.parent) as volume:
+        files = extract.read_index(volume, contract.INPUT_INDEX, contract.INPUT_PACK)
+        extract.deliver(volume, files, lambda path: f"{folder}/{path}", "bench")
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ from pathlib import Path
 def main(tree: Path, disk: Path) -> None:
     """Do what packing a job's inputs does, begun as a hook begins."""
     gc.disable()
+    from vmcapsule.disk.data_disk import DataDisk
     from vmcapsule.guest import staging
     from vmcapsule.transfer import sandbox
 
     load = staging.packed(sandbox.tree(str(tree), tree.name), texts=())
-    staging.stage(load, disk, None, disk.parent)
+    staging.stage(load, DataDisk(disk), disk.parent)
 
 
 if __name__ == "__main__":

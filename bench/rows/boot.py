@@ -14,10 +14,10 @@ from bench.measure import Contender, alternate, command, timed
 from bench.place import Place, folder_for, fresh
 from bench.results import OURS, Measure, Outcome, at_most
 from vmcapsule.capsule.record import load_capsule
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.errors import ToolError
 from vmcapsule.guest import bundle
 from vmcapsule.guest.exit_record import read_exit
-from vmcapsule.guest.extract import opened
 from vmcapsule.images.initrd import CpioEntry, cpio
 from vmcapsule.process import find
 from vmcapsule.vm import accelerator, boot
@@ -90,7 +90,7 @@ def _row(place: Place, runner: str, what: str, bound: float) -> Outcome:
 def _check(folder: Path, runner: str) -> None:
     """The guest really ran the job; `ToolError` where not."""
     made = load_capsule(folder)
-    with opened(made.data_disk, None, made.folder) as disk:
-        job_exit = read_exit(disk.volume)
+    with DataDisk(made.data_disk).opened(made.folder) as volume:
+        job_exit = read_exit(volume)
     if (job_exit.runner, job_exit.exit_code) != (runner, 0):
         raise ToolError(f"the guest reported {json.dumps(job_exit.runner)}, {job_exit.status}")

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import write_at
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume

@@ -11,8 +11,9 @@ from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.transfer.entries import Entry, Stretch
@@ -69,7 +70,7 @@ def guest_writes(
             files[contract.OUTPUT_PACK % 0] = pack
         if record is not None:
             files[contract.EXIT_RECORD] = json.dumps(record).encode()
-        put_files(raw.fd, OFFSET_BYTES, files)
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), files)
 
 
 def file(path: str, at: int, length: int, mode: int = 0o644) -> Entry:

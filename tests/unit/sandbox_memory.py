@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Callable
 
 from vmcapsule import contract
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.guest import extract, staging
 from vmcapsule.transfer import sandbox
 
 
 def stage(disk: Path, folder: str) -> None:
     load = staging.packed(sandbox.tree(folder, "tree"), texts=())
-    staging.stage(load, disk, None, disk.parent)
+    staging.stage(load, DataDisk(disk), disk.parent)
 
 
 def deliver_some(disk: Path, folder: str) -> None:
@@ -25,10 +26,10 @@ def deliver_some(disk: Path, folder: str) -> None:
 
 
 def deliver(disk: Path, folder: str, wanted: Callable[[str], bool] = lambda path: True) -> None:
-    with extract.opened(disk, None, disk.parent) as opened:
-        files = extract.read_index(opened, contract.INPUT_INDEX, contract.INPUT_PACK)
+    with DataDisk(disk).opened(disk.parent) as volume:
+        files = extract.read_index(volume, contract.INPUT_INDEX, contract.INPUT_PACK)
         done = extract.deliver(
-            opened, files, lambda path: f"{folder}/{path}" if wanted(path) else None, "token"
+            volume, files, lambda path: f"{folder}/{path}" if wanted(path) else None, "token"
         )
     assert done.blocked == {}
 

@@ -10,7 +10,7 @@ from typing import Callable
 import pytest
 
 from vmcapsule import process
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import write_extents
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
@@ -117,7 +117,10 @@ def test_linux_reads_what_we_write(run_job: Run, template: Template, tmp_path: P
     sizes = (0, 1, 511, 512, 4095, 4096, 4097, 32767, 32768, 32769, 200_000)
     files = {f"odd/{name}": os.urandom(sizes[n % 11]) for n, name in enumerate(names)}
     with raw_edit(root / "condor_vm_capsule" / "data.vmdk", tmp_path) as raw:
-        put_files(raw.fd, 1 << 20, {f"odd/removed {n}": b"x" * 40_000 for n in range(9)})
+        put_files(
+            FatVolume.open(raw.fd, 1 << 20),
+            {f"odd/removed {n}": b"x" * 40_000 for n in range(9)},
+        )
         volume = FatVolume.open(raw.fd, 1 << 20)
         layout = lay_out(
             volume,

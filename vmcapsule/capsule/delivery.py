@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import Mapping, Optional
+from typing import ContextManager, Mapping, Optional
 
 from vmcapsule.capsule import states
 from vmcapsule.capsule.record import Capsule, source_ad
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit, read_record
@@ -35,30 +37,30 @@ def job_of(made: Capsule) -> SourceJob:
     return read_job(parse_ad(source_ad(made)))
 
 
+def _returned(made: Capsule) -> ContextManager[FatVolume]:
+    """What the guest left, to be read inside a ``with`` block; no larger than it was given."""
+    disk = DataDisk(made.returned_disk, made.part_offset_bytes)
+    return disk.opened(made.folder, made.data_bytes)
+
+
 def exit_of(made: Capsule) -> JobExit:
     """How the capsule's job ended.  Raises `GuestError` and `DiskError`."""
-    with extract.opened(
-        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-    ) as disk:
-        return read_exit(disk.volume)
+    with _returned(made) as volume:
+        return read_exit(volume)
 
 
 def top_names(made: Capsule) -> tuple[str, ...]:
     """What came back at the top of the job's folder, streams aside (`Destinations`)."""
-    with extract.opened(
-        made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-    ) as disk:
-        entries = extract.read_outputs(disk).entries
+    with _returned(made) as volume:
+        entries = extract.read_outputs(volume).entries
     return Destinations(job_of(made)).spooled_names(entries.paths)
 
 
 def reported(made: Capsule) -> bool:
     """Whether a guest left a record there; a disk that cannot be read may hold one."""
     try:
-        with extract.opened(
-            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-        ) as disk:
-            return read_record(disk.volume) is not None
+        with _returned(made) as volume:
+            return read_record(volume) is not None
     except VmCapsuleError:
         return True
 
@@ -73,13 +75,11 @@ def deliver_from(made: Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...
     before, only = _begun(made)
     states.enter(made.folder, State.DELIVERING)
     try:
-        with extract.opened(
-            made.returned_disk, made.part_offset_bytes, made.folder, made.data_bytes
-        ) as disk:
-            job_exit = read_exit(disk.volume)
-            files = extract.read_outputs(disk, job_exit)
+        with _returned(made) as volume:
+            job_exit = read_exit(volume)
+            files = extract.read_outputs(volume, job_exit)
             token = made.folder.name[-8:]
-            done = extract.deliver(disk, files, Destinations(job).place, token, only)
+            done = extract.deliver(volume, files, Destinations(job).place, token, only)
     except VmCapsuleError:
         # It failed and was undone; delivering is the state of one that could not be.
         states.enter(made.folder, before)

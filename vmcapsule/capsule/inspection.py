@@ -8,6 +8,8 @@ from typing import Any, Callable, Iterator, Mapping, Optional
 
 from vmcapsule import contract
 from vmcapsule.capsule.record import load_capsule
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import UsageError, VmCapsuleError, escaped
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import read_record
@@ -29,34 +31,34 @@ def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
             f"there is no capsule '{where}'", "name a capsule's folder or a data.vmdk"
         )
     with tempfile.TemporaryDirectory(prefix="vmcapsule-") as scratch:
-        with extract.opened(disk_path, offset_bytes, Path(scratch)) as disk:
+        with DataDisk(disk_path, offset_bytes).opened(Path(scratch)) as volume:
             return {
                 "data_disk": str(disk_path),
-                "free_bytes": disk.volume.free_bytes,
-                **{name: _section(read, disk) for name, read in _SECTIONS.items()},
+                "free_bytes": volume.free_bytes,
+                **{name: _section(read, volume) for name, read in _SECTIONS.items()},
             }
 
 
-def _section(read: Callable[[extract.DataDisk], Any], disk: extract.DataDisk) -> Any:
+def _section(read: Callable[[FatVolume], Any], volume: FatVolume) -> Any:
     """What one reader finds; a damaged disk is looked at for what can still be read."""
     try:
-        return read(disk)
+        return read(volume)
     except VmCapsuleError as error:
         return {"error": error.message}
 
 
-def _files(disk: extract.DataDisk) -> list[dict[str, Any]]:
+def _files(volume: FatVolume) -> list[dict[str, Any]]:
     return [
         {"path": file.path, "size": file.size_bytes}
-        for file in disk.volume.walk()
+        for file in volume.walk()
         if not file.is_folder
     ]
 
 
-def _packed(disk: extract.DataDisk, index: str, pack: str) -> Optional[list[dict[str, Any]]]:
-    if disk.volume.lookup(index) is None:
+def _packed(volume: FatVolume, index: str, pack: str) -> Optional[list[dict[str, Any]]]:
+    if volume.lookup(index) is None:
         return None
-    return [_entry(entry) for entry in extract.read_index(disk, index, pack).entries]
+    return [_entry(entry) for entry in extract.read_index(volume, index, pack).entries]
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -71,19 +73,19 @@ def _entry(entry: Entry) -> dict[str, Any]:
     return found
 
 
-def _log(disk: extract.DataDisk, name: str) -> Optional[str]:
-    if disk.volume.lookup(name) is None:
+def _log(volume: FatVolume, name: str) -> Optional[str]:
+    if volume.lookup(name) is None:
         return None
-    return disk.volume.read(name, contract.LOG_BYTES_MAX).decode(errors="replace")
+    return volume.read(name, contract.LOG_BYTES_MAX).decode(errors="replace")
 
 
-_SECTIONS: Mapping[str, Callable[[extract.DataDisk], Any]] = {
+_SECTIONS: Mapping[str, Callable[[FatVolume], Any]] = {
     "files": _files,
-    "inputs": lambda disk: _packed(disk, contract.INPUT_INDEX, contract.INPUT_PACK),
-    "outputs": lambda disk: _packed(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK),
-    "exit_record": lambda disk: read_record(disk.volume),
-    "guest_log": lambda disk: _log(disk, contract.GUEST_LOG),
-    "condor_log": lambda disk: _log(disk, contract.CONDOR_LOG),
+    "inputs": lambda volume: _packed(volume, contract.INPUT_INDEX, contract.INPUT_PACK),
+    "outputs": lambda volume: _packed(volume, contract.OUTPUT_INDEX, contract.OUTPUT_PACK),
+    "exit_record": lambda volume: read_record(volume),
+    "guest_log": lambda volume: _log(volume, contract.GUEST_LOG),
+    "condor_log": lambda volume: _log(volume, contract.CONDOR_LOG),
 }
 
 

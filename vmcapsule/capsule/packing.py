@@ -69,7 +69,7 @@ def pack(
     offset = made.part_offset_bytes
     with making.draft(made.folder) as aside:
         disk = put_data_disk(template, aside, made.data_bytes, offset)
-        staging.stage(load, disk, offset, aside)
+        staging.stage(load, disk, aside)
         save_source_ad(job.ad.long_form(), aside)
         made = finish(made, aside)
         save_capsule(made, aside)

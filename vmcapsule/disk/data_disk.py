@@ -1,46 +1,101 @@
-"""The data disk: one vfat partition, on whose layout host and guest agree."""
+"""A data disk, whatever its form: opened for reading or writing, and copied."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator, NamedTuple, Optional
 
-from vmcapsule.disk.fat.format import format_fat
-from vmcapsule.disk.mbr import Partition, mbr
-from vmcapsule.disk.vmdk.vmdk import Vmdk, read_vmdk
+from vmcapsule.disk.content import content
+from vmcapsule.disk.disk import Disk
+from vmcapsule.disk.extents import created
+from vmcapsule.disk.fat.boot import read_geometry
+from vmcapsule.disk.fat.volume import FatVolume
+from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk.vmdk import make_transferable, mapped, raw_edit, read_vmdk, viewed
 from vmcapsule.disk.vmdk.write import flat_beside, write_flat
-
-#: By this a guest made by our builder finds it.
-LABEL = "CONDOR-DATA"
-_TYPE_FAT32 = 0x0C
+from vmcapsule.errors import DiskError
 
 
-def build_data_disk(
-    raw: Path, *, size_bytes: int, offset_bytes: int, label: str = LABEL
-) -> None:
-    """Write the raw data disk ``raw`` (sparse) of ``size_bytes``, empty.
+class DataDisk(NamedTuple):
+    """A disk with a vfat partition, of which ``path`` names the disk.
 
-    Its partition begins at ``offset_bytes`` and takes all the rest.  Raises `UsageError`
-    where that cannot be.
+    ``offset_bytes`` is where the partition begins; None: the first one that is vfat.  Each
+    method raises `DiskError` for a disk that is damaged and `TemplateError` where no vfat
+    file system begins there.
     """
-    room_bytes = size_bytes - offset_bytes
-    with raw.open("wb") as file:
-        file.truncate(size_bytes)
-        # Windows goes by the type, Linux looks: FAT32's is right for both but the smallest.
-        file.write(mbr([Partition(offset_bytes, room_bytes, _TYPE_FAT32)]))
-        file.flush()
-        format_fat(file.fileno(), offset_bytes, room_bytes, label)
 
+    path: Path
+    offset_bytes: Optional[int] = None
 
-def make_data_disk(
-    target: Path,
-    *,
-    size_bytes: int,
-    offset_bytes: int,
-    label: str = LABEL,
-    adapter: str = "ide",
-) -> Vmdk:
-    """Make an empty, flat data disk, its image beside ``target``; see `build_data_disk`."""
-    flat = flat_beside(target)
-    build_data_disk(flat, size_bytes=size_bytes, offset_bytes=offset_bytes, label=label)
-    write_flat(flat, target, adapter=adapter)
-    return read_vmdk(target)
+    def look(self) -> Disk:
+        """Which files it consists of, and how large it is."""
+        return Disk.at(self.path)
+
+    @contextmanager
+    def opened(
+        self, scratch: Path, size_bytes_max: Optional[int] = None
+    ) -> Iterator[FatVolume]:
+        """Open the volume for reading, inside the ``with`` block only.
+
+        It is read where it lies; only what is compressed, or in far too many pieces, is
+        converted into a folder of its own in ``scratch`` first.  A disk that claims more
+        than ``size_bytes_max`` is refused: reading it could fill the host's.
+        """
+        disk = read_vmdk(self.path)
+        if size_bytes_max is not None and disk.capacity_bytes > size_bytes_max:
+            raise DiskError(
+                f"the returned disk '{self.path}' claims {disk.capacity_bytes} bytes, it left "
+                f"with {size_bytes_max}",
+                "something between here and the guest replaced it; run the job again",
+            )
+        with viewed(disk, scratch) as image:
+            offset_bytes = locate_fat(image, disk.capacity_bytes, self.offset_bytes)
+            yield FatVolume.open(image, offset_bytes)
+
+    @contextmanager
+    def edited(self, scratch: Path) -> Iterator[FatVolume]:
+        """Open the volume for reading and writing, inside the ``with`` block only.
+
+        A flat disk of one file is edited in place; any other is written anew in ``scratch``
+        and takes the old one's place when the block ends well.
+        """
+        with raw_edit(self.path, scratch) as raw:
+            yield FatVolume.open(raw.fd, locate_fat(raw.fd, raw.size_bytes, self.offset_bytes))
+
+    def copied(self, folder: Path) -> DataDisk:
+        """Copy what is used of it to a flat disk of the same name in ``folder``.
+
+        Raises `SpaceError` where there is no room.
+        """
+        disk = read_vmdk(self.path)
+        target = folder / disk.path.name
+        flat = flat_beside(target)
+        with mapped(disk, folder) as there, created(flat, disk.capacity_bytes) as fd:
+            there.copy(content(there, self.offset_bytes), fd)
+        write_flat(flat, target, adapter=disk.adapter)
+        return self._replace(path=target)
+
+    def like(self, folder: Path, size_bytes: int) -> DataDisk:
+        """Make an empty flat disk of ``size_bytes`` and the same name in ``folder``.
+
+        A guest takes it for this one: same label, same place of its partition.
+        """
+        from vmcapsule.disk.empty_disk import make_data_disk  # seldom needed
+
+        disk = read_vmdk(self.path)
+        with mapped(disk, folder) as there:
+            offset_bytes = locate_fat(there, there.size_bytes, self.offset_bytes)
+            label = read_geometry(there, offset_bytes).label
+        made = make_data_disk(
+            folder / disk.path.name,
+            size_bytes=size_bytes,
+            offset_bytes=offset_bytes,
+            label=label,
+            adapter=disk.adapter,
+        )
+        return DataDisk(made, self.offset_bytes)
+
+    def make_transferable(self, scratch: Path) -> None:
+        """Turn a flat disk into one file without holes, which HTCondor would send as zeros."""
+        make_transferable(self.path, scratch)

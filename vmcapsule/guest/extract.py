@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from pathlib import Path
 from typing import Callable, Collection, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.disk.extents import Image, copy_range, held, image_bytes
 from vmcapsule.disk.fat.table import RUNS_MAX
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk.vmdk import read_vmdk, viewed
 from vmcapsule.errors import DeliveryError, DiskError, SpaceError
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.transfer.drafts import Drafts, Obstacle
@@ -23,13 +19,6 @@ from vmcapsule.transfer.pack import Pieces
 PlaceOf = Callable[[str], Optional[str]]
 
 
-class DataDisk(NamedTuple):
-    """A data disk opened for reading: its image and the vfat file system in it."""
-
-    image: Image
-    volume: FatVolume
-
-
 class PackedFiles(NamedTuple):
     """The entries of an index, and where its packs lie in the disk's image."""
 
@@ -37,37 +26,13 @@ class PackedFiles(NamedTuple):
     packs: tuple[Pieces, ...]
 
 
-@contextlib.contextmanager
-def opened(
-    data_disk: Path,
-    offset_bytes: Optional[int],
-    scratch: Path,
-    capacity_bytes: Optional[int] = None,
-) -> Iterator[DataDisk]:
-    """Open a data disk of any vmdk form for reading.
-
-    One that claims more than ``capacity_bytes``, with which it left, is refused with
-    `DiskError`: reading it could fill the host's.  A slot hands back a smaller one.
-    """
-    disk = read_vmdk(data_disk)
-    if capacity_bytes is not None and disk.capacity_bytes > capacity_bytes:
-        raise DiskError(
-            f"the returned disk '{data_disk}' claims {disk.capacity_bytes} bytes, it left with "
-            f"{capacity_bytes}",
-            "something between here and the guest replaced it; run the job again",
-        )
-    with viewed(disk, scratch) as image:
-        offset = locate_fat(image, disk.capacity_bytes, offset_bytes)
-        yield DataDisk(image, FatVolume.open(image, offset))
-
-
-def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
+def read_index(volume: FatVolume, index: str, pack_pattern: str) -> PackedFiles:
     """Read and check an index and find its packs.  Raises `DiskError`."""
     packs: list[Pieces] = []
     sizes: list[int] = []
-    room = image_bytes(disk.image)
+    room = image_bytes(volume.image)
     for number in range(contract.PACKS_MAX):
-        file = disk.volume.lookup(pack_pattern % number)
+        file = volume.lookup(pack_pattern % number)
         if file is None or file.is_folder:
             break
         packs.append(Pieces(file.extents))
@@ -83,17 +48,17 @@ def read_index(disk: DataDisk, index: str, pack_pattern: str) -> PackedFiles:
                 f"the packs on the data disk claim more than its {room} bytes",
                 "the guest wrote them; nothing of them was used",
             )
-    if disk.volume.lookup(index) is None:
+    if volume.lookup(index) is None:
         raise DiskError(
             f"the data disk has no '{index}'", "it was damaged, or not written by vmcapsule"
         )
-    entries = parse_index(disk.volume.read(index, contract.INDEX_BYTES_MAX), sizes)
+    entries = parse_index(volume.read(index, contract.INDEX_BYTES_MAX), sizes)
     return PackedFiles(entries, tuple(packs))
 
 
-def read_outputs(disk: DataDisk, job_exit: Optional[JobExit] = None) -> PackedFiles:
+def read_outputs(volume: FatVolume, job_exit: Optional[JobExit] = None) -> PackedFiles:
     """What the guest sends back; `DiskError` where it is not what its record says."""
-    outputs = read_index(disk, contract.OUTPUT_INDEX, contract.OUTPUT_PACK)
+    outputs = read_index(volume, contract.OUTPUT_INDEX, contract.OUTPUT_PACK)
     # A list that was cut at the end of a line is a list, too.
     if job_exit is not None and len(outputs.entries) != job_exit.entries:
         raise DiskError(
@@ -112,7 +77,7 @@ class Delivered(NamedTuple):
 
 
 def deliver(
-    disk: DataDisk,
+    volume: FatVolume,
     outputs: PackedFiles,
     place_of: PlaceOf,
     token: str,
@@ -147,7 +112,7 @@ def deliver(
                 continue
             files.append(place)
             try:
-                _fill(fd, disk.image, entry, outputs.packs)
+                _fill(fd, volume.image, entry, outputs.packs)
             finally:
                 os.close(fd)
         place = ""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
-from typing import Iterable, NamedTuple, Optional, Sequence, Union
+from typing import Iterable, NamedTuple, Sequence, Union
 
 from vmcapsule import contract
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.extents import Extent, copy_range, write_extents
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk.vmdk import raw_edit
 from vmcapsule.errors import InputError, SpaceError, TooLarge
 from vmcapsule.transfer.entries import Stretch
 from vmcapsule.transfer.index import dump_index
@@ -59,8 +58,8 @@ def packed(
     return Payload((*texts, index), tuple(copies), plan)
 
 
-def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: Path) -> None:
-    """Write ``load`` onto the vfat partition of a data disk of any vmdk form.
+def stage(load: Payload, disk: DataDisk, scratch: Path) -> None:
+    """Write ``load`` onto a data disk.
 
     Records of an earlier run that lie there are removed first.  Raises `TooLarge`,
     saying how much is needed, when the partition is too small.
@@ -77,9 +76,8 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
         **{name: len(data) for name, data in texts.items()},
         **{name: path.stat().st_size for name, path in copies.items()},
     }
-    with raw_edit(data_disk, scratch) as raw:
-        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        volume = FatVolume.open(raw.fd, offset)
+    with disk.edited(scratch) as volume:
+        fd = volume.fd
         try:
             layout = lay_out(volume, files, remove=_stale(volume))
         except SpaceError as error:
@@ -90,20 +88,17 @@ def stage(load: Payload, data_disk: Path, offset_bytes: Optional[int], scratch: 
             ) from error
         places = dict(layout.places())
         for name, data in texts.items():
-            write_extents(raw.fd, places[name], data)
+            write_extents(fd, places[name], data)
         for name, path in copies.items():
-            _fill_copy(raw.fd, places[name], path, files[name])
-        _fill_packs(raw.fd, [Pieces(places[name]) for name in packs], load.packs)
+            _fill_copy(fd, places[name], path, files[name])
+        _fill_packs(fd, [Pieces(places[name]) for name in packs], load.packs)
         layout.write()
 
 
-def tell_starts(
-    starts: int, data_disk: Path, offset_bytes: Optional[int], scratch: Path
-) -> None:
+def tell_starts(starts: int, disk: DataDisk, scratch: Path) -> None:
     """Put on a data disk how many of its job's runs began before this one."""
-    with raw_edit(data_disk, scratch) as raw:
-        offset = locate_fat(raw.fd, raw.size_bytes, offset_bytes)
-        put_files(raw.fd, offset, {contract.RUN_AD: f"NumJobStarts = {starts}\n".encode()})
+    with disk.edited(scratch) as volume:
+        put_files(volume, {contract.RUN_AD: f"NumJobStarts = {starts}\n".encode()})
 
 
 def _stale(volume: FatVolume) -> list[str]:

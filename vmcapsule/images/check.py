@@ -9,11 +9,10 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
 
 from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
-from vmcapsule.disk.data_disk import LABEL
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.disk import Disk
+from vmcapsule.disk.empty_disk import LABEL
 from vmcapsule.disk.fat.tree import put_files
-from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk.vmdk import raw_edit, raw_view, read_vmdk
 from vmcapsule.errors import (
     ConfigError,
     DiskError,
@@ -23,7 +22,6 @@ from vmcapsule.errors import (
     VmCapsuleError,
 )
 from vmcapsule.resources import resource
-from vmcapsule.template.data_disk import put_data_disk
 from vmcapsule.template.tarball import is_in, tarball_of
 from vmcapsule.template.template import CONDOR, Template, load
 from vmcapsule.vm import accelerator
@@ -143,22 +141,20 @@ def _check_disks(template: Template) -> List[Finding]:
     findings = []
     for path in (template.system_disk, *template.other_disks, template.data_disk):
         try:
-            disk = read_vmdk(path)
+            disk = Disk.at(path)
         except (DiskError, TemplateError) as error:
             findings.append(_wrong(error))
         else:
-            size_mib = disk.capacity_bytes >> 20
+            size_mib = disk.size_bytes >> 20
             findings.append(Finding(OK, f"{path.name}: {disk.form}, {size_mib} MiB"))
     return findings
 
 
 def _check_data(template: Template, offset: Optional[int], scratch: Path) -> List[Finding]:
     try:
-        with raw_view(template.data_disk, scratch) as raw:
-            at = locate_fat(raw.fd, raw.size_bytes, offset)
-            volume = FatVolume.open(raw.fd, at)
+        with DataDisk(template.data_disk, offset).opened(scratch) as volume:
             free, label, bits = volume.free_bytes, volume.label, volume.bits
-            is_dirty = volume.dirty
+            is_dirty, at = volume.dirty, volume.geometry.offset_bytes
     except (DiskError, TemplateError) as error:
         return [_wrong(error)]
     found = f"data partition: FAT{bits} at {at}, {free >> 20} MiB free, label '{label}'"
@@ -176,14 +172,12 @@ def _check_data(template: Template, offset: Optional[int], scratch: Path) -> Lis
 
 
 def _check_boot(template: Template, config: Config, scratch: Path) -> List[Finding]:
-    size_bytes = read_vmdk(template.data_disk).capacity_bytes
-    copy = put_data_disk(template, scratch, size_bytes, config.disk_part_offset_bytes)
-    with raw_edit(copy, scratch) as raw:
-        at = locate_fat(raw.fd, raw.size_bytes, config.disk_part_offset_bytes)
-        put_files(raw.fd, at, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
+    copy = DataDisk(template.data_disk, config.disk_part_offset_bytes).copied(scratch)
+    with copy.edited(scratch) as volume:
+        put_files(volume, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
     machine = Machine(
         system_disk=template.system_disk,
-        data_disk=copy,
+        data_disk=copy.path,
         cpus=1,
         memory_mib=MEMORY_MIB,
         accelerator=accelerator.choose(template.kernel, config.cache),
@@ -196,9 +190,7 @@ def _check_boot(template: Template, config: Config, scratch: Path) -> List[Findi
         spent_s = boot(machine, console=console, scratch=scratch, timeout_s=BOOT_TIMEOUT_S)
     except (GuestError, GuestTimeout) as error:
         return [_wrong(error)]
-    with raw_view(copy, scratch) as raw:
-        at = locate_fat(raw.fd, raw.size_bytes, config.disk_part_offset_bytes)
-        volume = FatVolume.open(raw.fd, at)
+    with copy.opened(scratch) as volume:
         findings = [Finding(OK, f"booted and powered off in {spent_s:.1f} s")]
         if volume.dirty:
             text = "the machine powered off without unmounting the data disk"

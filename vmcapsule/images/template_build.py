@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
-from vmcapsule.disk.data_disk import LABEL, build_data_disk
+from vmcapsule.disk.empty_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat.format import fat_layout
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError, UsageError

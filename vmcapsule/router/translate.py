@@ -10,8 +10,9 @@ from vmcapsule.capsule.packing import pack, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.extents import copy_sparse
-from vmcapsule.disk.vmdk.vmdk import make_transferable, read_vmdk
 from vmcapsule.errors import (
     AdError,
     ConfigError,
@@ -163,7 +164,7 @@ def pack_vm(
 
     def finish(made: Capsule, aside: Path) -> Capsule:
         copy_sparse(template.vmx, aside / template.vmx.name)
-        make_transferable(aside / made.data_disk.name, aside)
+        DataDisk(aside / made.data_disk.name).make_transferable(aside)
         return made._replace(vmx=made.folder / template.vmx.name)
 
     return pack(job, template, config, tarball, naming.ROUTED, finish)
@@ -171,9 +172,9 @@ def pack_vm(
 
 def vm_facts(made: Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of a capsule that is a whole VM."""
-    data = read_vmdk(made.data_disk).files
+    data = Disk.at(made.data_disk).files
     disks = (template.system_disk, *template.other_disks)
-    shared = [file for disk in disks for file in read_vmdk(disk).files]
+    shared = [file for disk in disks for file in Disk.at(disk).files]
     assert made.vmx is not None
     return CapsuleFacts(
         folder=made.folder,
@@ -197,7 +198,7 @@ def pack_for_slot(
     """
 
     def finish(made: Capsule, aside: Path) -> Capsule:
-        make_transferable(aside / made.data_disk.name, aside)
+        DataDisk(aside / made.data_disk.name).make_transferable(aside)
         write_program(aside)
         put_obstacles(job, aside)
         return made
@@ -207,8 +208,8 @@ def pack_for_slot(
 
 def slot_facts(made: Capsule, template: Template) -> CapsuleFacts:
     """What the routed ad says of a capsule for a vanilla slot."""
-    data = read_vmdk(made.data_disk).files
-    shared = [*read_vmdk(made.system_disk).files, made.kernel, made.initrd]
+    data = Disk.at(made.data_disk).files
+    shared = [*Disk.at(made.system_disk).files, made.kernel, made.initrd]
     files = [file for file in shared if file is not None]
     return CapsuleFacts(
         folder=made.folder,

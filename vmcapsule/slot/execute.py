@@ -37,7 +37,8 @@ from vmcapsule.capsule.record import (
     Capsule,
     load_capsule,
 )
-from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
 from vmcapsule.guest import extract, staging
 from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit
@@ -79,15 +80,14 @@ def _run_or_die(here: Path) -> JobExit:
     """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
     try:
         made, told = arrived(load_capsule(here), here), read_slot(here, os.environ)
+        disk = DataDisk(made.data_disk, made.part_offset_bytes)
         if told.starts:
-            staging.tell_starts(told.starts, made.data_disk, made.part_offset_bytes, here)
+            staging.tell_starts(told.starts, disk, here)
         kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
-        with extract.opened(
-            made.data_disk, made.part_offset_bytes, here, made.data_bytes
-        ) as disk:
-            job_exit = read_exit(disk.volume)
-            outputs = extract.read_outputs(disk, job_exit)
-            made = made._replace(data_disk=write_return(disk, outputs, made, aside(here)))
+        with disk.opened(here, made.data_bytes) as volume:
+            job_exit = read_exit(volume)
+            outputs = extract.read_outputs(volume, job_exit)
+            made = made._replace(data_disk=write_return(volume, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / CONSOLE)
@@ -130,7 +130,7 @@ def hand_back(made: Capsule, job_exit: JobExit, folders: Collection[str] = ()) -
     """
     returned = made.folder / RETURNED
     returned.mkdir(exist_ok=True)
-    for file in read_vmdk(made.data_disk).files:
+    for file in Disk.at(made.data_disk).files:
         file.rename(returned / file.name)
     lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
     for item in _wanted(made):

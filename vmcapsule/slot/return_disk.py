@@ -12,12 +12,12 @@ from typing import Iterator, Sequence
 
 from vmcapsule import contract
 from vmcapsule.capsule.record import Capsule
-from vmcapsule.disk.data_disk import LABEL, build_data_disk
+from vmcapsule.disk.empty_disk import LABEL, build_data_disk
 from vmcapsule.disk.extents import Extent, Image, Source, held
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatFile, FatVolume
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
-from vmcapsule.guest.extract import DataDisk, PackedFiles
+from vmcapsule.guest.extract import PackedFiles
 from vmcapsule.template.data_disk import roomy_bytes
 from vmcapsule.transfer.pack import Pieces
 
@@ -31,14 +31,14 @@ _RECORDS = {
 }
 
 
-def write_return(disk: DataDisk, outputs: PackedFiles, made: Capsule, folder: Path) -> Path:
+def write_return(volume: FatVolume, outputs: PackedFiles, made: Capsule, folder: Path) -> Path:
     """Write the disk that takes the place of ``made``'s into ``folder``; return its path.
 
     It holds ``outputs`` and the records of ``disk``, under the contract's names, and is no
     larger than the disk that left.  The outputs are copied once, inside the kernel.  Raises
     `SpaceError` or `DiskError`.
     """
-    files = _files(disk, outputs)
+    files = _files(volume, outputs)
     needed = sum(file.size_bytes for file in files)
     size_bytes = min(roomy_bytes(needed), made.data_bytes)
     target = folder / made.data_disk.name
@@ -55,19 +55,19 @@ def write_return(disk: DataDisk, outputs: PackedFiles, made: Capsule, folder: Pa
             places = _allocate(fd, made.part_offset_bytes or _OFFSET_BYTES, files)
             sources = [*sources_of(fd, size_bytes)]
             for file, place in zip(files, places):
-                sources += _moved(disk.image, file.extents, place)
+                sources += _moved(volume.image, file.extents, place)
             write_sparse(sources, size_bytes, target, adapter="ide")
         finally:
             os.close(fd)
     return target
 
 
-def _files(disk: DataDisk, outputs: PackedFiles) -> list[FatFile]:
+def _files(volume: FatVolume, outputs: PackedFiles) -> list[FatFile]:
     """What is to come back; whoever made ``outputs`` has bounded what the packs claim."""
     packs = [contract.OUTPUT_PACK % number for number in range(len(outputs.packs))]
-    found = {name: disk.volume.lookup(name) for name in (*packs, contract.OUTPUT_INDEX)}
+    found = {name: volume.lookup(name) for name in (*packs, contract.OUTPUT_INDEX)}
     for name, limit_bytes in _RECORDS.items():
-        file = disk.volume.lookup(name)
+        file = volume.lookup(name)
         if file is not None and file.size_bytes <= limit_bytes:
             found[name] = file
     return [file for file in found.values() if file is not None and not file.is_folder]

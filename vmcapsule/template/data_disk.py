@@ -5,12 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-from vmcapsule.disk.content import content
-from vmcapsule.disk.extents import created
-from vmcapsule.disk.fat.boot import read_geometry
-from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk.vmdk import mapped, read_vmdk
-from vmcapsule.disk.vmdk.write import flat_beside, write_flat
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import TooLarge
 from vmcapsule.template.template import Template
 
@@ -33,7 +29,7 @@ def data_bytes_for(template: Template, needed_bytes: int) -> int:
             f"holds up to {_DATA_BYTES_MAX}",
             "request less disk, or fetch large files from within the job",
         )
-    return max(size_bytes, read_vmdk(template.data_disk).capacity_bytes)
+    return max(size_bytes, Disk.at(template.data_disk).size_bytes)
 
 
 def roomy_bytes(needed_bytes: int) -> int:
@@ -44,29 +40,12 @@ def roomy_bytes(needed_bytes: int) -> int:
 
 def put_data_disk(
     template: Template, folder: Path, size_bytes: int, offset_bytes: Optional[int]
-) -> Path:
-    """Put a flat data disk of ``size_bytes`` into ``folder``; return its descriptor's path.
+) -> DataDisk:
+    """Put a flat data disk of ``size_bytes`` into ``folder``.
 
-    It has the template's content where the template's disk is that large; else it is empty,
-    and a guest takes it for the template's: same label, same place of its partition.
+    It has the template's content where the template's disk is that large; else it is empty.
     """
-    disk = read_vmdk(template.data_disk)
-    target = folder / disk.path.name
-    with mapped(disk, folder) as there:
-        if size_bytes == disk.capacity_bytes:
-            flat = flat_beside(target)
-            with created(flat, size_bytes) as fd:
-                there.copy(content(there, offset_bytes), fd)
-            write_flat(flat, target, adapter=disk.adapter)
-            return target
-        offset_bytes = locate_fat(there, there.size_bytes, offset_bytes)
-        label = read_geometry(there, offset_bytes).label
-    from vmcapsule.disk.data_disk import make_data_disk  # seldom needed
-
-    return make_data_disk(
-        target,
-        size_bytes=size_bytes,
-        offset_bytes=offset_bytes,
-        label=label,
-        adapter=disk.adapter,
-    ).path
+    disk = DataDisk(template.data_disk, offset_bytes)
+    if size_bytes == disk.look().size_bytes:
+        return disk.copied(folder)
+    return disk.like(folder, size_bytes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
-from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import GuestError, GuestTimeout, ToolError
 from vmcapsule.vm.accelerator import KVM, QEMU
 
@@ -62,7 +62,7 @@ def boot(
     """
     started = time.monotonic()
     console.write_bytes(b"")
-    watch = _Watch(console, read_vmdk(machine.data_disk).files, started, timeout_s)
+    watch = _Watch(console, Disk.at(machine.data_disk).files, started, timeout_s)
     # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
     with tempfile.TemporaryFile(dir=scratch) as complaints:
         with _running(qemu_command(machine, console), scratch, complaints) as qemu:

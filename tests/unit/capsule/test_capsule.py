@@ -112,11 +112,11 @@ def test_a_data_disk_is_flat_whatever_the_templates_is(
     source = make_disk(tmp_path / "t" / "the data.vmdk", form)
     stale = os.urandom(6 << 20)
     with raw_edit(source, tmp_path) as raw:
-        put_files(raw.fd, OFFSET_BYTES, {"stale": stale, "tools/file": b"kept"})
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), {"stale": stale, "tools/file": b"kept"})
         volume = FatVolume.open(raw.fd, OFFSET_BYTES)
         lay_out(volume, {}, remove=["stale"]).write()
     template = load(load_config(small_template(tmp_path)).template)._replace(data_disk=source)
-    disk = read_vmdk(put_data_disk(template, tmp_path / "c", size, None))
+    disk = read_vmdk(put_data_disk(template, tmp_path / "c", size, None).path)
     assert disk.path == tmp_path / "c" / "the data.vmdk"
     assert (disk.form, disk.capacity_bytes) == ("monolithicFlat", size)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {

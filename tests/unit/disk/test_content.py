@@ -28,8 +28,8 @@ from tests.unit.disk_volumes import (
 )
 from vmcapsule import process
 from vmcapsule.disk.content import BLOCK_BYTES, content
-from vmcapsule.disk.data_disk import build_data_disk
 from vmcapsule.disk.disk_map import DiskMap
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat.boot import Geometry, read_geometry
 from vmcapsule.disk.fat.table import _pack
@@ -295,7 +295,10 @@ def test_a_preallocated_disk_costs_what_is_in_it(
     disk = formatted(tmp_path / "disk", cluster_sectors)
     with disk.open("rb+") as file:
         names = {f"folder/file {number}": 20_000 for number in range(500)}
-        put_files(file.fileno(), MIB, {name: b"x" * size for name, size in names.items()})
+        put_files(
+            FatVolume.open(file.fileno(), MIB),
+            {name: b"x" * size for name, size in names.items()},
+        )
         geometry = read_geometry(file.fileno(), MIB)
     clusters = sum(-(-size // geometry.cluster_bytes) for size in names.values())
     calls = Calls(monkeypatch)

@@ -11,7 +11,7 @@ from typing import Any, Callable
 import pytest
 
 from vmcapsule import process
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import copy_range
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
@@ -50,12 +50,14 @@ def test_opening_costs_what_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     fd = data_disk(tmp_path / "disk", size_bytes)
-    put_files(fd, OFFSET_BYTES, {"vmcapsule/exit.json": b"{}", "condor-init.py": b"#"})
+    put_files(
+        FatVolume.open(fd, OFFSET_BYTES), {"vmcapsule/exit.json": b"{}", "condor-init.py": b"#"}
+    )
     calls = Calls(monkeypatch)
     volume = FatVolume.open(fd, OFFSET_BYTES)
     assert volume.read("vmcapsule/exit.json", 10) == b"{}"
     assert calls.moved["pread"] < 64 << 10
-    put_files(fd, OFFSET_BYTES, {"vmcapsule/more": b"x"})
+    put_files(FatVolume.open(fd, OFFSET_BYTES), {"vmcapsule/more": b"x"})
     assert calls.moved["pread"] < MIB
     assert calls.count["pread"] < 30 and calls.count["pwrite"] < 10
     os.close(fd)

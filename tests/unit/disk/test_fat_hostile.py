@@ -29,7 +29,7 @@ def populate(fd: int) -> None:
     files = {name: b"x" * (700 * n) for n, name in enumerate(names)}
     files["vmcapsule/deep/er/exit.json"] = b"{}" * 3000
     files["condor-init.py"] = b"#" * 4000
-    put_files(fd, 0, files)
+    put_files(FatVolume.open(fd, 0), files)
 
 
 class Image:
@@ -287,7 +287,7 @@ def test_a_folder_longer_than_any_can_be(image: Image, monkeypatch):
 def test_many_files_that_share_clusters(image: Image, monkeypatch):
     """A small disk cannot pretend to hold more than it has room for."""
     size = image.geometry.cluster_bytes * 2000
-    put_files(image.fd, 0, {f"LINK{n}": b"" for n in range(200)})
+    put_files(FatVolume.open(image.fd, 0), {f"LINK{n}": b"" for n in range(200)})
     lay_out(image.open(), {"shared.bin": size, "one": 1}).write()
     first = image.open().find("shared.bin").first_cluster
     for n in range(200):
@@ -316,7 +316,7 @@ def test_a_file_in_too_many_pieces(image: Image, monkeypatch):
 
 def test_more_folder_entries_than_are_read(image: Image, monkeypatch):
     monkeypatch.setattr(fat, "WALK_SLOTS_MAX", 600)
-    put_files(image.fd, 0, {f"full/FILE{n}": b"" for n in range(700)})
+    put_files(FatVolume.open(image.fd, 0), {f"full/FILE{n}": b"" for n in range(700)})
     with pytest.raises(DiskError, match="folder entries"):
         list(image.open().walk())
 
@@ -399,5 +399,5 @@ def test_what_is_behind_the_end_of_a_folder_stays_dead(image: Image):
     dead = fat_folder.pack_entry(b"DEAD    TXT", 0x20, 0, 0, stamp)
     write_at(image.fd, extent.offset_bytes + 32 * (end + 1), dead * 2)
     assert {file.path for file in image.open().walk()} == before
-    put_files(image.fd, 0, {"NEW": b""})
+    put_files(FatVolume.open(image.fd, 0), {"NEW": b""})
     assert {file.path for file in image.open().walk()} == before | {"NEW"}

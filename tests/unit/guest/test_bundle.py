@@ -10,8 +10,10 @@ import pytest
 
 from vmcapsule import contract, process
 from vmcapsule.classad.ads import parse_ad
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit, raw_view
 from vmcapsule.errors import ConfigError, InputError, SpaceError
 from vmcapsule.guest import bundle, extract, staging
@@ -49,10 +51,10 @@ def job(tmp_path: Path) -> SourceJob:
 
 def contents(disk: Path) -> dict[str, bytes]:
     """Every packed input, read back from the image."""
-    with extract.opened(disk, None, disk.parent) as opened:
-        packed = extract.read_index(opened, contract.INPUT_INDEX, contract.INPUT_PACK)
+    with DataDisk(disk).opened(disk.parent) as volume:
+        packed = extract.read_index(volume, contract.INPUT_INDEX, contract.INPUT_PACK)
         packs = [
-            opened.volume.read(contract.INPUT_PACK % number, 1 << 30)
+            volume.read(contract.INPUT_PACK % number, 1 << 30)
             for number in range(len(packed.packs))
         ]
     found = {}
@@ -65,15 +67,15 @@ def contents(disk: Path) -> dict[str, bytes]:
 
 
 def read(disk: Path, name: str) -> bytes:
-    with extract.opened(disk, None, disk.parent) as opened:
-        return opened.volume.read(name, 1 << 20)
+    with DataDisk(disk).opened(disk.parent) as volume:
+        return volume.read(name, 1 << 20)
 
 
 def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -> None:
     tarball = disk.parent / "condor-1.tar"
     tarball.write_bytes(b"archive")
     load = bundle.payload(job, init_script=INIT, tarball=HTCondorTarball(tarball, "1"))
-    staging.stage(load, disk, OFFSET_BYTES, disk.parent)
+    staging.stage(load, DataDisk(disk, OFFSET_BYTES), disk.parent)
     assert contents(disk) == {
         "prog": b"#!/bin/sh\n",
         "in": b"",
@@ -97,7 +99,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
 
 def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, disk, None, tmp_path)
+    staging.stage(load, DataDisk(disk), tmp_path)
     with raw_view(disk, tmp_path) as raw:
         process.run(
             ["dd", f"if={raw.path}", f"of={tmp_path / 'volume'}", "bs=512"]
@@ -111,9 +113,9 @@ def test_how_often_a_job_was_started_is_told_beside_the_rest(
     disk: Path, job: SourceJob, tmp_path: Path
 ) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, disk, None, tmp_path)
+    staging.stage(load, DataDisk(disk), tmp_path)
     for starts in (1, 12):
-        staging.tell_starts(starts, disk, None, tmp_path)
+        staging.tell_starts(starts, DataDisk(disk), tmp_path)
     assert read(disk, contract.RUN_AD) == b"NumJobStarts = 12\n"
     assert b'Cmd = "prog"' in read(disk, contract.JOB_AD)
 
@@ -122,11 +124,13 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
     with raw_edit(disk, disk.parent) as raw:
         stale = (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY")
         files = {**dict.fromkeys(stale, b"old"), "kept.txt": b"the template's own"}
-        put_files(raw.fd, OFFSET_BYTES, files)
-    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), disk, None, disk.parent)
-    with extract.opened(disk, None, disk.parent) as opened:
-        paths = {file.path for file in opened.volume.walk()}
-        assert read_record(opened.volume) is None
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), files)
+    staging.stage(
+        bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk), disk.parent
+    )
+    with DataDisk(disk).opened(disk.parent) as volume:
+        paths = {file.path for file in volume.walk()}
+        assert read_record(volume) is None
     assert contract.OUTPUT_PACK % 7 not in paths and "kept.txt" in paths
     assert read(disk, contract.INIT_SCRIPT) == INIT.read_bytes()
 
@@ -136,7 +140,7 @@ def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) ->
     (job.iwd / "in/big").write_bytes(bytes(range(256)) * (80 << 10))
     load = bundle.payload(job, init_script=INIT, tarball=None)
     with pytest.raises(SpaceError) as caught:
-        staging.stage(load, disk, None, disk.parent)
+        staging.stage(load, DataDisk(disk), disk.parent)
     needed = int(re.findall(r"need (\d+) bytes", str(caught.value))[0])
     assert 23 << 20 < needed < 25 << 20
     assert disk.read_bytes() == before
@@ -146,7 +150,7 @@ def test_a_file_that_shrinks_while_it_is_packed_is_an_error(disk: Path, job: Sou
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").write_bytes(b"")
     with pytest.raises(InputError, match="in/A' changed while it was packed"):
-        staging.stage(load, disk, None, disk.parent)
+        staging.stage(load, DataDisk(disk), disk.parent)
 
 
 def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
@@ -155,7 +159,7 @@ def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").unlink()
     with pytest.raises(InputError, match="in/A': No such file"):
-        staging.stage(load, disk, None, disk.parent)
+        staging.stage(load, DataDisk(disk), disk.parent)
 
 
 def test_a_missing_init_script_names_its_knob(job: SourceJob, tmp_path: Path) -> None:

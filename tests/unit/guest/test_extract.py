@@ -14,7 +14,9 @@ import pytest
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from vmcapsule import contract
 from vmcapsule.capsule.inspection import inspect, lines
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk import vmdk
 from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, read_vmdk
 from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
@@ -39,17 +41,17 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def deliver(disk: Path, job: SourceJob, blocked: tuple[str, ...] = ()) -> list[str]:
-    with extract.opened(disk, None, disk.parent) as opened:
+    with DataDisk(disk).opened(disk.parent) as volume:
         placed = extract.deliver(
-            opened, extract.read_outputs(opened), Destinations(job).place, "token"
+            volume, extract.read_outputs(volume), Destinations(job).place, "token"
         )
     assert tuple(placed.blocked) == blocked
     return [os.path.relpath(path, job.iwd) for path in placed.files]
 
 
 def exit_of(disk: Path) -> JobExit:
-    with extract.opened(disk, None, disk.parent) as opened:
-        return read_exit(opened.volume)
+    with DataDisk(disk).opened(disk.parent) as volume:
+        return read_exit(volume)
 
 
 def test_outputs_are_placed_with_their_content_and_mode(disk: Path, home: Path) -> None:
@@ -164,9 +166,9 @@ def test_a_hostile_index_delivers_nothing(disk: Path, home: Path) -> None:
 def test_a_list_that_was_cut_short_is_noticed(disk: Path) -> None:
     record = {**EXITED, "outputs": {"entries": 2, "packs": 0, "bytes": 0}}
     guest_writes(disk, record, (file("only", 0, 0),))
-    with extract.opened(disk, None, disk.parent) as opened:
+    with DataDisk(disk).opened(disk.parent) as volume:
         with pytest.raises(DiskError, match="lists 1 outputs, the guest's record speaks of 2"):
-            extract.read_outputs(opened, read_exit(opened.volume))
+            extract.read_outputs(volume, read_exit(volume))
 
 
 def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> None:
@@ -174,7 +176,7 @@ def test_packs_that_share_clusters_do_not_multiply(disk: Path, home: Path) -> No
     size = 12 << 20
     guest_writes(disk, EXITED, (file("a", 0, 2),), bytes(size))
     with raw_edit(disk, disk.parent) as raw:
-        put_files(raw.fd, OFFSET_BYTES, {contract.OUTPUT_PACK % 1: b""})
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), {contract.OUTPUT_PACK % 1: b""})
         first = struct.pack("<8s3s", b"OUTPUT  ", b"000")
         image = os.pread(raw.fd, raw.size_bytes, 0)
         at = image.index(first)
@@ -191,7 +193,7 @@ def test_packs_in_too_many_pieces_are_refused(
     monkeypatch.setattr(extract, "RUNS_MAX", 1)
     guest_writes(disk, EXITED, (file("a", 0, 2),), b"12")
     with raw_edit(disk, disk.parent) as raw:
-        put_files(raw.fd, OFFSET_BYTES, {contract.OUTPUT_PACK % 1: b"34"})
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), {contract.OUTPUT_PACK % 1: b"34"})
     with pytest.raises(DiskError, match="more than 1 pieces"):
         deliver(disk, make_job(home))
 
@@ -262,7 +264,7 @@ def test_a_record_that_makes_no_sense_is_no_success(disk: Path, change: dict[str
 
 def test_a_record_that_is_not_json_is_no_success(disk: Path) -> None:
     with raw_edit(disk, disk.parent) as raw:
-        put_files(raw.fd, OFFSET_BYTES, {contract.EXIT_RECORD: b"[" * 100_000})
+        put_files(FatVolume.open(raw.fd, OFFSET_BYTES), {contract.EXIT_RECORD: b"[" * 100_000})
     with pytest.raises(GuestError):
         exit_of(disk)
 
@@ -290,7 +292,7 @@ def test_what_else_the_guest_could_not_do_is_not_the_programs_fault(
 
 def test_a_disk_that_has_grown_is_not_read(disk: Path) -> None:
     with pytest.raises(DiskError, match="claims 20971520 bytes, it left with 1048576"):
-        with extract.opened(disk, None, disk.parent, 1 << 20):
+        with DataDisk(disk).opened(disk.parent, 1 << 20):
             pass
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule.config import Config, load_config
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import DiskError
 from vmcapsule.images.check import Finding, check_template, judge, parse_probe

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule import contract
-from vmcapsule.disk.data_disk import LABEL, build_data_disk, make_data_disk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.empty_disk import LABEL, build_data_disk, make_data_disk
 from vmcapsule.disk.fat.boot import read_geometry
 from vmcapsule.disk.fat.format import (
     ALIGN_BYTES,
@@ -24,7 +25,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.partition import locate_fat, read_partitions
 from vmcapsule.errors import TemplateError, UsageError
-from vmcapsule.guest import extract, staging
+from vmcapsule.guest import staging
 from vmcapsule.images.recipe import filled, load_recipe
 from vmcapsule.images.template_build import DIRECT_CMDLINE, DISK_CMDLINE, _vmx
 from vmcapsule.process import run
@@ -68,9 +69,9 @@ def test_what_is_put_first_lies_where_linux_writes_fast(
         sandbox.tree(str(tmp_path / "large"), "large"),
         texts=[("init", b"#"), ("vmcapsule/x", b"y")],
     )
-    staging.stage(load, disk.path, None, tmp_path)
-    with extract.opened(disk.path, None, tmp_path) as there:
-        pack = there.volume.lookup(contract.INPUT_PACK % 0)
+    staging.stage(load, DataDisk(disk), tmp_path)
+    with DataDisk(disk).opened(tmp_path) as volume:
+        pack = volume.lookup(contract.INPUT_PACK % 0)
     assert pack is not None
     assert pack.extents[0].offset_bytes % FIRST_FILE_ALIGN_BYTES == 0
 
@@ -102,7 +103,7 @@ def test_other_programs_find_nothing_to_complain_of(
         alone.write_bytes(file.read(4 * MIB))  # all that is not zeros
     os.truncate(alone, size)
     with alone.open("r+b") as file:
-        put_files(file.fileno(), 0, {"A long name": b"x" * 100_000})
+        put_files(FatVolume.open(file.fileno(), 0), {"A long name": b"x" * 100_000})
     run(["fsck.vfat", "-n", alone], timeout_s=60)
     listed = run(["mdir", "-b", "-i", alone, "::"], timeout_s=60).stdout.decode()
     assert "A long name" in listed

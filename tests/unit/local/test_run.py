@@ -15,10 +15,10 @@ from vmcapsule.capsule import making
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.config import Config, load_config
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, read_vmdk
 from vmcapsule.errors import AdError, ConfigError, DiskError, GuestError, TooLarge
-from vmcapsule.guest import extract
 from vmcapsule.job.source import read_job
 from vmcapsule.local import run
 from vmcapsule.router import translate
@@ -115,10 +115,10 @@ def test_a_data_disk_has_room_for_what_the_job_asks(
     disk = read_vmdk(made.data_disk)
     assert disk.capacity_bytes == made.data_bytes >= 5 << 30
     assert disk.adapter == "lsilogic"
-    with extract.opened(made.data_disk, None, tmp_path, made.data_bytes) as opened:
-        assert opened.volume.label == "MINE"
-        assert opened.volume.free_bytes >= 5 << 30
-        assert opened.volume.lookup("condor-init.py") is not None
+    with DataDisk(made.data_disk).opened(tmp_path, made.data_bytes) as volume:
+        assert volume.label == "MINE"
+        assert volume.free_bytes >= 5 << 30
+        assert volume.lookup("condor-init.py") is not None
     used = sum(file.stat().st_blocks * 512 for file in disk.files)
     assert used < 2 << 20, "it takes room only as it is filled"
 

@@ -13,8 +13,9 @@ from vmcapsule import contract
 from vmcapsule.capsule.record import RETURNED, Capsule, save_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
-from vmcapsule.disk.data_disk import build_data_disk
+from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
 from vmcapsule.errors import ToolError
 from vmcapsule.router.cleanup import cleanup, settle
@@ -43,7 +44,7 @@ def come_back(made: Capsule) -> Path:
     (folder / "data.vmdk").write_bytes(made.data_disk.read_bytes())
     with raw_edit(folder / "data.vmdk", made.folder) as raw:
         record = json.dumps({"format": contract.FORMAT}).encode()
-        put_files(raw.fd, 1 << 20, {contract.EXIT_RECORD: record})
+        put_files(FatVolume.open(raw.fd, 1 << 20), {contract.EXIT_RECORD: record})
     return folder / "data.vmdk"
 
 

@@ -13,7 +13,8 @@ from tests.unit.returned import EXITED, file, make_job
 from vmcapsule import contract
 from vmcapsule.capsule import delivery
 from vmcapsule.capsule.record import RETURNED, Capsule, save_source_ad
-from vmcapsule.disk.data_disk import make_data_disk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.empty_disk import make_data_disk
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import raw_edit, read_vmdk
@@ -37,9 +38,7 @@ class Run:
         self, folder: Path, output: bytes, *, size: int = 64 * MIB, offset: Optional[int] = None
     ) -> None:
         self.folder, self.output, self.job = folder, output, make_job(folder)
-        disk = make_data_disk(
-            folder / "data.vmdk", size_bytes=size, offset_bytes=offset or MIB
-        ).path
+        disk = make_data_disk(folder / "data.vmdk", size_bytes=size, offset_bytes=offset or MIB)
         self.made = Capsule(
             folder, disk, folder / "system.vmdk", size, 1, 64, part_offset_bytes=offset
         )
@@ -55,28 +54,28 @@ class Run:
             **self.leaves,
         }
         with raw_edit(disk, folder) as raw:
-            put_files(raw.fd, offset or MIB, dict.fromkeys(gaps, b"x" * 5000))
+            put_files(FatVolume.open(raw.fd, offset or MIB), dict.fromkeys(gaps, b"x" * 5000))
             volume = FatVolume.open(raw.fd, offset or MIB)
             lay_out(volume, {}, folders=self.folders, remove=gaps[::2]).write()
             for name, data in files.items():
-                put_files(raw.fd, offset or MIB, {name: data})
+                put_files(FatVolume.open(raw.fd, offset or MIB), {name: data})
 
     def returned(self) -> Capsule:
         """The capsule as it is where it was made, with the disk that was handed back."""
         made = self.made
         (self.folder / RETURNED).mkdir()
-        with extract.opened(
-            made.data_disk, made.part_offset_bytes, self.folder, made.data_bytes
-        ) as disk:
-            job_exit = read_exit(disk.volume)
-            outputs = extract.read_outputs(disk, job_exit)
-            write_return(disk, outputs, made, self.folder / RETURNED)
+        with DataDisk(made.data_disk, made.part_offset_bytes).opened(
+            self.folder, made.data_bytes
+        ) as volume:
+            job_exit = read_exit(volume)
+            outputs = extract.read_outputs(volume, job_exit)
+            write_return(volume, outputs, made, self.folder / RETURNED)
         return made
 
 
 def names(made: Capsule) -> set[str]:
-    with extract.opened(made.returned_disk, made.part_offset_bytes, made.folder) as disk:
-        return {found.path for found in disk.volume.walk() if not found.is_folder}
+    with DataDisk(made.returned_disk, made.part_offset_bytes).opened(made.folder) as volume:
+        return {found.path for found in volume.walk() if not found.is_folder}
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 * MIB + 17])
@@ -130,7 +129,7 @@ def test_outputs_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     # As if files that lie on top of each other claimed more than the disk has.
     smaller = run.made._replace(data_bytes=20 * MIB)
     (tmp_path / "out").mkdir()
-    with extract.opened(run.made.data_disk, None, tmp_path) as disk:
+    with DataDisk(run.made.data_disk).opened(tmp_path) as volume:
         with pytest.raises(SpaceError):
-            write_return(disk, extract.read_outputs(disk), smaller, tmp_path / "out")
+            write_return(volume, extract.read_outputs(volume), smaller, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -17,7 +17,7 @@ from vmcapsule import contract
 from vmcapsule.capsule import naming, packing
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.config import Config, load_config
-from vmcapsule.guest import extract
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.job.source import read_job
 from vmcapsule.template import tarball
 from vmcapsule.template.tarball import HTCondorTarball, described, is_in, tarball_of
@@ -85,9 +85,9 @@ def test_the_tarball_is_staged_only_where_the_template_lacks_it(
     text = f'Iwd = "{tmp_path}"\nCmd = "/bin/true"\nJobUniverse = 5\n'
     job, condor = read_job(parse_ad(text)), tarball_of(config)
     made = packing.pack(job, template, config, condor, naming.RUN)
-    with extract.opened(made.data_disk, None, tmp_path, made.data_bytes) as disk:
-        assert (disk.volume.lookup(contract.TARBALL) is None) == held
-        record = json.loads(disk.volume.read(contract.JOB_RECORD, 1 << 16))
+    with DataDisk(made.data_disk).opened(tmp_path, made.data_bytes) as volume:
+        assert (volume.lookup(contract.TARBALL) is None) == held
+        record = json.loads(volume.read(contract.JOB_RECORD, 1 << 16))
     assert (record["runner"], record["condor_version"]) == ("condor", "1.0")
 
 

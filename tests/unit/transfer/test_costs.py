@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.sandbox_memory import deliver, stage
 from vmcapsule import process
-from vmcapsule.disk.data_disk import make_data_disk
+from vmcapsule.disk.empty_disk import make_data_disk
 
 MEMORY_KIB_MAX = 64 << 10
 #: What our code may call of `os` that asks the system something.
@@ -45,7 +45,7 @@ def data_disk(path: Path, size_bytes: int) -> Path:
         size_bytes=size_bytes,
         offset_bytes=1 << 20,
         label="DATA",
-    ).path
+    )
 
 
 def tree(folder: Path, folders: int, files: int) -> Path:

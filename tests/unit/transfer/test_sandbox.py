@@ -12,7 +12,8 @@ import pytest
 
 from vmcapsule import contract, process
 from vmcapsule.classad.ads import parse_ad
-from vmcapsule.disk.data_disk import make_data_disk
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.empty_disk import make_data_disk
 from vmcapsule.errors import DeliveryError, InputError, InputLimit
 from vmcapsule.guest import staging
 from vmcapsule.job.source import SourceJob, read_job
@@ -178,7 +179,7 @@ def test_an_unreadable_file_is_named(content: str) -> None:
             offset_bytes=1 << 20,
             label="DATA",
         )
-        for path in (folder, *disk.files):
+        for path in (folder, *DataDisk(disk).look().files):
             path.chmod(0o777)
         user = os.geteuid()
         if user == 0:  # root may read everything: be somebody else for a moment
@@ -186,7 +187,7 @@ def test_an_unreadable_file_is_named(content: str) -> None:
         try:
             with pytest.raises(InputError, match="prog': Permission denied"):
                 load = staging.packed(input_members(job(folder)), texts=())
-                staging.stage(load, disk.path, None, folder)
+                staging.stage(load, DataDisk(disk), folder)
         finally:
             os.seteuid(user)
 

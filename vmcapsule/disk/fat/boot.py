@@ -35,6 +35,7 @@ class Geometry(NamedTuple):
     the others 0.  ``info_offset`` is FAT32's FSInfo sector, or 0.
     """
 
+    offset_bytes: int
     bits: int
     sector_bytes: int
     cluster_bytes: int
@@ -114,6 +115,7 @@ def _check(boot: bytes, offset: int, room_bytes: int) -> Geometry:
         if flags & 0x80 and flags & 0x0F:
             raise _damaged(offset, "it does not use its first FAT")
     return Geometry(
+        offset_bytes=offset,
         bits=bits,
         sector_bytes=sector_bytes,
         cluster_bytes=cluster_sectors * sector_bytes,

@@ -32,15 +32,14 @@ _INFO_COUNTS_AT = 488
 _UNKNOWN = 0xFFFFFFFF
 
 
-def put_files(fd: int, offset_bytes: int, files: Mapping[str, bytes]) -> None:
-    """Write files whose content is at hand onto the volume at ``offset_bytes``.
+def put_files(volume: FatVolume, files: Mapping[str, bytes]) -> None:
+    """Write files whose content is at hand onto ``volume``.
 
     See `lay_out`, whose errors it raises.
     """
-    volume = FatVolume.open(fd, offset_bytes)
     layout = lay_out(volume, {path: len(data) for path, data in files.items()})
     for path, extents in layout.places():
-        write_extents(fd, extents, files[path])
+        write_extents(volume.fd, extents, files[path])
     layout.write()
 
 
