@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from vmcapsule.capsule import naming
-from vmcapsule.capsule.packing import pack
+from vmcapsule.capsule.packing import pack, plan
 from vmcapsule.classad.ads import parse_ad, quote
 from vmcapsule.cli import report
 from vmcapsule.guest import bundle
@@ -30,7 +30,7 @@ def main(runner: str, folder: Path) -> None:
     ]
     job = read_job(parse_ad("\n".join(lines)))
     tarball = tarball_of(config) if runner == bundle.CONDOR else None
-    made = pack(job, load(config.template), config, tarball, naming.RUN)
+    made = pack(plan(job, load(config.template), config, tarball, naming.RUN))
     # Its record names what is in it relative to itself.
     made.folder.rename(folder)
 

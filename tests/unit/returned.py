@@ -100,7 +100,7 @@ def make_capsule(
         pack += content
     record = {**EXITED, "outputs": {"entries": len(entries), "packs": 1, "bytes": len(pack)}}
     guest_writes(disk, record, tuple(entries), pack)
-    save_source_ad(job.ad.long_form(), folder)
+    save_source_ad(job.long_form(), folder)
     save_capsule(made, folder)
     return made
 

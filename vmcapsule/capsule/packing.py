@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable, NamedTuple, Optional
 
 from vmcapsule.capsule import making, naming
 from vmcapsule.capsule.record import WANTED, Capsule, save_capsule, save_source_ad
@@ -18,17 +18,37 @@ from vmcapsule.template.template import Template
 from vmcapsule.transfer import drafts, outputs
 
 
-def planned(
-    job: SourceJob, load: staging.Payload, template: Template, config: Config, kind: str
-) -> Capsule:
-    """The capsule that ``job`` will have: a folder of its own in scratch, named for its kind.
+class Plan(NamedTuple):
+    """A capsule that can be made of a job and a template: nothing is written yet."""
 
-    Its system disk and kernel are the template's; its data disk has room for ``load`` and
-    for the disk that the job requests.  Nothing is made yet.
+    capsule: Capsule
+    job: SourceJob
+    template: Template
+    load: staging.Payload
+
+
+def plan(
+    job: SourceJob,
+    template: Template,
+    config: Config,
+    tarball: Optional[HTCondorTarball],
+    kind: str,
+) -> Plan:
+    """Plan a capsule for ``job``: a folder of its own in scratch, named for its kind.
+
+    Its system disk and kernel are the template's; its data disk has room for what the guest
+    is given and for the disk that the job requests.  Raises `InputError` for inputs that
+    cannot be read and `TooLarge` for more than a data disk can hold.
     """
+    load = bundle.payload(
+        job,
+        init_script=config.init_script,
+        tarball=tarball,
+        staged=tarball is not None and not is_in(template, tarball),
+    )
     name = naming.new_name(kind, job.job_id, job.global_job_id)
     folder = (config.scratch_dir_prefix / name).absolute()
-    return Capsule(
+    planned = Capsule(
         folder=folder,
         data_disk=folder / template.data_disk.name,
         system_disk=template.system_disk,
@@ -44,34 +64,24 @@ def planned(
         network=config.network,
         wanted_outputs=",".join(outputs.wanted_outputs(job)),
     )
+    return Plan(planned, job, template, load)
 
 
 def pack(
-    job: SourceJob,
-    template: Template,
-    config: Config,
-    tarball: Optional[HTCondorTarball],
-    kind: str,
-    finish: Callable[[Capsule, Path], Capsule] = lambda made, aside: made,
+    planned: Plan,
+    finish: Callable[[Plan, Path], Capsule] = lambda planned, aside: planned.capsule,
 ) -> Capsule:
-    """Make a capsule for ``job``: its data disk; the rest stays in the template.
+    """Make a capsule as planned: its data disk; the rest stays in the template.
 
     ``finish`` puts in what else is wanted, into the folder in which the capsule is being
     built, and returns the capsule as it is then.
     """
-    load = bundle.payload(
-        job,
-        init_script=config.init_script,
-        tarball=tarball,
-        staged=tarball is not None and not is_in(template, tarball),
-    )
-    made = planned(job, load, template, config, kind)
-    offset = made.part_offset_bytes
+    made, offset = planned.capsule, planned.capsule.part_offset_bytes
     with making.draft(made.folder) as aside:
-        disk = put_data_disk(template, aside, made.data_bytes, offset)
-        staging.stage(load, disk, aside)
-        save_source_ad(job.ad.long_form(), aside)
-        made = finish(made, aside)
+        disk = put_data_disk(planned.template, aside, made.data_bytes, offset)
+        staging.stage(planned.load, disk, aside)
+        save_source_ad(planned.job.long_form(), aside)
+        made = finish(planned, aside)
         save_capsule(made, aside)
     return made
 

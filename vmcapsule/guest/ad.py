@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Iterable, Optional
 
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.job import text as job_text
@@ -34,6 +34,7 @@ _DROPPED_PREFIXES = (
     "acctgroup",
     "accountinggroup",
 )
+_EXPANDED = ("args", "arguments", "env", "environment")
 _VANILLA = 5
 _RUNNING = 2
 
@@ -53,7 +54,7 @@ def guest_ad(
     kept verbatim, arguments and environment among it, but for what the starter would act
     upon.  The requests are the integers that the guest was made for, so that they fit.
     """
-    kept = job.ad.without(name for name in job.ad.names if _is_dropped(name))
+    kept = [(name, text) for name, text in job.attributes if not _is_dropped(name)]
     made: dict[str, Value] = {
         "Cmd": quote(executable),
         "In": quote(stdin or "/dev/null"),
@@ -66,7 +67,7 @@ def guest_ad(
         "RequestDisk": 1,
         "Requirements": True,
     }
-    return _sorted(kept.with_(_expanded(kept)).with_(made)).long_form()
+    return _sorted(_expanded(kept).with_(made)).long_form()
 
 
 def sandbox_ad(job: SourceJob, *, stdout: Optional[str], stderr: Optional[str]) -> str:
@@ -91,14 +92,18 @@ def sandbox_ad(job: SourceJob, *, stdout: Optional[str], stderr: Optional[str]) 
     for name, original, renamed in streams:
         if original and renamed:
             made.update({name: quote(renamed), f"Original{name}": quote(original)})
-    kept = job.ad.without(name for name in job.ad.names if "claimid" in name.lower())
-    return _sorted(kept.with_(_expanded(kept)).with_(made)).long_form()
+    kept = [item for item in job.attributes if "claimid" not in item[0].lower()]
+    return _sorted(_expanded(kept).with_(made)).long_form()
 
 
-def _expanded(ad: Ad) -> dict[str, Value]:
-    """What the schedd expands when it matches a job to a machine."""
-    texts = ((name, ad.expr(name)) for name in ("Args", "Arguments", "Env", "Environment"))
-    return {name: job_text.expand_match_macros(text) for name, text in texts if text}
+def _expanded(attributes: Iterable[tuple[str, str]]) -> Ad:
+    """An ad in which is expanded what the schedd expands when it matches a job to a machine."""
+    return Ad(
+        tuple(
+            (name, job_text.expand_match_macros(text) if name.lower() in _EXPANDED else text)
+            for name, text in attributes
+        )
+    )
 
 
 def _is_dropped(name: str) -> bool:

@@ -92,9 +92,20 @@ _PREFIXES = (
     "vmcapsule",
     "vmparam_",
 )
+#: Of HTCondor's own: what a job costs whom is the source's to say, where it says anything.
+_ACCOUNTING_TEXT = """
+    accountinggroup acctgroup acctgroupuser concurrencylimits jobleaseduration jobprio
+    maxjobretirementtime niceuser owner
+"""
+_ACCOUNTING = frozenset(_ACCOUNTING_TEXT.split())
 
 
 def belongs_to_source(name: str) -> bool:
     """Is this attribute HTCondor's own (True), or a custom one of the user's (False)?"""
     lower = name.lower()
     return lower in _NAMES or lower.startswith(_PREFIXES)
+
+
+def is_accounting(name: str) -> bool:
+    """Is this one of HTCondor's own that says for whom a job runs, and how it counts?"""
+    return name.lower() in _ACCOUNTING

@@ -13,6 +13,8 @@ from typing import Callable, NamedTuple, Optional, TypeVar
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError
 from vmcapsule.job import text as job_text
+from vmcapsule.job.attributes import belongs_to_source, is_accounting
+from vmcapsule.job.policy import Logs, Policy, read_logs, read_policy
 from vmcapsule.job.refusals import refuse
 
 #: HTCondor's JOB_DEFAULT_REQUESTMEMORY and JOB_DEFAULT_REQUESTDISK for an empty job.
@@ -36,6 +38,8 @@ class SourceJob(NamedTuple):
     ``success_status`` is None for a job that cannot fail, else the wait status (as
     ``wait(2)`` gives it) without which only its streams and ``failure_outputs`` come back.
     ``environment`` holds (name, value); ``#CoNdOrScRaTcHdIr#`` is not expanded yet.
+    ``attributes`` are all of the ad's as they were read, (name, expression): for ads that
+    are made from it, and not to be interpreted.
     """
 
     job_id: str
@@ -59,7 +63,24 @@ class SourceJob(NamedTuple):
     request_cpus: int
     request_memory_mib: int
     request_disk_kib: int
-    ad: Ad
+    job_starts: int
+    policy: Policy
+    logs: Logs
+    attributes: tuple[tuple[str, str], ...]
+
+    @property
+    def custom(self) -> tuple[tuple[str, str], ...]:
+        """Those of the attributes that are the user's own."""
+        return tuple(item for item in self.attributes if not belongs_to_source(item[0]))
+
+    @property
+    def accounting(self) -> tuple[tuple[str, str], ...]:
+        """Those that say who pays for the job, and how much of what it may use."""
+        return tuple(item for item in self.attributes if is_accounting(item[0]))
+
+    def long_form(self) -> str:
+        """The ad as text, of which `read_job` makes this job again."""
+        return Ad(self.attributes).long_form()
 
 
 def read_job(ad: Ad) -> SourceJob:
@@ -92,7 +113,10 @@ def read_job(ad: Ad) -> SourceJob:
         request_cpus=_amount(ad, "RequestCpus", 1, _CPUS_MAX),
         request_memory_mib=_memory_mib(ad),
         request_disk_kib=_amount(ad, "RequestDisk", DEFAULT_DISK_KIB, _DISK_KIB_MAX),
-        ad=ad,
+        job_starts=ad.integer("NumJobStarts") or 0,
+        policy=read_policy(ad),
+        logs=read_logs(ad),
+        attributes=ad.attributes,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Mapping, NamedTuple, Optional
 from vmcapsule.capsule import making, naming, states
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.delivery import deliver_from
-from vmcapsule.capsule.packing import pack
+from vmcapsule.capsule.packing import pack, plan
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.config import Config
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
@@ -65,7 +65,7 @@ def run_job(
     clock = _Clock()
     progress("packing")
     with clock.phase("pack"):
-        made = pack(job, template, config, tarball, naming.RUN)
+        made = pack(plan(job, template, config, tarball, naming.RUN))
     with states.held(made.folder):
         return _run_packed(made, job, config, timeout_s, keep, progress, clock)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Optional
 
 from vmcapsule.capsule import making, naming, scratch, states
-from vmcapsule.capsule.packing import pack, put_obstacles
-from vmcapsule.capsule.record import RECORD, Capsule
+from vmcapsule.capsule.packing import pack, plan
+from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
-from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.disk import Disk
-from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.errors import (
     AdError,
     ConfigError,
@@ -21,25 +18,15 @@ from vmcapsule.errors import (
     VmCapsuleError,
     one_line,
 )
-from vmcapsule.job.source import SourceJob, id_of, read_job
+from vmcapsule.job.policy import read_logs
+from vmcapsule.job.source import id_of, read_job
 from vmcapsule.resources import resource
-from vmcapsule.router.routed_ad import (
-    HELD_WITHOUT_UPDATE_S,
-    QEMU,
-    REMOVED_WHEN_HELD,
-    VMWARE,
-    CapsuleFacts,
-    Kind,
-    kind_of,
-    routed_ad,
-)
-from vmcapsule.router.user_log import logs_of
-from vmcapsule.slot.program import PROGRAM, write_program
-from vmcapsule.template.tarball import HTCondorTarball, tarball_of
-from vmcapsule.template.template import Template, load
-
-#: What QEMU needs in the slot beside its guest's memory.
-QEMU_MEMORY_MIB = 128
+from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD
+from vmcapsule.router.routed_ad import routed_ad
+from vmcapsule.router.routes import route_of
+from vmcapsule.router.user_log import told_logs
+from vmcapsule.template.tarball import tarball_of
+from vmcapsule.template.template import load
 
 
 def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
@@ -48,19 +35,21 @@ def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
     ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
     output of ``condor_q -long``.  Nothing is left behind when it fails.
     """
-    route, source = split_translate(text)
+    asked, source = split_translate(text)
     job = read_job(source)
-    if route is not None:
+    if asked is not None:
         # The router sends a job that has no run; a person may try one that is running.
         scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
-    ad_template = _ad_template(config.ad_template_of(_name_of(route)))
+    ad_template = _ad_template(config.ad_template_of(_name_of(asked)))
     # The ad template's own universe says what is made: nothing is packed before it is known.
-    make, facts = _WAYS[kind_of(ad_template)]
+    route = route_of(ad_template)
     template = load(config.template)
-    made = make(job, template, config, tarball_of(config))
+    planned = plan(job, template, config, tarball_of(config), naming.ROUTED)
+    made = pack(planned, route.finish)
     try:
-        ad = routed_ad(job, ad_template, facts(made, template))
-        if route is not None:
+        data_kib = made.data_disk.stat().st_size // 1024
+        ad = routed_ad(job, route, ad_template, route.facts(made, template, data_kib))
+        if asked is not None:
             _check_length(ad, config.pipe_buffer_max_bytes)
         else:
             # Made by hand: no queue knows of it, and whoever made it removes it.
@@ -123,7 +112,7 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
             "PeriodicHoldSubCode": error.exit_status,
             "PeriodicRemove": REMOVED_WHEN_HELD,
             "VmCapsuleSourceJobId": quote(id_of(source)),
-            **logs_of(source),
+            **told_logs(read_logs(source)),
         }
     )
     return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
@@ -152,83 +141,3 @@ def _ad_template(path: Path) -> Ad:
         raise ConfigError(
             f"{knob}: '{path}': {error.message}", "make it with 'condor_submit -dump'"
         ) from error
-
-
-def pack_vm(
-    job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
-) -> Capsule:
-    """Make a capsule for a hypervisor: a whole VM, of which it holds what is the job's.
-
-    Its other disks stay in the template, whence HTCondor transfers them.
-    """
-
-    def finish(made: Capsule, aside: Path) -> Capsule:
-        copy_sparse(template.vmx, aside / template.vmx.name)
-        DataDisk(aside / made.data_disk.name).make_transferable(aside)
-        return made._replace(vmx=made.folder / template.vmx.name)
-
-    return pack(job, template, config, tarball, naming.ROUTED, finish)
-
-
-def vm_facts(made: Capsule, template: Template) -> CapsuleFacts:
-    """What the routed ad says of a capsule that is a whole VM."""
-    data = Disk.at(made.data_disk).files
-    disks = (template.system_disk, *template.other_disks)
-    shared = [file for disk in disks for file in Disk.at(disk).files]
-    assert made.vmx is not None
-    return CapsuleFacts(
-        folder=made.folder,
-        vmx=made.vmx.name,
-        vmdk_files=tuple(file.name for file in data),
-        other_files=(),
-        memory_mib=made.memory_mib,
-        cpus=made.cpus,
-        network=made.network,
-        size_kib=sum(file.stat().st_size for file in (*data, *shared)) // 1024,
-        shared_files=tuple(shared),
-    )
-
-
-def pack_for_slot(
-    job: SourceJob, template: Template, config: Config, tarball: HTCondorTarball
-) -> Capsule:
-    """Make a capsule that is booted in a vanilla slot, with the program that does it.
-
-    Its system disk and kernel stay in the template, whence HTCondor transfers them.
-    """
-
-    def finish(made: Capsule, aside: Path) -> Capsule:
-        DataDisk(aside / made.data_disk.name).make_transferable(aside)
-        write_program(aside)
-        put_obstacles(job, aside)
-        return made
-
-    return pack(job, template, config, tarball, naming.ROUTED, finish)
-
-
-def slot_facts(made: Capsule, template: Template) -> CapsuleFacts:
-    """What the routed ad says of a capsule for a vanilla slot."""
-    data = Disk.at(made.data_disk).files
-    shared = [*Disk.at(made.system_disk).files, made.kernel, made.initrd]
-    files = [file for file in shared if file is not None]
-    return CapsuleFacts(
-        folder=made.folder,
-        vmx="",
-        vmdk_files=tuple(file.name for file in data),
-        other_files=(RECORD,),
-        memory_mib=made.memory_mib + QEMU_MEMORY_MIB,
-        cpus=made.cpus,
-        network=made.network,
-        size_kib=sum(file.stat().st_size for file in (*data, *files)) // 1024,
-        program=PROGRAM,
-        shared_files=tuple(files),
-        wanted_outputs=tuple(item for item in made.wanted_outputs.split(",") if item),
-    )
-
-
-Pack = Callable[[SourceJob, Template, Config, HTCondorTarball], Capsule]
-Facts = Callable[[Capsule, Template], CapsuleFacts]
-_WAYS: Mapping[Kind, tuple[Pack, Facts]] = {
-    VMWARE: (pack_vm, vm_facts),
-    QEMU: (pack_for_slot, slot_facts),
-}

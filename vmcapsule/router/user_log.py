@@ -6,34 +6,26 @@ and what follows that (``condor_wait``, DAGMan) would never hear of it.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import time
-from pathlib import Path
 
 from vmcapsule.classad.ads import Ad, Value, quote
-from vmcapsule.errors import AdError, one_line
+from vmcapsule.errors import one_line
+from vmcapsule.job.policy import Logs
 
 #: In a routed ad: the source's logs, by full path.
-_LOGS = (("VmCapsuleUserLog", "UserLog"), ("VmCapsuleNodesLog", "DAGManNodesLog"))
+_USER_LOG, _NODES_LOG = "VmCapsuleUserLog", "VmCapsuleNodesLog"
 _SOURCE = "VmCapsuleSourceJobId"
 _JOB_ID = re.compile(r"(\d{1,10})\.(\d{1,10})")
 #: As HTCondor creates a log.
 _LOG_MODE = 0o664
 
 
-def logs_of(source: Ad) -> dict[str, Value]:
-    """What a routed ad says of its source's logs, for `tell_hold`; a log in XML is left out."""
-    changes: dict[str, Value] = {}
-    # An attribute that is no string is no reason to lose the job.
-    with contextlib.suppress(AdError):
-        folder = Path(source.string("Iwd") or "/")
-        for ours, name in _LOGS:
-            log = source.string(name)
-            if log and not (name == "UserLog" and source.boolean("UserLogUseXML")):
-                changes[ours] = quote(str(folder / log))
-    return changes
+def told_logs(logs: Logs) -> dict[str, Value]:
+    """What a routed ad says of its source's logs, for `tell_hold`."""
+    named = ((_USER_LOG, logs.user), (_NODES_LOG, logs.nodes))
+    return {name: quote(path) for name, path in named if path}
 
 
 def tell_hold(routed: Ad) -> None:
@@ -53,7 +45,7 @@ def tell_hold(routed: Ad) -> None:
         f"012 ({int(match[1]):03d}.{int(match[2]):03d}.000) {when} Job was held.\n"
         f"\t{reason}\n\tCode {code} Subcode {subcode}\n...\n"
     )
-    for name, _ in _LOGS:
+    for name in (_USER_LOG, _NODES_LOG):
         log = routed.string(name)
         if log:
             _append(log, event.encode(errors="surrogateescape"))

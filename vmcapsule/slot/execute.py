@@ -8,7 +8,7 @@ HTCondor evaluates when the routed job exits, so stay true.
 When the guest did not report (it died, hung, or its disk is damaged), this program dies
 by `UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
 repeated.  What happened, and how often, goes into the job's ad by chirp where that is
-not switched off; `vmcapsule.router.routed_ad` makes a hold and its reason of it.  A program
+not switched off; `vmcapsule.router.at_exit` makes a hold and its reason of it.  A program
 that the guest's system does not start is not tried again: the job waits, and is held.
 """
 

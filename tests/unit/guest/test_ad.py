@@ -44,7 +44,7 @@ def test_requests_are_integers_that_fit_and_nothing_is_required() -> None:
 
 
 def test_the_rest_is_verbatim() -> None:
-    source, ad = recorded().ad, made(recorded())
+    source, ad = Ad(recorded().attributes), made(recorded())
     for name in ("Arguments", "Environment", "ClusterId", "ProcId", "ProjectName"):
         assert ad.expr(name) == source.expr(name)
 
@@ -76,8 +76,9 @@ def test_what_a_starter_would_act_upon_is_dropped(line: str) -> None:
 
 def test_the_job_finds_its_own_ad_as_a_starter_leaves_it() -> None:
     job = recorded()
+    source = Ad(job.attributes)
     ad = parse_ad(sandbox_ad(job, stdout="_condor_stdout", stderr="_condor_stderr"))
-    changed = {name for name in ad.names if ad.expr(name) != job.ad.expr(name)}
+    changed = {name for name in ad.names if ad.expr(name) != source.expr(name)}
     assert {"GlobalJobId", "UserLog", "Requirements", "TransferInput", "Cmd"} <= set(ad.names)
     assert (ad.string("Out"), ad.string("OriginalOut")) == ("_condor_stdout", "run.out")
     assert (ad.string("Err"), ad.string("OriginalErr")) == ("_condor_stderr", "run.err")
@@ -98,7 +99,7 @@ def test_the_job_finds_no_claims_and_no_renamed_streams_it_has_not() -> None:
 
 
 def test_what_the_schedd_would_expand_is_expanded_in_both_ads() -> None:
-    source = recorded().ad.with_(
+    source = Ad(recorded().attributes).with_(
         {
             "Environment": '"WHERE=$$(CondorScratchDir)"',
             "Arguments": '"$$(DOLLARDOLLAR)5"',

@@ -13,7 +13,9 @@ from vmcapsule.errors import JobRefused
 from vmcapsule.guest.ad import guest_ad
 from vmcapsule.job.attributes import belongs_to_source
 from vmcapsule.job.source import SourceJob, read_job
-from vmcapsule.router.routed_ad import CapsuleFacts, routed_ad
+from vmcapsule.router.route import CapsuleFacts
+from vmcapsule.router.routed_ad import routed_ad
+from vmcapsule.router.routes import route_of
 
 pytest.importorskip("classad2")
 
@@ -51,7 +53,7 @@ def in_guest(job: SourceJob) -> Ad:
 
 
 def routed(job: SourceJob) -> str:
-    return routed_ad(job, TEMPLATE, FACTS).long_form()
+    return routed_ad(job, route_of(TEMPLATE), TEMPLATE, FACTS).long_form()
 
 
 def test_each_is_listed_once_under_a_known_verdict() -> None:
@@ -73,7 +75,7 @@ def test_what_is_refused_is_named(attribute: Attribute) -> None:
 @pytest.mark.parametrize("attribute", of("job"), ids=names)
 def test_what_the_job_is_made_of_changes_it(attribute: Attribute) -> None:
     without, job = jobs(attribute)
-    assert job._replace(ad=without.ad) != without
+    assert job._replace(attributes=without.attributes) != without
 
 
 @pytest.mark.parametrize("attribute", of("guest"), ids=names)
@@ -101,7 +103,7 @@ def test_what_does_nothing_changes_neither_the_job_nor_its_routed_copy(
     attribute: Attribute,
 ) -> None:
     without, job = jobs(attribute)
-    assert job._replace(ad=without.ad) == without
+    assert job._replace(attributes=without.attributes) == without
     assert routed(job) == routed(without)
 
 

@@ -19,6 +19,7 @@ from vmcapsule.classad.ads import (
 )
 from vmcapsule.errors import AdError, JobRefused
 from vmcapsule.job import text as job_text
+from vmcapsule.job.policy import Logs, Policy
 from vmcapsule.job.refusals import TABLE
 from vmcapsule.job.source import SourceJob, read_job
 
@@ -40,8 +41,19 @@ def recorded(name: str) -> Ad:
     return split_finalize(text)[0] if name == "finalize.stdin" else split_translate(text)[1]
 
 
-@pytest.mark.parametrize("name", ["translate.stdin", "finalize.stdin"])
-def test_the_recorded_job_is_read_exactly(name: str) -> None:
+POLICY = Policy(
+    rank=None,
+    on_exit_hold="false",
+    on_exit_hold_reason=None,
+    on_exit_hold_subcode=None,
+    on_exit_remove="NumJobCompletions > JobMaxRetries || ExitCode =?= 0",
+    max_retries="2",
+    success=(),
+)
+
+
+@pytest.mark.parametrize(("name", "starts"), [("translate.stdin", 0), ("finalize.stdin", 3)])
+def test_the_recorded_job_is_read_exactly(name: str, starts: int) -> None:
     ad = recorded(name)
     assert read_job(ad) == SourceJob(
         job_id="11.0",
@@ -65,7 +77,10 @@ def test_the_recorded_job_is_read_exactly(name: str) -> None:
         request_cpus=1,
         request_memory_mib=64,
         request_disk_kib=51200,
-        ad=ad,
+        job_starts=starts,
+        policy=POLICY,
+        logs=Logs(user="/home/alice/run.log"),
+        attributes=ad.attributes,
     )
 
 

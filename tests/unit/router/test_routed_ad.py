@@ -10,7 +10,9 @@ from vmcapsule.classad.ads import Ad, parse_ad, split_translate
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.resources import resource
-from vmcapsule.router.routed_ad import CapsuleFacts, routed_ad
+from vmcapsule.router import routed_ad as common
+from vmcapsule.router.route import CapsuleFacts
+from vmcapsule.router.routes import route_of
 
 classad2 = pytest.importorskip("classad2")
 
@@ -31,6 +33,10 @@ CAPSULE = CapsuleFacts(
 def recorded(extra: str = "") -> SourceJob:
     ad = split_translate(RECORDED.read_text())[1]
     return read_job(parse_ad(ad.long_form() + extra))
+
+
+def routed_ad(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Ad:
+    return common.routed_ad(job, route_of(template), template, capsule)
 
 
 def shipped() -> Ad:

@@ -7,11 +7,11 @@ from typing import Any, Optional
 
 import pytest
 
-from tests.unit.router.test_routed_ad import CAPSULE, recorded
+from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
-from vmcapsule.router.routed_ad import REMOVED_WHEN_HELD, routed_ad
+from vmcapsule.router.route import REMOVED_WHEN_HELD
 from vmcapsule.slot.execute import AVOID_S
 
 classad2 = pytest.importorskip("classad2")

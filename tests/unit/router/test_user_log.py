@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule.classad.ads import Ad, parse_ad, quote
+from vmcapsule.job.policy import Logs, read_logs
 from vmcapsule.router import update
 from vmcapsule.router.cleanup import tell_users_hold
-from vmcapsule.router.user_log import logs_of, tell_hold
+from vmcapsule.router.user_log import tell_hold, told_logs
 
 htcondor2 = pytest.importorskip("htcondor2")
 
@@ -32,7 +33,7 @@ def routed(iwd: Path, reason: str, *more: str) -> Ad:
             "HoldReason": quote(reason),
             "HoldReasonCode": 13,
             "HoldReasonSubCode": 2,
-            **logs_of(source),
+            **told_logs(read_logs(source)),
         }
     )
 
@@ -81,8 +82,8 @@ def test_dagmans_log_of_its_nodes_has_it_too_and_a_log_in_xml_has_not(tmp_path: 
 
 
 def test_a_source_without_a_log_or_with_a_strange_one_is_no_error(tmp_path: Path) -> None:
-    assert logs_of(parse_ad('Iwd = "/tmp"\n')) == {}
-    assert logs_of(parse_ad('Iwd = "/tmp"\nUserLog = 7\n')) == {}
+    assert read_logs(parse_ad('Iwd = "/tmp"\n')) == Logs()
+    assert read_logs(parse_ad('Iwd = "/tmp"\nUserLog = 7\n')) == Logs()
     tell_hold(parse_ad('VmCapsuleSourceJobId = "x"\nVmCapsuleUserLog = "/nowhere/log"\n'))
 
 

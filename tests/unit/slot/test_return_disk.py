@@ -42,7 +42,7 @@ class Run:
         self.made = Capsule(
             folder, disk, folder / "system.vmdk", size, 1, 64, part_offset_bytes=offset
         )
-        save_source_ad(self.job.ad.long_form(), folder)
+        save_source_ad(self.job.long_form(), folder)
         record = {**EXITED, "outputs": {"entries": 1, "packs": 1, "bytes": len(output)}}
         gaps = [f"{contract.RECORD_DIR}/gap{number}" for number in range(20)]
         files = {

@@ -84,7 +84,7 @@ def test_the_tarball_is_staged_only_where_the_template_lacks_it(
     template = built_with(config) if held else load(config.template)
     text = f'Iwd = "{tmp_path}"\nCmd = "/bin/true"\nJobUniverse = 5\n'
     job, condor = read_job(parse_ad(text)), tarball_of(config)
-    made = packing.pack(job, template, config, condor, naming.RUN)
+    made = packing.pack(packing.plan(job, template, config, condor, naming.RUN))
     with DataDisk(made.data_disk).opened(tmp_path, made.data_bytes) as volume:
         assert (volume.lookup(contract.TARBALL) is None) == held
         record = json.loads(volume.read(contract.JOB_RECORD, 1 << 16))
