@@ -95,10 +95,17 @@ class Pool:
                 compiled = ["python3", "-m", "compileall", "-q", f"{plugin.HOME}/vmcapsule"]
                 self.run("root", compiled)
         except PoolError as error:
-            kept = self.folder / f"{self.space.name}.failed.log"
-            kept.write_text(self.logs_text())
+            explained = self.explained(error)
             self.stop()
-            raise PoolError(error.message, f"its logs are in {kept}") from error
+            raise explained from error
+
+    def explained(self, error: PoolError) -> PoolError:
+        """Why the pool did not come up: with the master's last words, and all logs kept."""
+        kept = self.folder / f"{self.space.name}.failed.log"
+        kept.write_text(self.logs_text())
+        said = self.space.said()
+        message = f"{error.message}; its master said: {said}" if said else error.message
+        return PoolError(message, f"its logs are in {kept}")
 
     def _prepare_root(self) -> None:
         """Sweep up after pools that died, and see that the root is today's."""
@@ -313,9 +320,9 @@ class Pool:
         self.until(self.is_ready, _READY_S, f"the pool to serve again after {daemon}'s end")
 
     def logs(self, lines: int = 40) -> Dict[str, str]:
-        """The last lines of every daemon's log, by the log's name."""
+        """The last lines of every daemon's log, by the log's name; and what came before."""
         folder = self.path(LOGS)
-        found: Dict[str, str] = {}
+        found = {"boot.log": self.space.said()}
         for path in sorted(folder.glob("*Log*")) if folder.is_dir() else ():
             text = path.read_text(errors="replace").splitlines()
             found[path.name] = "\n".join(text[-lines:])

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
+from tests.pool.daemons import LOGS
+from tests.pool.space import account_in
 from vmcapsule.errors import ToolError
 from vmcapsule.images.guest_root import debian_packages
 from vmcapsule.process import find, run
 
-#: Debian's 'condor' brings its Python modules.
-PACKAGES = (
-    "condor",
-    "python3",
-    "qemu-system-x86",
-    "qemu-utils",
-    "iproute2",
-    "procps",
-    "ca-certificates",
-    "util-linux",
-    "mount",
-)
+#: Debian's packages, each with a file that is there when it was installed and set up.
+#: 'condor' brings its Python modules.
+PACKAGES = {
+    "condor": "usr/sbin/condor_master",
+    "python3": "usr/bin/python3",
+    "qemu-system-x86": "usr/bin/qemu-system-x86_64",
+    "qemu-utils": "usr/bin/qemu-img",
+    "iproute2": "usr/bin/ip",
+    "procps": "usr/bin/ps",
+    "ca-certificates": "etc/ssl/certs/ca-certificates.crt",
+    "util-linux": "usr/bin/setpriv",
+    "mount": "usr/bin/mount",
+}
 OPTIONS = (
     # Packages come from signed archives; there is no time for documentation.
     "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -40,6 +44,7 @@ MOVING_OPTIONS = ('--aptopt=Acquire::Check-Valid-Until "false"',)
 USERS = ("alice", "bob")
 #: Outside of what the host's accounts use, so that no file inside is a host user's.
 FIRST_UID = 60101
+_CONDOR = "condor"
 _DIGEST = "etc/vmcapsule-pool.digest"
 
 
@@ -57,19 +62,36 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_current(folder: Path, suite: str) -> bool:
-    """Is ``folder``/root there, made by today's recipe, and as it was made?"""
+    """Is ``folder``/root there, made by today's recipe, whole, and as it was made?"""
     digest = folder / "root" / _DIGEST
     if not digest.is_file() or digest.read_text() != _digest(suite):
         return False
     # Somebody may have given the whole cache to its user.
-    return digest.stat().st_uid == 0
+    return digest.stat().st_uid == 0 and not lacking(folder / "root")
+
+
+def lacking(root: Path) -> List[str]:
+    """What a pool would miss in ``root``, as paths in it and accounts; none: it is whole.
+
+    HTCondor's master ends at once where it cannot write the log, whose folder is made by a
+    script of Debian's package, if that finds the right one.
+    """
+    lacks = [f"/{file}" for file in PACKAGES.values() if not (root / file).is_file()]
+    accounts = {user: account_in(root, user) for user in (_CONDOR, *USERS)}
+    lacks += [f"the user '{user}'" for user, account in accounts.items() if account is None]
+    log = root / LOGS.lstrip("/")
+    condor = accounts[_CONDOR]
+    if not log.is_dir() or condor is None or log.stat().st_uid != condor[0]:
+        lacks.append(f"{LOGS}, owned by {_CONDOR}")
+    return lacks
 
 
 def build_root(folder: Path, suite: str) -> None:
     """Build ``folder``/root aside and put it in place; the caller holds the lock.
 
     Raises `ToolError` with the end of mmdebstrap's output when the suite cannot be had,
-    as `SuiteUnavailable` when it is one that moves.
+    as `SuiteUnavailable` when it is one that moves; and for a root that is not whole,
+    which is not put in place.
     """
     find("mmdebstrap")
     aside = folder / "root.new"
@@ -77,27 +99,40 @@ def build_root(folder: Path, suite: str) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     try:
-        debian_packages(aside, suite=suite, packages=PACKAGES, options=_options(suite))
+        debian_packages(aside, suite=suite, packages=[*PACKAGES], options=_options(suite))
     except ToolError as error:
         shutil.rmtree(aside, ignore_errors=True)
         if suite not in MOVING:
             raise
         message = f"Debian's suite '{suite}' cannot be installed today: {error.message}"
         raise SuiteUnavailable(message, "try again later, or use another suite") from error
-    for uid, user in enumerate(USERS, FIRST_UID):
-        run(
-            ["chroot", aside, "useradd", "-m", "-s", "/bin/bash", "-u", str(uid), user],
-            timeout_s=60,
-        )
-        (aside / "home" / user).chmod(0o755)
-    if not (aside / "usr/sbin/condor_master").exists():
-        raise ToolError(f"the suite '{suite}' has no HTCondor", "use another suite")
+    _complete(aside)
+    lacks = lacking(aside)
+    if lacks:
+        shutil.rmtree(aside)
+        message = f"Debian's suite '{suite}' was installed without {', '.join(lacks)}"
+        raise ToolError(message, "try again, or use another suite")
     (aside / _DIGEST).write_text(_digest(suite))
     if (folder / "root").exists():
         (folder / "root").rename(folder / "root.old")
     aside.rename(folder / "root")
     if (folder / "root.old").exists():
         shutil.rmtree(folder / "root.old")
+
+
+def _complete(root: Path) -> None:
+    """Add the users, and what HTCondor needs before it starts."""
+    for uid, user in enumerate(USERS, FIRST_UID):
+        run(
+            ["chroot", root, "useradd", "-m", "-s", "/bin/bash", "-u", str(uid), user],
+            timeout_s=60,
+        )
+        (root / "home" / user).chmod(0o755)
+    condor = account_in(root, _CONDOR)
+    if condor is not None:
+        log = root / LOGS.lstrip("/")
+        log.mkdir(parents=True, exist_ok=True)
+        os.chown(log, *condor)
 
 
 def _options(suite: str) -> tuple[str, ...]:
@@ -107,5 +142,5 @@ def _options(suite: str) -> tuple[str, ...]:
 
 def _digest(suite: str) -> str:
     """A name for the recipe: another recipe gives another."""
-    recipe = repr((suite, PACKAGES, _options(suite), USERS, FIRST_UID))
+    recipe = repr((suite, tuple(PACKAGES), _options(suite), USERS, FIRST_UID))
     return hashlib.sha256(recipe.encode()).hexdigest()

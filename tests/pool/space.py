@@ -14,12 +14,14 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from vmcapsule.errors import ToolError, UsageError, one_line
 from vmcapsule.process import find
 
 BOOT_TIMEOUT_S = 60
+_SAID_LINES = 5
+_SAID_CHARS = 1000
 _HERE = Path(__file__).resolve().parent
 #: Where the folders of a pool's own are, below the suite's.
 RUNS = "runs"
@@ -114,9 +116,18 @@ class Space:
         while not self._entered():
             if self._unshare.poll() is not None or time.monotonic() > deadline_s:
                 self.stop()
-                tail = one_line(log.read_text(errors="replace")[-1000:])
-                raise ToolError(f"the pool's namespaces could not be set up: {tail}")
+                raise ToolError(f"the pool's namespaces could not be set up: {self.said()}")
             time.sleep(0.02)
+
+    def said(self) -> str:
+        """The last that init and condor_master said, where the daemons' logs may be silent.
+
+        That is why the master does not start: it says so there, again at every try.
+        """
+        log = self.folder / "boot.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        each = dict.fromkeys(line.strip() for line in lines if line.strip())
+        return one_line(" / ".join([*each][-_SAID_LINES:])[-_SAID_CHARS:])
 
     def _entered(self) -> bool:
         """Has the init left the host's root and begun?"""
@@ -170,14 +181,13 @@ class Space:
         path.chmod(mode)
         os.chown(path, *self.account(owner))
 
-    def account(self, user: str) -> tuple[int, int]:
+    def account(self, user: str) -> Tuple[int, int]:
         """The numbers of a user inside and of their group; `UsageError` for a stranger."""
         if user == "root":
             return 0, 0
-        for line in self.path("/etc/passwd").read_text().splitlines():
-            fields = line.split(":")
-            if fields[0] == user:
-                return int(fields[2]), int(fields[3])
+        account = account_in(self.path("/"), user)
+        if account is not None:
+            return account
         raise UsageError(f"'{user}' has no account in the pool", "use alice or bob")
 
     def entering(self, user: str, cwd: str, argv: Sequence[str]) -> List[str]:
@@ -205,6 +215,15 @@ class Space:
             except OSError:
                 continue  # it has just ended
         return found
+
+
+def account_in(root: Path, user: str) -> Optional[Tuple[int, int]]:
+    """The numbers of a user and of their group in the system at ``root``; None: no such."""
+    for line in (root / "etc/passwd").read_text().splitlines():
+        fields = line.split(":")
+        if fields[0] == user:
+            return int(fields[2]), int(fields[3])
+    return None
 
 
 def _kill(process: Process) -> None:

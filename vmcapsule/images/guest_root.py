@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError, UsageError
 from vmcapsule.images.recipe import Recipe
@@ -19,6 +19,10 @@ _UNPACK_TIMEOUT_S = 600
 #: The job's owner in the guest may be anybody; HTCondor wants a user 'condor'.
 CONDOR_UID = 990
 _MACHINE_NAME = "capsule"
+#: What mmdebstrap and apt heed of the caller's environment, beside the proxies.
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "APT_CONFIG")
+#: What no package holds: a script makes it as the package is set up.
+_MADE_BY_SCRIPTS = ("etc/ssl/certs/ca-certificates.crt",)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~_-]*\Z")
 
 
@@ -51,6 +55,7 @@ def debian_packages(
     without setting anything up.
 
     No mirror is named: mmdebstrap's default and this machine's apt configuration decide.
+    Of the caller's environment the packages' own scripts see `_environment` alone.
     Raises `ToolError` with the end of mmdebstrap's output, `UsageError` for a name that
     cannot be a suite or package.
     """
@@ -74,7 +79,22 @@ def debian_packages(
             folder,
         ],
         timeout_s=BUILD_TIMEOUT_S,
+        env=_environment(),
     )
+
+
+def _environment() -> Dict[str, str]:
+    """What of our environment the builder is given.
+
+    The rest would reach the scripts that set packages up.  Debian's 'condor' makes the
+    folder that ``condor_config_val LOG`` prints, and CONDOR_CONFIG, which HTCondor's Python
+    module sets as it is imported where there is no configuration, has that be another one.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _VARIABLES or name.lower().endswith("_proxy")
+    }
 
 
 def build_guest_root(
@@ -92,6 +112,7 @@ def build_guest_root(
     """
     every = tuple(dict.fromkeys([*recipe.packages, *packages]))
     debian_packages(folder, suite=suite, packages=every, options=recipe.options)
+    check_set_up(folder)
     _add_ours(folder, recipe, mount_point)
     _add_user(folder)
     if condor is not None:
@@ -109,6 +130,17 @@ def build_guest_root(
         glibc=_installed(folder, "libc6"),
         packages=every,
     )
+
+
+def check_set_up(folder: Path) -> None:
+    """Raise `TemplateError` where the packages' scripts did not make what they should."""
+    for name in _MADE_BY_SCRIPTS:
+        path = folder / name
+        if not path.is_file() or not path.stat().st_size:
+            raise TemplateError(
+                f"the guest's system has no '/{name}': a package was not set up",
+                "build the template again, or use another suite",
+            )
 
 
 def _add_ours(folder: Path, recipe: Recipe, mount_point: str) -> None:

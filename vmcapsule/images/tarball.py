@@ -39,6 +39,8 @@ _SOURCES: Mapping[str, Tuple[str, ...]] = {
 #: OpenSSL's loadable ciphers, which HTCondor encrypts datagrams with.
 _OPENSSL_MODULES = "usr/lib/x86_64-linux-gnu/ossl-modules"
 _UTILS = re.compile(r"libcondor_utils_(\d+)_(\d+)_(\d+)\.so\Z")
+#: A library in what the loader lists, and where it was found.
+_FOUND = re.compile(r"^\s*(\S+) => (.+?)(?: \(0x[0-9a-f]+\))?$", re.MULTILINE)
 _OPTIONS = ('--aptopt=APT::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"')
 _GZIP_LEVEL = 6
 _TOOL_TIMEOUT_S = 60
@@ -90,6 +92,7 @@ def build_tarball(
         _libraries(root, tree, wish.dlopen)
         _openssl_modules(root, tree)
         _patch(tree)
+        check_libraries(tree)
         glibc = _verify(tree, version)
         progress("packing")
         path = folder / f"condor-{version}.tar" if target.is_dir() else target
@@ -227,6 +230,22 @@ def _patch(tree: Path) -> None:
             run(
                 ["patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", path],
                 timeout_s=_TOOL_TIMEOUT_S,
+            )
+
+
+def check_libraries(tree: Path) -> None:
+    """Have the tree's loader find what each program needs; `ToolError` for what it lacks.
+
+    What this machine would lend of its own libraries is lacking in a guest.
+    """
+    library = (tree / "lib").resolve()
+    for program in (path for folder in _FOLDERS for path in _elf_files(tree / folder)):
+        found = _FOUND.findall(_output([library / LOADER, "--list", program]))
+        lent = [name for name, path in found if Path(path).resolve().parent != library]
+        if lent or not found:
+            raise ToolError(
+                f"the tarball's '{program.name}' lacks {lent[0] if lent else 'every library'}",
+                "name a suite whose package is consistent",
             )
 
 

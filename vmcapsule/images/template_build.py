@@ -117,6 +117,8 @@ def build_template(
     with tempfile.TemporaryDirectory(prefix=".template-", dir=target_root) as name:
         scratch = Path(name)
         _build(scratch, wish, progress)
+        # One that cannot be read replaces none that can.
+        load(scratch)
         _publish(scratch / FOLDER, target_root / FOLDER, scratch / "old")
     return load(target_root)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vmcapsule.errors import ToolError
-from vmcapsule.images.tarball import moved_string, pack, parse_list
+from vmcapsule.images.tarball import LOADER, check_libraries, moved_string, pack, parse_list
 from vmcapsule.resources import resource
 
 
@@ -79,3 +79,28 @@ def test_string_in_a_program_is_replaced_in_place() -> None:
 def test_string_that_cannot_be_replaced(new: str) -> None:
     with pytest.raises(ToolError, match="cannot become"):
         moved_string(b"code\0/usr/lib.old\0", "/usr/lib", new)
+
+
+@pytest.mark.parametrize(
+    "listed, lacks",
+    [
+        ("\tlibz.so.1 => {lib}/libz.so.1 (0x00007f2802f90000)\n", ""),
+        ("\tlibz.so.1 => {bin}/../lib/libz.so.1 (0x00007f2802f90000)\n", ""),
+        ("\tlibz.so.1 => not found\n", "libz.so.1"),
+        # This machine's own.
+        ("\tlibz.so.1 => /usr/lib/libz.so.1 (0x00007f2802f90000)\n", "libz.so.1"),
+        ("\tlinux-vdso.so.1 (0x00007f2804095000)\n", "every library"),
+        ("", "every library"),
+    ],
+)
+def test_a_program_finds_its_libraries_in_the_tree(tree: Path, listed: str, lacks: str) -> None:
+    (tree / "bin/condor_rm").write_bytes(b"\x7fELF")
+    (tree / "lib").mkdir()
+    text = listed.format(lib=tree / "lib", bin=tree / "bin")
+    (tree / "lib" / LOADER).write_text(f"#!/bin/sh\nprintf '{text}'\n")
+    (tree / "lib" / LOADER).chmod(0o755)
+    if lacks:
+        with pytest.raises(ToolError, match=f"'condor_rm' lacks {lacks};"):
+            check_libraries(tree)
+    else:
+        check_libraries(tree)
