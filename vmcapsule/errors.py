@@ -70,6 +70,16 @@ class UsageError(VmCapsuleError):
     exit_status = 64
 
 
+class CapsuleGone(UsageError):
+    """A capsule was removed, by us or by somebody else."""
+
+    def __init__(self, folder: object) -> None:
+        super().__init__(
+            f"the capsule '{folder}' is gone",
+            "see in the hooks' logs, or in what 'vmcapsule gc' prints, who removed it",
+        )
+
+
 class AdError(VmCapsuleError):
     """A ClassAd that cannot be parsed, or lacks an attribute it must have."""
 

@@ -35,7 +35,8 @@ import os
 from pathlib import Path
 from typing import Iterator
 
-from vmcapsule.errors import InternalError, UsageError
+from vmcapsule.errors import CapsuleGone, InternalError, UsageError
+from vmcapsule.files import open_regular, read_regular
 
 LOCK = "lock"
 #: A file that holds the state's name; there is none while the state is MADE.
@@ -78,8 +79,7 @@ def state_of(folder: Path) -> State:
     if folder.name.startswith("."):
         return State.DRAFT
     try:
-        with (folder / STATE).open("rb") as file:
-            return State(file.read(_STATE_BYTES_MAX).decode("ascii").strip())
+        return State(read_regular(folder / STATE, _STATE_BYTES_MAX).decode("ascii").strip())
     except FileNotFoundError:
         return State.MADE
     except (OSError, ValueError) as error:
@@ -112,7 +112,10 @@ def is_kept(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a capsule's lock, waiting for whoever has it."""
+    """Hold a capsule's lock, waiting for whoever has it.
+
+    Raises `CapsuleGone` where the capsule is gone, or goes meanwhile.
+    """
     fd = _take_lock(folder, wait=True)
     try:
         yield
@@ -122,7 +125,7 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def held_if_free(folder: Path) -> Iterator[bool]:
-    """Hold a capsule's lock if nobody else does; tells whether."""
+    """Hold a capsule's lock if nobody else does; tells whether.  Raises `CapsuleGone`."""
     try:
         fd = _take_lock(folder, wait=False)
     except BlockingIOError:
@@ -135,11 +138,19 @@ def held_if_free(folder: Path) -> Iterator[bool]:
 
 
 def _take_lock(folder: Path, *, wait: bool) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(folder / LOCK, flags, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
+    how = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        try:
+            fd = open_regular(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError as error:
+            raise CapsuleGone(folder) from error
+        try:
+            fcntl.flock(fd, how)
+            # Its folder may have been renamed away and removed since it was opened.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(folder / LOCK)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
-        raise
-    return fd

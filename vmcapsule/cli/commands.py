@@ -136,12 +136,13 @@ def gc(arguments: argparse.Namespace) -> int:
 
 def boot(arguments: argparse.Namespace) -> int:
     """``vmcapsule boot``."""
+    from vmcapsule.capsule import states
     from vmcapsule.capsule.booting import boot_capsule
     from vmcapsule.capsule.record import load_capsule
 
     config = report.configuration()
     made = load_capsule(arguments.capsule)
-    with report.progress(f"capsule {made.folder.name}") as progress:
+    with report.progress(f"capsule {made.folder.name}") as progress, states.held(made.folder):
         progress("booting")
         kind = boot_capsule(
             made,

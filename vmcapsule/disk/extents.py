@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Protocol, Union
 
 from vmcapsule.errors import DiskError, SpaceError
+from vmcapsule.files import open_regular
 
 if TYPE_CHECKING:  # it takes long to import, and is only handed on here
     from pathlib import Path
@@ -202,18 +202,12 @@ def data_ranges(fd: int, size_bytes: int) -> Iterator[Extent]:
         at = max(end, at + 1)
 
 
-def open_regular(path: Path, flags: int) -> int:
+def open_image(path: Path, flags: int) -> int:
     """Open a regular file that is not a link; raise `DiskError` for anything else."""
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        return open_regular(path, flags)
     except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise DiskError(f"cannot open '{path}': {reason}") from error
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise DiskError(f"'{path}' is not a regular file")
-    return fd
+        raise DiskError(f"cannot open '{path}': {error.strerror}") from error
 
 
 def copy_sparse(src: Path, dst: Path) -> None:
@@ -222,7 +216,7 @@ def copy_sparse(src: Path, dst: Path) -> None:
     Blocks are shared where the file system can.  ``dst`` must not exist yet, and is
     removed again when the copy fails.  Raises `DiskError` or `SpaceError`.
     """
-    src_fd = open_regular(src, os.O_RDONLY)
+    src_fd = open_image(src, os.O_RDONLY)
     try:
         size_bytes = image_bytes(src_fd)
         with created(dst, size_bytes) as dst_fd:

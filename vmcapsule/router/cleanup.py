@@ -13,6 +13,7 @@ from vmcapsule.errors import (
     HOLD_BY_USER,
     HOLD_JOB_POLICY,
     HOLD_TRANSFER_OUTPUT,
+    CapsuleGone,
     OutputMissing,
     ToolError,
     UsageError,
@@ -43,25 +44,33 @@ def cleanup(text: str) -> tuple[str, str]:
         made = load_capsule(Path(folder))
     except UsageError as error:
         return job_id, f"kept {folder}: {error.message}"
-    with states.held(made.folder):
-        # Only a run that came to its end can have brought outputs back.  By hand, the ad
-        # may be the one that never was in a queue.
-        if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
-            return job_id, settle(made, job_queue.status_of)
-        if _held_after_its_run(routed) and delivery.reported(made):
-            # HTCondor's file transfer delivers what there is before it holds a job.
-            if made.state is not State.DELIVERED:
-                states.enter(made.folder, State.DELIVERING)
-            return job_id, settle(made, job_queue.status_of)
-        making.remove(made.folder)
-    said = f"removed {folder}: its run did not end"
+    try:
+        with states.held(made.folder):
+            return job_id, _over(made, routed)
+    except CapsuleGone:
+        return job_id, f"{folder} is gone already"
+
+
+def _over(made: Capsule, routed: Ad) -> str:
+    """What becomes of a capsule whose lock is held."""
+    # Only a run that came to its end can have brought outputs back.  By hand, the ad
+    # may be the one that never was in a queue.
+    if routed.integer("JobStatus") in (None, job_queue.COMPLETED):
+        return settle(made, job_queue.status_of)
+    if _held_after_its_run(routed) and delivery.reported(made):
+        # HTCondor's file transfer delivers what there is before it holds a job.
+        if made.state is not State.DELIVERED:
+            states.enter(made.folder, State.DELIVERING)
+        return settle(made, job_queue.status_of)
+    making.remove(made.folder)
+    said = f"removed {made.folder}: its run did not end"
     # The routed ad may be one from before its removal.
     if routed.integer("JobStatus") != job_queue.HELD and made.global_job_id:
         try:
             tell_users_hold(routed, job_queue.hold_of(made.global_job_id))
         except (VmCapsuleError, OSError) as error:
             said += f"; a hold of its source is not in the user's log: {error}"
-    return job_id, said
+    return said
 
 
 def tell_users_hold(routed: Ad, hold: Optional[Mapping[str, object]]) -> None:

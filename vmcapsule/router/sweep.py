@@ -17,7 +17,14 @@ from typing import Callable, Iterable, NoReturn, Optional
 
 from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.record import load_capsule
-from vmcapsule.errors import SYSTEM_ERROR, ToolError, UsageError, VmCapsuleError, one_line
+from vmcapsule.errors import (
+    SYSTEM_ERROR,
+    CapsuleGone,
+    ToolError,
+    UsageError,
+    VmCapsuleError,
+    one_line,
+)
 from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import settle
 
@@ -64,7 +71,7 @@ def _sweep(
         try:
             with states.held_if_free(found.path) as free:
                 event = _one(found, needed, unknown) if free else None
-        except FileNotFoundError:
+        except CapsuleGone:
             continue  # somebody else removed it
         except (VmCapsuleError, OSError) as error:
             event = f"kept {found.path}: {error}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from pathlib import Path
+from typing import Callable, ContextManager
 
 import pytest
 
 from vmcapsule.capsule import making, states
 from vmcapsule.capsule.states import State
-from vmcapsule.errors import InternalError, UsageError
+from vmcapsule.errors import CapsuleGone, InternalError, UsageError
 
 DESIGN = Path(__file__).resolve().parents[3] / "docs" / "design.md"
 
@@ -66,7 +68,7 @@ def test_a_state_that_is_none_is_no_reason_to_remove_anything(
     tmp_path: Path, text: bytes
 ) -> None:
     (tmp_path / states.STATE).write_bytes(text)
-    with pytest.raises(UsageError, match="how far the capsule .* came: state: it names no"):
+    with pytest.raises(UsageError, match="how far the capsule .* came: state: it "):
         states.state_of(tmp_path)
 
 
@@ -101,3 +103,48 @@ def test_the_page_for_newcomers_has_the_same_picture() -> None:
     text = states.__doc__ or ""
     picture = text[text.index("    draft -") : text.index("=====")].strip("\n").rstrip()
     assert picture in DESIGN.read_text()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """Let something happen, once, after a lock's file was opened and before it is locked."""
+    real, todo = fcntl.flock, [happens]
+
+    def flock(fd: int, operation: int) -> None:
+        while todo:
+            todo.pop()()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("hold", [states.held, states.held_if_free])
+def test_the_lock_of_a_capsule_that_went_meanwhile_is_not_held(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    hold: Callable[[Path], ContextManager[object]],
+) -> None:
+    folder = brought_to(tmp_path / "c")
+    meanwhile(monkeypatch, lambda: making.remove(folder))
+    with pytest.raises(CapsuleGone, match="c' is gone"), hold(folder):
+        pytest.fail("nobody else would see this lock")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_capsule_that_was_replaced_meanwhile_the_new_one_is_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = brought_to(tmp_path / "c")
+
+    def replace() -> None:
+        making.remove(folder)
+        folder.mkdir()
+
+    meanwhile(monkeypatch, replace)
+    with states.held(folder), states.held_if_free(folder) as free:
+        assert not free
+
+
+def test_what_is_no_lock_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / states.LOCK)
+    with pytest.raises(OSError, match="not a regular file"), states.held(tmp_path):
+        pytest.fail("it was held")

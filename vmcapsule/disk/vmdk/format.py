@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from vmcapsule.disk.extents import image_bytes, open_regular, read_at
+from vmcapsule.disk.extents import image_bytes, open_image, read_at
 from vmcapsule.errors import DiskError
 
 SECTOR_BYTES = 512
@@ -99,7 +99,7 @@ def read_vmdk(path: Path) -> Vmdk:
     ever run on a vmdk that passed here, as it would open whatever the descriptor names.
     """
     path = path.absolute()  # qemu-img takes a relative "a:b" for a protocol
-    fd = open_regular(path, os.O_RDONLY)
+    fd = open_image(path, os.O_RDONLY)
     try:
         size_bytes = image_bytes(fd)
         if read_at(fd, 0, min(4, size_bytes)) == _MAGIC:
@@ -250,7 +250,7 @@ def _resolve(
         raise DiskError(f"'{path}' names itself as an extent")
     if sectors == 0:
         raise DiskError(f"'{path}' has an empty extent '{name}'")
-    fd = open_regular(file, os.O_RDONLY)
+    fd = open_image(file, os.O_RDONLY)
     try:
         size_bytes = image_bytes(fd)
         if FORMS[form] == "FLAT":

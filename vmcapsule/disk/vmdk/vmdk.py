@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple, Optional, Sequence, Union
 
 from vmcapsule.disk.disk_map import DiskMap
-from vmcapsule.disk.extents import Image, open_regular
+from vmcapsule.disk.extents import Image, open_image
 from vmcapsule.disk.vmdk.format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
 from vmcapsule.disk.vmdk.read import sources_in
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
@@ -96,7 +96,7 @@ def _where_it_lies(disk: Vmdk, stack: ExitStack) -> Optional[DiskMap]:
     fds = {}
     for extent in disk.extents:
         if extent.file is not None and extent.file not in fds:
-            fds[extent.file] = open_regular(extent.file, os.O_RDONLY)
+            fds[extent.file] = open_image(extent.file, os.O_RDONLY)
             stack.callback(os.close, fds[extent.file])
     # A hostile one could be of as many as its bytes.
     found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
@@ -174,7 +174,7 @@ def _is_raw(disk: Vmdk) -> bool:
 
 @contextmanager
 def _opened(path: Path, size_bytes: int, flags: int) -> Iterator[RawDisk]:
-    fd = open_regular(path, flags)
+    fd = open_image(path, flags)
     try:
         yield RawDisk(fd, size_bytes, path)
     finally:
