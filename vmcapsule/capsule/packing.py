@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Optional
 
 from vmcapsule.capsule import making, naming
-from vmcapsule.capsule.record import WANTED, Capsule, save_capsule, save_source_ad
+from vmcapsule.capsule.record import WANTED, Capsule, check_size, save_capsule, save_source_ad
 from vmcapsule.config import Config
 from vmcapsule.guest import bundle, staging
 from vmcapsule.job.source import SourceJob
@@ -38,7 +38,7 @@ def plan(
 
     Its system disk and kernel are the template's; its data disk has room for what the guest
     is given and for the disk that the job requests.  Raises `InputError` for inputs that
-    cannot be read and `TooLarge` for more than a data disk can hold.
+    cannot be read and `TooLarge` for more than a data disk, or a record, can hold.
     """
     load = bundle.payload(
         job,
@@ -64,6 +64,7 @@ def plan(
         network=config.network,
         wanted_outputs=",".join(outputs.wanted_outputs(job)),
     )
+    check_size(planned, job.long_form())
     return Plan(planned, job, template, load)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, get_args, get_type_hints
 
 from vmcapsule.capsule.states import State, state_of
-from vmcapsule.errors import UsageError
+from vmcapsule.errors import TooLarge, UsageError
+from vmcapsule.files import read_regular
 
 RECORD = "capsule.json"
 CONSOLE = "console.log"
@@ -26,7 +27,9 @@ WANTED = "wanted"
 #: defines SIGSTKFLT and never sends it.
 UNREPORTED_SIGNAL = 16
 FORMAT = 1
-RECORD_BYTES_MAX = 1 << 16
+#: So much may be written of a record or an ad: so much is read.  The outputs that a job
+#: lists are in both, and in an ad that anybody has seen they take less than a mebibyte.
+TEXT_BYTES_MAX = 16 << 20
 
 
 class Capsule(NamedTuple):
@@ -69,7 +72,25 @@ class Capsule(NamedTuple):
 
 
 def save_capsule(capsule: Capsule, folder: Path) -> None:
-    """Write the capsule's record into ``folder``, where it is being built."""
+    """Write the capsule's record into ``folder``, where it is being built.
+
+    Raises `TooLarge` for one that `load_capsule` would not read.
+    """
+    (folder / RECORD).write_bytes(_record_of(capsule))
+
+
+def save_source_ad(text: str, folder: Path) -> None:
+    """Keep the source ad in ``folder``; `TooLarge` for one that `source_ad` would not read."""
+    (folder / SOURCE_AD).write_bytes(_ad_of(text))
+
+
+def check_size(capsule: Capsule, source_ad: str) -> None:
+    """Raise `TooLarge` where record or source ad are more than can be saved."""
+    _record_of(capsule)
+    _ad_of(source_ad)
+
+
+def _record_of(capsule: Capsule) -> bytes:
     record: dict[str, Any] = {"format": FORMAT}
     for key, value in capsule._asdict().items():
         if isinstance(value, Path):
@@ -77,18 +98,29 @@ def save_capsule(capsule: Capsule, folder: Path) -> None:
             value = str(value.relative_to(capsule.folder) if inside else value)
         record[key] = value
     del record["folder"]
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1) + "\n"
+    return _bounded(text.encode("ascii"), "transfer_output_files, the list of its outputs,")
 
 
-def save_source_ad(text: str, folder: Path) -> None:
-    """Keep the source ad in ``folder``; it may hold bytes that are not UTF-8."""
-    (folder / SOURCE_AD).write_bytes(text.encode(errors="surrogateescape"))
+def _ad_of(text: str) -> bytes:
+    # It may hold bytes that are not UTF-8.
+    return _bounded(text.encode(errors="surrogateescape"), "its ad")
+
+
+def _bounded(data: bytes, what: str) -> bytes:
+    if len(data) > TEXT_BYTES_MAX:
+        raise TooLarge(
+            f"the job is described by too much: {what} takes {len(data)} of at most "
+            f"{TEXT_BYTES_MAX} bytes",
+            "list folders instead of files, and put what is long into an input file",
+        )
+    return data
 
 
 def source_ad(capsule: Capsule) -> str:
     """The source ad that the capsule was made from, as text."""
     try:
-        data = (capsule.folder / SOURCE_AD).read_bytes()
+        data = read_regular(capsule.folder / SOURCE_AD, TEXT_BYTES_MAX)
     except OSError as error:
         raise UsageError(
             f"the capsule '{capsule.folder}' has no {SOURCE_AD}: {error.strerror}",
@@ -101,8 +133,7 @@ def load_capsule(folder: Path) -> Capsule:
     """Read a capsule's record; raise `UsageError` where ``folder`` holds none."""
     path = folder.absolute() / RECORD
     try:
-        with path.open("rb") as file:
-            record = json.loads(file.read(RECORD_BYTES_MAX))
+        record = json.loads(read_regular(path, TEXT_BYTES_MAX))
         if record.pop("format") != FORMAT:
             raise ValueError("of another version")
         known = {name: _checked(record[name], name, kinds) for name, kinds in _kinds().items()}

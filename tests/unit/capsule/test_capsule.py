@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.unit.returned import OFFSET_BYTES, make_disk, small_template
-from vmcapsule.capsule import making
+from tests.unit.returned import OFFSET_BYTES, make_disk, make_job, small_template
+from vmcapsule.capsule import making, packing, record
 from vmcapsule.capsule.record import (
     RECORD,
+    TEXT_BYTES_MAX,
     Capsule,
     load_capsule,
     save_capsule,
@@ -23,7 +28,7 @@ from vmcapsule.config import load_config
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, raw_view, read_vmdk
-from vmcapsule.errors import InputError, SpaceError, UsageError
+from vmcapsule.errors import InputError, SpaceError, TooLarge, UsageError
 from vmcapsule.template.data_disk import put_data_disk
 from vmcapsule.template.template import load
 
@@ -148,3 +153,67 @@ def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: 
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     with pytest.raises(UsageError, match=f"not a record: {name} is"):
         load_capsule(made.folder)
+
+
+def whole(**more: Any) -> st.SearchStrategy[Capsule]:
+    """Any capsule: what is its own lies in its folder, the rest wherever it likes."""
+    name = st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=20).filter(
+        lambda text: text not in (".", "..")
+    )
+    folder = Path("/scratch/capsule")
+    place = st.builds(lambda parts: Path("/", *parts), st.lists(name, min_size=1, max_size=3))
+    path = st.one_of(place, st.builds(lambda inside: folder / inside, name))
+    hints = get_type_hints(Capsule)
+    known = {Path: path, str: st.text(), int: st.integers(0, 1 << 63), bool: st.booleans()}
+    fields = {
+        field: known[hint] if hint in known else st.none() | known[get_args(hint)[0]]
+        for field, hint in hints.items()
+    }
+    return st.builds(Capsule, **{**fields, "folder": st.just(folder), **more})
+
+
+@given(whole())
+def test_what_is_saved_of_any_capsule_is_read_again(made: Capsule) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        save_capsule(made, Path(folder))
+        there = Path(folder).absolute()
+        moved = {
+            field: there / value.relative_to(made.folder)
+            for field, value in made._asdict().items()
+            if isinstance(value, Path) and value.is_relative_to(made.folder)
+        }
+        assert load_capsule(Path(folder)) == made._replace(**moved)
+
+
+def listed(count: int) -> str:
+    return ",".join(f"results/part-{number:05}/histogram.root" for number in range(count))
+
+
+def test_a_capsule_of_two_thousand_listed_outputs_can_be_read(tmp_path: Path) -> None:
+    made = make(tmp_path)._replace(wanted_outputs=listed(2000))
+    save_capsule(made, tmp_path)
+    assert load_capsule(tmp_path) == made
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    made = make(tmp_path)._replace(wanted_outputs="x" * TEXT_BYTES_MAX)
+    with pytest.raises(TooLarge, match="the list of its outputs.*of at most"):
+        save_capsule(made, tmp_path)
+    with pytest.raises(TooLarge, match="its ad.*of at most"):
+        save_source_ad("x" * (TEXT_BYTES_MAX + 1), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"TransferOutput": f'"{listed(3000)}"'}, {"Note": f'"{"x" * 100_000}"'}],
+)
+def test_a_job_of_which_too_much_is_to_be_kept_is_refused_before_it_is_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attributes: dict[str, str]
+) -> None:
+    config = load_config(small_template(tmp_path))
+    monkeypatch.setattr(record, "TEXT_BYTES_MAX", 100_000)
+    job = make_job(tmp_path, **attributes)
+    with pytest.raises(TooLarge):
+        packing.plan(job, load(config.template), config, None, "run")
+    assert not config.scratch_dir_prefix.exists()
