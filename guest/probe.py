@@ -1,5 +1,4 @@
 #!/usr/bin/env python3
-# ruff: noqa: PTH102, PTH105, PTH108, PTH112, PTH113, PTH118, PTH120, PTH123, PTH208
 """Tells what a template's machine is like: put in place of the init script, once.
 
 Writes ``vmcapsule/probe.json`` beside itself on the data disk and powers the machine off.

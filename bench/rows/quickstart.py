@@ -22,8 +22,9 @@ from bench.place import (
 )
 from bench.results import OURS, Measure, Outcome, faster
 from vmcapsule.classad.ads import quote
+from vmcapsule.contract import INIT_SCRIPT
+from vmcapsule.guest.script import joined
 from vmcapsule.process import run
-from vmcapsule.resources import resource
 from vmcapsule.template.tarball import tarball_of
 from vmcapsule.template.template import DATA_DISK, FOLDER, load
 
@@ -76,9 +77,11 @@ def contenders(place: Place, folder: Path, template: Path) -> list[Contender]:
     config = place.config._replace(template=template)
     ours = dataclasses.replace(place, config=config)
     target = folder / "capsule"
+    script = folder / INIT_SCRIPT
+    script.write_bytes(joined(config.init_script))
     argv = (
         "sh", "-eu", "-c", _SCRIPT, "sh", template / FOLDER, target, folder / "tree",
-        resource("guest/condor-init.py"), tarball_of(config).path, OFFSET_BYTES,
+        script, tarball_of(config).path, OFFSET_BYTES,
     )  # fmt: skip
     return [
         Contender(OURS, _translate(ours, folder, "qemu"), lambda: fresh(place.capsules)),

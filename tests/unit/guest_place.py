@@ -8,16 +8,23 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Mapping, Optional, Sequence
 
 from vmcapsule import contract
+from vmcapsule.guest.script import joined
 from vmcapsule.transfer import pack
 from vmcapsule.transfer.entries import FILE, Entry
 from vmcapsule.transfer.index import dump_index, parse_index
 
-SCRIPT = Path(__file__).resolve().parents[2] / "guest" / contract.INIT_SCRIPT
+#: Where the guest's script is written, in parts.
+PARTS = Path(__file__).resolve().parents[2] / "guest"
+#: As it is shipped: one file.  It goes when the tests end.
+_FOLDER = tempfile.TemporaryDirectory(prefix="guest-script-")
+SCRIPT = Path(_FOLDER.name) / contract.INIT_SCRIPT
+SCRIPT.write_bytes(joined(PARTS / contract.INIT_SCRIPT))
 
 JOB = {
     "format": contract.FORMAT,

@@ -59,7 +59,8 @@ def test_guest_script_imports_the_standard_library_only() -> None:
             names.add((node.module or "").partition(".")[0])
     allowed = {"ctypes", "errno", "json", "os", "pwd", "re", "resource", "select", "shutil"}
     allowed |= {"signal", "stat", "sys", "tarfile", "time", "traceback", "typing"}
-    assert names <= allowed
+    # Parts are named for their types only, which is never run (`tests.unit.guest.test_script`).
+    assert names <= allowed | {"init"}
 
 
 def test_guest_script_starts_with_few_imports() -> None:

@@ -11,6 +11,7 @@ from vmcapsule import contract
 from vmcapsule.errors import ConfigError
 from vmcapsule.guest import files as guest_files
 from vmcapsule.guest.ad import guest_ad, sandbox_ad
+from vmcapsule.guest.script import joined
 from vmcapsule.guest.staging import Payload, packed
 from vmcapsule.job.source import SourceJob
 from vmcapsule.template.tarball import HTCondorTarball
@@ -40,7 +41,7 @@ def payload(
         if not (path.is_file() and os.access(path, os.R_OK)):
             raise ConfigError(f"{knob}: there is no readable file '{path}'", f"correct {knob}")
     texts = [
-        (contract.INIT_SCRIPT, init_script.read_bytes()),
+        (contract.INIT_SCRIPT, joined(init_script)),
         (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
         (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
         (contract.SANDBOX_AD, _sandbox_ad(job).encode(errors="surrogateescape")),

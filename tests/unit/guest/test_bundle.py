@@ -18,6 +18,7 @@ from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit, raw_view
 from vmcapsule.errors import ConfigError, InputError, SpaceError
 from vmcapsule.guest import bundle, extract, staging
 from vmcapsule.guest.exit_record import read_record
+from vmcapsule.guest.script import joined
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.resources import resource
 from vmcapsule.template.tarball import HTCondorTarball
@@ -82,7 +83,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
         "in/a:b": b"first",
         "in/A": bytes(3 << 20) + b"second",
     }
-    assert read(disk, contract.INIT_SCRIPT) == INIT.read_bytes()
+    assert read(disk, contract.INIT_SCRIPT) == joined(INIT)
     assert read(disk, contract.TARBALL) == b"archive"
     record = json.loads(read(disk, contract.JOB_RECORD))
     assert record["arguments"] == ["x", "y z"] and record["environment"]["A"] == "1"
@@ -132,7 +133,7 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
         paths = {file.path for file in volume.walk()}
         assert read_record(volume) is None
     assert contract.OUTPUT_PACK % 7 not in paths and "kept.txt" in paths
-    assert read(disk, contract.INIT_SCRIPT) == INIT.read_bytes()
+    assert read(disk, contract.INIT_SCRIPT) == joined(INIT)
 
 
 def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) -> None:

@@ -8,6 +8,7 @@ from typing import Optional
 import pytest
 
 from tests.job_attributes import Attribute, derived, listed
+from tests.unit.guest_place import SCRIPT
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import JobRefused
 from vmcapsule.guest.ad import guest_ad
@@ -21,7 +22,7 @@ pytest.importorskip("classad2")
 
 ROOT = Path(__file__).resolve().parents[3]
 LISTED = listed()
-GUEST_SCRIPT = (ROOT / "guest" / "condor-init.py").read_text()
+GUEST_SCRIPT = SCRIPT.read_text()
 TEMPLATE = parse_ad((ROOT / "templates" / "qemu.classad").read_text())
 FACTS = CapsuleFacts(Path("/scratch/c"), "", ("data.vmdk",), (), 200, 1, 1000, program="p")
 

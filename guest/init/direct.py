@@ -1,0 +1,108 @@
+"""Runner "direct": the job is run from here."""
+
+import os
+import pwd
+import signal
+import time
+
+from init.ads import core_name, number, parse_ad
+from init.choose import catalogue
+from init.contract import SCRATCH_DIR_MARK
+from init.files import to_bytes
+from init.processes import limit, oom_score, spawn
+
+MYPY = False
+if MYPY:
+    from typing import Any, Dict
+
+    from init.record import Job
+    from init.run import Guest
+
+#: The starter's JOB_DEFAULT for /proc/PID/oom_score_adj of jobs.
+JOB_OOM_SCORE = 800
+
+
+def become(login: pwd.struct_passwd, scratch: str) -> None:
+    if os.geteuid() == 0:
+        os.initgroups(login.pw_name, login.pw_gid)
+        os.setgid(login.pw_gid)
+        os.setuid(login.pw_uid)
+    os.setsid()
+    os.umask(0o022)
+    os.chdir(scratch)
+
+
+def open_streams(job: "Job") -> None:
+    """Put the job's files in place of 0, 1 and 2, as the job's user."""
+    write = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    fds = [os.open(to_bytes(job["stdin"] or "/dev/null"), os.O_RDONLY)]
+    fds.append(os.open(to_bytes(job["stdout"] or "/dev/null"), write, 0o644))
+    merged = job["stdout"] is not None and job["stderr"] == job["stdout"]
+    error = to_bytes(job["stderr"] or "/dev/null")
+    fds.append(fds[1] if merged else os.open(error, write, 0o644))
+    # They may be 0 to 2 themselves where init gave none: first out of the way.
+    for place, fd in enumerate([os.dup(fd) for fd in fds]):
+        os.dup2(fd, place)
+
+
+def limit_job(ad: "Dict[str, str]") -> None:
+    """CoreSize as OsProc::StartJob takes it, StackSize as sysapi_set_resource_limits does."""
+    limit("RLIMIT_CORE", number(ad, "CoreSize"), hard_too=True)
+    limit("RLIMIT_STACK", number(ad, "StackSize") or -1, hard_too=False)
+
+
+def keep_core(sandbox: str, pid: int, ad: "Dict[str, str]") -> None:
+    for core in ("core", f"core.{pid}"):
+        if os.path.isfile(os.path.join(sandbox, core)):
+            os.rename(os.path.join(sandbox, core), os.path.join(sandbox, core_name(ad)))
+
+
+class Direct:
+    """Runs the job from here, in a sandbox as a starter would make it."""
+
+    process = 0
+
+    def __init__(self, job: "Job", guest: "Guest") -> None:
+        self.job, self.guest = job, guest
+
+    def prepare(self) -> str:
+        """Return the folder to unpack the sandbox into."""
+        return os.path.join(self.guest.work, "execute", f"dir_{os.getpid()}")
+
+    def run(self, sandbox: str, job_ad: str, report: "Dict[str, Any]") -> "Dict[bytes, Any]":
+        """Run the job to its end; return the catalogue from before it."""
+        job, login = self.job, self.guest.login
+        self.guest.write_ads("")
+        before = catalogue(os.fsencode(sandbox))
+        program = os.path.join(sandbox, job["executable"])
+        ad = parse_ad(job_ad)
+
+        def setup() -> None:
+            # As every child of HTCondor's daemons finds it.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            oom_score(JOB_OOM_SCORE)
+            limit_job(ad)
+            become(login, sandbox)
+            open_streams(job)
+
+        start_s = time.monotonic()
+        environment = {"HOME": login.pw_dir}  # as HTCondor 25 has it
+        for name, value in job["environment"].items():
+            environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
+        pid = spawn([program] + job["arguments"], setup, environment)
+        self.guest.log(f"the job runs as {login.pw_name}, process {pid}")
+        _, status, usage = os.wait4(pid, 0)
+        report["duration_s"] = time.monotonic() - start_s
+        report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
+        report["max_rss_kib"] = report["image_size_kib"] = usage.ru_maxrss
+        if os.WIFSIGNALED(status):
+            report["exit_signal"] = os.WTERMSIG(status)
+            report["core_dumped"] = os.WCOREDUMP(status)
+        else:
+            report["exit_code"] = os.WEXITSTATUS(status)
+        if report["core_dumped"]:
+            keep_core(sandbox, pid, ad)
+        return before
+
+    def save_logs(self) -> None:
+        """There are none but the guest's own."""
