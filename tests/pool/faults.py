@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
-from tests.pool.plugin import HOME, SCRATCH
+from tests.pool.plugin import HOME, SCRATCH, left_in
 from tests.pool.pool import COMPLETED, JobId, Pool, PoolError
 from vmcapsule.classad.ads import Ad
 
@@ -270,7 +270,7 @@ def assert_quiet(pool: Pool) -> None:
         found[:] += [f"machine {pid}" for pid in machines(pool)]
         words = [" ".join(argv) for argv in pool.space.processes().values()]
         found[:] += [text for text in words if FOLDER in text]
-        found[:] += [path.name for path in pool.path(SCRATCH).iterdir()]
+        found[:] += left_in(pool.path(SCRATCH))
         slots = pool.run("root", ["condor_status", "-af", "Name", "State"]).stdout.decode()
         found[:] += [line for line in slots.splitlines() if line.split()[1] != "Unclaimed"]
         found[:] += [path.name for path in pool.path("/var/lib/condor/execute").iterdir()]

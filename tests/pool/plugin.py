@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Dict, Mapping, Optional
+from typing import Dict, List, Mapping, Optional
 
 from tests.pool.space import Space
 from vmcapsule.cli.snippet import execute_snippet, router_snippet
@@ -44,6 +44,11 @@ def install(
     space.path(SCRATCH).chmod(0o1777)
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
     return "\n".join([_router(given), *lines, _execute(space, templates)])
+
+
+def left_in(scratch: Path) -> List[str]:
+    """What there is in a scratch folder, but for the files in which events wait: they stay."""
+    return [path.name for path in scratch.iterdir() if not path.name.startswith("events-")]
 
 
 def _copy_part(space: Space, part: str) -> None:

@@ -39,7 +39,7 @@ from typing import Callable, Dict, Iterator
 import pytest
 
 from tests.pool.faults import EXIT_CODE, FOLDER, Case, Row, assert_quiet, faulty_hooks, sweep
-from tests.pool.plugin import HOME
+from tests.pool.plugin import HOME, left_in
 from tests.pool.pool import COMPLETED, HELD, IDLE, REMOVED, Pool
 from vmcapsule.errors import ToolError
 
@@ -198,7 +198,7 @@ def test_scratch_full_in_translate_holds_the_job(case: Case) -> None:
     assert "make room" in reason
     assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (26, 73)
     case.assert_nothing_left(source=True)
-    assert not list(case.pool.path(SMALL_SCRATCH).iterdir())
+    assert left_in(case.pool.path(SMALL_SCRATCH)) == []
     case.pool.run("root", ["mount", "-o", "remount,size=1g", SMALL_SCRATCH])
     case.as_user("condor_release", str(case.job))
     case.assert_ended_right()

@@ -71,7 +71,8 @@ GC = """\
 Remove from VM_CAPSULE_SCRATCH_DIR_PREFIX the capsules that nobody owns any
 more: no process is at work on them, and no job in the queue needs them.  Prints
 one line for each.  Outputs that were not delivered are kept for 'vmcapsule
-extract'.  Root sees to everybody's, with the rights of each one's owner.
+extract'.  Root sees to everybody's, with the rights of each one's owner, and
+puts into the hooks' logs what the jobs' owners could not write there.
 """
 
 EXTRACT = """\

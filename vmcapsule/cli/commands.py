@@ -120,12 +120,18 @@ def _config_execute(arguments: argparse.Namespace) -> int:
 
 def gc(arguments: argparse.Namespace) -> int:
     """``vmcapsule gc``: once, or again and again for as long as the caller lives."""
+    from vmcapsule.router import event_log
     from vmcapsule.router.sweep import sweep
+
+    def say(line: str) -> None:
+        print(line, flush=True)
 
     parent = os.getppid()
     while True:
-        scratch = report.configuration().scratch_dir_prefix
-        sweep(scratch, arguments.min_age, lambda line: print(line, flush=True))
+        config = report.configuration()
+        for log in event_log.logs_of(config):
+            event_log.collect(log, say)
+        sweep(config.scratch_dir_prefix, arguments.min_age, say)
         if arguments.every is None:
             return 0
         time.sleep(arguments.every)

@@ -8,7 +8,6 @@ in an ad, and only what cannot be (nobody sent one) becomes an exit status.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Optional
 
 from vmcapsule.classad.ads import Ad, split_finalize, split_translate
@@ -22,6 +21,7 @@ from vmcapsule.errors import (
     one_line,
 )
 from vmcapsule.job.source import id_of
+from vmcapsule.router import event_log
 
 
 def translate(arguments: object) -> int:
@@ -37,16 +37,14 @@ def translate(arguments: object) -> int:
         ad, made = work(text, config)
     except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)
-        report.log_event(
-            config.translate_log if config else None, _job_of(text), f"failed: {failure}"
-        )
+        _log(config, event_log.TRANSLATE, _job_of(text), f"failed: {failure}")
         held = held_ad(text, failure)
         if held is None:
             raise failure from error
         _complain(failure)
         _print(held)
         return 0
-    report.log_event(config.translate_log, made.job_id or "?", f"translated into {made.folder}")
+    _log(config, event_log.TRANSLATE, made.job_id or "?", f"translated into {made.folder}")
     try:
         _print(ad)
     except BaseException:
@@ -62,7 +60,7 @@ def finalize(arguments: object) -> int:
     from vmcapsule.router.finalize import undelivered
 
     text = report.read_stdin()
-    log = _exit_log()
+    config = _configuration()
     try:
         ad, job_exit = work(text)
         how = report.describe_exit(job_exit) if job_exit else "was delivered before"
@@ -72,11 +70,11 @@ def finalize(arguments: object) -> int:
         try:
             ad = undelivered(text, failure)
         except AdError:
-            report.log_event(log, "?", f"failed: {failure}")
+            _log(config, event_log.EXIT, "?", f"failed: {failure}")
             raise failure from error
         _complain(failure)
         event = f"not delivered: {failure}"
-    report.log_event(log, _source_of(text), event)
+    _log(config, event_log.EXIT, _source_of(text), event)
     _print(ad)
     return 0
 
@@ -90,17 +88,17 @@ def cleanup(arguments: object) -> int:
     from vmcapsule.router.cleanup import cleanup as work
 
     text = report.read_stdin()
-    log = _exit_log()
+    config = _configuration()
     try:
         job_id, event = work(text)
     except AdError as error:
-        report.log_event(log, "?", f"failed: {error}")
+        _log(config, event_log.EXIT, "?", f"failed: {error}")
         raise
     except (VmCapsuleError, OSError) as error:
         failure = _failure(error)
         _complain(failure)
         job_id, event = "?", f"left to gc: {failure}"
-    report.log_event(log, job_id, event)
+    _log(config, event_log.EXIT, job_id, event)
     return 0
 
 
@@ -126,13 +124,20 @@ def _failure(error: Exception) -> VmCapsuleError:
     )
 
 
-def _exit_log() -> Optional[Path]:
-    """Where FINALIZE and CLEANUP log; they do their work without a configuration, too."""
+def _configuration() -> Optional[Config]:
+    """What only the log needs of FINALIZE and CLEANUP, which do their work without it, too."""
     try:
-        return report.configuration().exit_log
+        return report.configuration()
     except VmCapsuleError as error:
         _complain(error)
         return None
+
+
+def _log(config: Optional[Config], kind: str, job_id: str, event: str) -> None:
+    """Tell an event to one of the logs, where there is one."""
+    for log in event_log.logs_of(config) if config else ():
+        if log.kind == kind:
+            event_log.tell(log, job_id, event)
 
 
 def _complain(error: VmCapsuleError) -> None:

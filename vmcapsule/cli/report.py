@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Optional
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 from vmcapsule.config import Config, load_config
 from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped
@@ -126,23 +125,3 @@ def progress(title: str) -> Iterator[Callable[[str], None]]:
 def printable(data: Any) -> str:
     """JSON for people's eyes; lone surrogates and control characters stay escaped."""
     return json.dumps(data, indent=1, sort_keys=False)
-
-
-def log_event(log: Optional[Path], job_id: str, event: str) -> None:
-    """Append one line to a hook's log.  One that cannot be opened costs a warning only."""
-    if log is None:
-        return
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    line = f"{stamp} job {job_id}: {' '.join(event.split())}\n"
-    try:
-        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, line.encode(errors="backslashreplace"))
-        finally:
-            os.close(fd)
-    except OSError as error:
-        print(
-            f"vmcapsule: warning: cannot write the log '{log}': {error.strerror}; "
-            "set the log's knob to a file that the job's owner can write",
-            file=sys.stderr,
-        )
