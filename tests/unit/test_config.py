@@ -20,8 +20,6 @@ from vmcapsule.config import (
 )
 from vmcapsule.errors import ConfigError
 
-pytest.importorskip("htcondor2")
-
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

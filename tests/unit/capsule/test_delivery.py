@@ -11,6 +11,7 @@ from typing import Any, Callable
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
+from tests.unit.users import acting_as, give
 from vmcapsule.capsule import delivery, making, packing
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL, WANTED, Capsule
 from vmcapsule.capsule.states import State
@@ -198,7 +199,7 @@ def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
 
 
 def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, home: Path
 ) -> None:
     (home / "folder").mkdir()
     (home / "plain").touch()
@@ -209,9 +210,9 @@ def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
         TransferOutput='"new, folder, plain, deep/closed, moved, folder/in, ./"',
         TransferOutputRemaps='"moved=other"',
     )
-    # Root, as whom tests may run, may write to anything.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-    packing.put_obstacles(job, tmp_path)
+    give(tmp_path)
+    with acting_as():
+        packing.put_obstacles(job, tmp_path)
     wanted = tmp_path / WANTED
     likes = {str(path.relative_to(wanted)): path for path in wanted.rglob("*")}
     assert sorted(likes) == ["deep", "deep/closed", "folder", "moved"]
@@ -219,13 +220,12 @@ def test_what_is_in_the_way_of_listed_outputs_is_in_the_way_of_their_likes(
     assert [likes[n].stat().st_mode & 0o777 for n in ("deep/closed", "moved")] == [0o444] * 2
 
 
-def test_one_obstacle_where_another_should_lie_is_enough(
-    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_obstacle_where_another_should_lie_is_enough(tmp_path: Path, home: Path) -> None:
     for name in ("a", "b"):
         (home / name).touch(0o444)
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-    packing.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
+    give(tmp_path)
+    with acting_as():
+        packing.put_obstacles(make_job(home, TransferOutput='"a, a/b"'), tmp_path)
     assert (tmp_path / WANTED / "a").is_file()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import classad2
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,6 @@ FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 JOBROUTER = FIXTURES / "jobrouter-23.9.6"
 DUMPS = FIXTURES / "condor_submit-23.9.6"
 
-classad2 = pytest.importorskip("classad2")
 
 one_line = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0\n\r"), max_size=40

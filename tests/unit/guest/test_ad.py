@@ -10,8 +10,6 @@ from vmcapsule.classad.ads import Ad, parse_ad, split_translate
 from vmcapsule.guest.ad import guest_ad, sandbox_ad
 from vmcapsule.job.source import SourceJob, read_job
 
-pytest.importorskip("classad2")
-
 RECORDED = (
     Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"
 )

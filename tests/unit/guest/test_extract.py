@@ -12,6 +12,7 @@ from typing import Any, Iterator
 import pytest
 
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
+from tests.unit.users import acting_as, give
 from vmcapsule import contract
 from vmcapsule.capsule.inspection import inspect, lines
 from vmcapsule.disk.data_disk import DataDisk
@@ -113,14 +114,14 @@ def test_what_is_in_the_way_stays_and_the_rest_is_delivered(disk: Path, home: Pa
 
 
 def test_a_file_that_its_owner_may_not_write_is_not_replaced(
-    disk: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: Path, home: Path
 ) -> None:
     guest_writes(disk, EXITED, (file("mine", 0, 1), file("other", 1, 1)), b"hi")
     (home / "mine").write_text("old")
     (home / "mine").chmod(0o444)
-    # Root, as whom tests may run, may write to anything.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-    assert deliver(disk, make_job(home), blocked=("mine",)) == ["other"]
+    give(tmp_path)
+    with acting_as():
+        assert deliver(disk, make_job(home), blocked=("mine",)) == ["other"]
     assert (home / "mine").read_text() == "old"
 
 

@@ -12,8 +12,6 @@ from vmcapsule.classad.ads import parse_ad
 from vmcapsule.guest import files as guest_files
 from vmcapsule.job.source import SourceJob, read_job
 
-pytest.importorskip("classad2")
-
 
 def job(*lines: str) -> SourceJob:
     return read_job(parse_ad("\n".join(['Cmd = "/x"', 'Iwd = "/"', "RequestCpus = 3", *lines])))

@@ -18,8 +18,6 @@ from vmcapsule.router.route import CapsuleFacts
 from vmcapsule.router.routed_ad import routed_ad
 from vmcapsule.router.routes import route_of
 
-pytest.importorskip("classad2")
-
 ROOT = Path(__file__).resolve().parents[3]
 LISTED = listed()
 GUEST_SCRIPT = SCRIPT.read_text()

@@ -23,8 +23,6 @@ from vmcapsule.job.policy import Logs, Policy
 from vmcapsule.job.refusals import TABLE
 from vmcapsule.job.source import SourceJob, read_job
 
-pytest.importorskip("classad2")
-
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 JOBROUTER = FIXTURES / "jobrouter-23.9.6"
 DUMPS = FIXTURES / "condor_submit-23.9.6"

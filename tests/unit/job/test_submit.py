@@ -20,8 +20,6 @@ from vmcapsule.classad.ads import split_many
 from vmcapsule.errors import SubmitError, ToolError
 from vmcapsule.job.submit import ads_from_submit, condor_submit_command, is_submit_file
 
-pytest.importorskip("classad2")
-
 DUMPS = Path(__file__).resolve().parents[2] / "fixtures" / "condor_submit-23.9.6"
 
 StandIn = Callable[..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import classad2
 import pytest
 
 from vmcapsule.classad.ads import Ad, parse_ad, split_translate
@@ -13,8 +14,6 @@ from vmcapsule.resources import resource
 from vmcapsule.router import routed_ad as common
 from vmcapsule.router.route import CapsuleFacts
 from vmcapsule.router.routes import route_of
-
-classad2 = pytest.importorskip("classad2")
 
 RECORDED = (
     Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"

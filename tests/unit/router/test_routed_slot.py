@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Optional
 
+import classad2
 import pytest
 
 from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
@@ -13,8 +14,6 @@ from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
 from vmcapsule.router.route import REMOVED_WHEN_HELD
 from vmcapsule.slot.execute import AVOID_S
-
-classad2 = pytest.importorskip("classad2")
 
 RETRIES = (
     "JobMaxRetries = 1\nOnExitRemove = NumJobCompletions > JobMaxRetries || ExitCode =?= 0\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.returned import make_capsule, make_job, put_into
+from tests.unit.users import open_way
 from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.capsule.states import State
@@ -141,8 +141,7 @@ def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None
     for path in [made.folder, *made.folder.rglob("*")]:
         os.chown(path, 65534, 65534)
     (tmp_path / "s").chmod(0o777)
-    for folder in [tmp_path, *list(tmp_path.parents)[:2]]:
-        folder.chmod(folder.stat().st_mode | stat.S_IXOTH | stat.S_IROTH)
+    open_way(tmp_path / "home")
     # Root's own goes first, and so all is imported: as somebody else, a Python in root's
     # home could not read its library any more.
     put_into(made_for(tmp_path, 1), State.DELIVERING)

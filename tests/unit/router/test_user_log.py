@@ -18,8 +18,6 @@ from vmcapsule.router import update
 from vmcapsule.router.cleanup import tell_users_hold
 from vmcapsule.router.user_log import tell_hold, told_logs
 
-htcondor2 = pytest.importorskip("htcondor2")
-
 SUBMITTED = (
     "000 (004.002.000) 2026-01-02 03:04:05 Job submitted from host: <127.0.0.1:9618>\n...\n"
 )

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Iterator
 
+import classad2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.starter import Starter, words
 from vmcapsule.errors import ToolError
 from vmcapsule.slot.chirp import TEXT_CHARS_MAX, set_delayed, update_line
-
-classad2 = pytest.importorskip("classad2")
-from tests.unit.starter import Starter, words  # noqa: E402 - it needs classad2
 
 #: Of condor_starter.V6.1/io_proxy_handler.cpp and chirp_protocol.h.
 LINE_BYTES_MAX, EXPRESSION_BYTES_MAX = 1024, 993

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Mapping
 
+import classad2
 import pytest
 
 from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL
@@ -17,8 +18,6 @@ from vmcapsule.errors import SpaceError
 from vmcapsule.slot.program import write_probe, write_program
 from vmcapsule.vm.accelerator import KVM, TCG, choose
 from vmcapsule.vm.boot import MACHINE
-
-classad2 = pytest.importorskip("classad2")
 
 #: Looks like QEMU: its version, its machines, and a guest that KVM runs, or does not.
 QEMU = """\

@@ -8,6 +8,7 @@ from typing import Iterator
 
 import pytest
 
+from tests.unit.users import acting_as, give
 from vmcapsule.process import run
 from vmcapsule.transfer import drafts
 from vmcapsule.transfer.drafts import Drafts, Obstacle
@@ -143,19 +144,18 @@ def test_a_draft_that_is_a_link_is_not_followed(home: Path) -> None:
     assert (home / "a").read_text() == "0"
 
 
-def test_what_is_in_the_way_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_in_the_way_is_told(home: Path) -> None:
     (home / "folder").mkdir()
     os.mkfifo(home / "pipe")
     (home / "closed").touch(0o444)
-    # Root, as whom tests may run, may write to anything.
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
+    give(home)
     made = Drafts("t")
     for name, why in (
         ("folder", "is a folder"),
         ("pipe", "is no regular file"),
         ("closed", "is closed to writing"),
     ):
-        with pytest.raises(Obstacle, match=f"{name}' {why}"):
+        with acting_as(), pytest.raises(Obstacle, match=f"{name}' {why}"):
             made.file(str(home / name), 0, 0o644)
     assert drafts.obstacle(str(home / "nothing")) == ""
 

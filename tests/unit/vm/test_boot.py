@@ -112,7 +112,7 @@ def test_a_cache_that_cannot_be_written_costs_a_probe_only(
 ) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "vmlinuz").write_text("")
-    monkeypatch.setattr(accelerator.os, "access", lambda *_: True)
+    monkeypatch.setattr(accelerator, "DEVICE", tmp_path / "vmlinuz")
     monkeypatch.setattr(accelerator.process, "find", lambda _: str(tmp_path / "file"))
     monkeypatch.setattr(accelerator, "probe_kvm", lambda _: True)
     assert accelerator.choose(tmp_path / "vmlinuz", tmp_path / "file/cache") == accelerator.KVM
