@@ -12,7 +12,7 @@ from typing import Dict, Iterable, Iterator, Optional
 from vmcapsule import process
 from vmcapsule.disk.content import content
 from vmcapsule.disk.disk_map import DiskMap
-from vmcapsule.disk.extents import copy_range, created, data_ranges, write_extents
+from vmcapsule.disk.extents import copy_range, created, data_extents, write_extents
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.write import Source
@@ -67,7 +67,7 @@ def complaints(image: Path, kind: Kind, scratch: Path) -> str:
         volume = scratch / "volume.img"
         with image.open("rb") as src, volume.open("wb") as dst:
             dst.truncate(kind.size_bytes)
-            for run in data_ranges(src.fileno(), kind.offset_bytes + kind.size_bytes):
+            for run in data_extents(src.fileno(), kind.offset_bytes + kind.size_bytes):
                 at = max(run.offset_bytes, kind.offset_bytes)
                 length = run.offset_bytes + run.length_bytes - at
                 copy_range(src.fileno(), at, dst.fileno(), at - kind.offset_bytes, length)

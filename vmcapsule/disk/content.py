@@ -31,7 +31,7 @@ def content(disk: DiskMap, offset_bytes: Optional[int]) -> Iterator[Extent]:
     is content.  Raises `DiskError` or `TemplateError` where there is no volume.
     """
     free: Iterable[Tuple[int, int]] = ()
-    if disk.held_bytes > _LITTLE_BYTES:
+    if disk.data_bytes > _LITTLE_BYTES:
         volume = locate_fat(disk, disk.size_bytes, offset_bytes)
         geometry = read_geometry(disk, volume)
         table = FatTable(disk, geometry)

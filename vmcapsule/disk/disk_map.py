@@ -25,7 +25,7 @@ class DiskMap:
         self._offsets = tuple(source.offset_bytes for source in self._sources)
 
     @property
-    def held_bytes(self) -> int:
+    def data_bytes(self) -> int:
         """How much of the disk is in files."""
         return sum(source.length_bytes for source in self._sources)
 

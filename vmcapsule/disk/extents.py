@@ -58,7 +58,7 @@ class Readable(Protocol):
 Image = Union[int, Readable]
 
 
-def held(image: Image, extent: Extent) -> Iterator[Source]:
+def sources_within(image: Image, extent: Extent) -> Iterator[Source]:
     """Yield what is in files of a part of an image: all of it where that is one file."""
     if isinstance(image, int):
         return iter((Source(*extent, image, extent.offset_bytes),))
@@ -179,7 +179,7 @@ def write_error(error: OSError, what: str) -> Exception:
     return DiskError(f"{what}: {error.strerror}")
 
 
-def data_ranges(fd: int, size_bytes: int) -> Iterator[Extent]:
+def data_extents(fd: int, size_bytes: int) -> Iterator[Extent]:
     """Yield the runs of the first ``size_bytes`` of a file that are not holes, ascending.
 
     Where the file system does not tell (lseek(2), SEEK_DATA), all of it is one run.
@@ -220,7 +220,7 @@ def copy_sparse(src: Path, dst: Path) -> None:
     try:
         size_bytes = image_bytes(src_fd)
         with created(dst, size_bytes) as dst_fd:
-            for run in data_ranges(src_fd, size_bytes):
+            for run in data_extents(src_fd, size_bytes):
                 at = run.offset_bytes
                 copy_range(src_fd, at, dst_fd, at, run.length_bytes)
     finally:

@@ -6,7 +6,7 @@ import os
 from typing import Callable, Collection, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule import contract
-from vmcapsule.disk.extents import Image, copy_range, held, image_bytes
+from vmcapsule.disk.extents import Image, copy_range, image_bytes, sources_within
 from vmcapsule.disk.fat.table import RUNS_MAX
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DeliveryError, DiskError, SpaceError
@@ -154,7 +154,7 @@ def _fill(fd: int, image: Image, entry: Entry, packs: Sequence[Pieces]) -> None:
     for stretch in entry.stretches:
         at = stretch.offset
         for extent in packs[stretch.pack].part(stretch.pack_offset, stretch.length):
-            for source in held(image, extent):
+            for source in sources_within(image, extent):
                 to = at + source.offset_bytes - extent.offset_bytes
                 copy_range(source.fd, source.fd_offset, fd, to, source.length_bytes)
                 end = to + source.length_bytes

@@ -13,7 +13,7 @@ from typing import Iterator, Sequence
 from vmcapsule import contract
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.disk.empty_disk import LABEL, build_data_disk
-from vmcapsule.disk.extents import Extent, Image, Source, held
+from vmcapsule.disk.extents import Extent, Image, Source, sources_within
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatFile, FatVolume
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
@@ -89,7 +89,7 @@ def _moved(image: Image, old: Sequence[Extent], new: Sequence[Extent]) -> Iterat
         at = extent.offset_bytes
         for piece in pieces.part(done, extent.length_bytes):
             shift = at - piece.offset_bytes
-            for source in held(image, piece):
+            for source in sources_within(image, piece):
                 yield source._replace(offset_bytes=source.offset_bytes + shift)
             at += piece.length_bytes
         done += extent.length_bytes

@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Iterable, Iterator, NamedTuple
 
 from vmcapsule.contract import PACK_BYTES_MAX, PACKS_MAX
-from vmcapsule.disk.extents import Extent, data_ranges
+from vmcapsule.disk.extents import Extent, data_extents
 from vmcapsule.errors import InputError, TooLarge
 from vmcapsule.transfer.entries import FOLDER, Entries, Entry, Stretch
 
@@ -173,7 +173,7 @@ def _data_of(source: str, size_bytes: int) -> Iterator[tuple[int, int]]:
     except OSError as error:
         raise unreadable(source, error) from error
     try:
-        yield from data_ranges(fd, size_bytes)
+        yield from data_extents(fd, size_bytes)
     finally:
         os.close(fd)
 

@@ -15,7 +15,7 @@ from vmcapsule.disk.extents import (
     Extent,
     copy_range,
     copy_sparse,
-    data_ranges,
+    data_extents,
     read_at,
     write_at,
 )
@@ -102,16 +102,16 @@ def make_holes(path: Path) -> None:
         file.truncate((9 << 20) + 7)
 
 
-def test_data_ranges(tmp_path):
+def test_data_extents(tmp_path):
     make_holes(tmp_path / "f")
     with (tmp_path / "f").open("rb") as file:
-        runs = list(data_ranges(file.fileno(), (9 << 20) + 7))
+        runs = list(data_extents(file.fileno(), (9 << 20) + 7))
         assert [run.offset_bytes for run in runs] == [1 << 20, 5 << 20]
         assert all(5000 <= run.length_bytes < 64 << 10 for run in runs)
         # Bounded by what was asked for, in the middle of data too.
-        bounded = list(data_ranges(file.fileno(), (1 << 20) + 10))
+        bounded = list(data_extents(file.fileno(), (1 << 20) + 10))
         assert bounded == [Extent(1 << 20, 10)]
-        assert list(data_ranges(file.fileno(), 1 << 20)) == []
+        assert list(data_extents(file.fileno(), 1 << 20)) == []
 
 
 def test_a_copy_keeps_its_holes(tmp_path):

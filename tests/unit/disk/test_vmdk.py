@@ -128,7 +128,7 @@ def test_a_map_has_every_byte_and_changes_nothing(disk: Vmdk, tmp_path: Path):
         assert there.size_bytes == SIZE
         assert there.read_at(0, SIZE) == qemu_reads(disk.path, tmp_path)
         assert there.read_at((1 << 20) + 2, 5) == b"rst\0\0"
-        assert 5 <= there.held_bytes <= 64 << 10
+        assert 5 <= there.data_bytes <= 64 << 10
         with pytest.raises(DiskError, match=f"of {SIZE} bytes has none"):
             there.read_at(SIZE - 5, 6)
         with pytest.raises(DiskError, match="none at -1-2"):

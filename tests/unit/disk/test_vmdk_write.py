@@ -105,7 +105,7 @@ def test_a_large_disk_with_little_in_it_is_a_small_file(tmp_path: Path) -> None:
 def test_without_knowledge_of_holes_zeros_take_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vmdk_write, "data_ranges", lambda fd, size: [Extent(0, size)])
+    monkeypatch.setattr(vmdk_write, "data_extents", lambda fd, size: [Extent(0, size)])
     disk = written(tmp_path, 32 * MIB, [(20 * MIB, b"x")])
     assert disk.stat().st_size < MIB
     assert judged(disk).read_bytes() == (tmp_path / "raw").read_bytes()

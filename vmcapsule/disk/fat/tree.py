@@ -19,8 +19,8 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 from vmcapsule.disk.extents import Extent, read_at, write_at, write_extents
 from vmcapsule.disk.fat import names as fat_names
 from vmcapsule.disk.fat.chains import Chains, choose
-from vmcapsule.disk.fat.draft import FolderDraft
 from vmcapsule.disk.fat.folder import Entry, Stamp
+from vmcapsule.disk.fat.new_folder import NewFolder
 from vmcapsule.disk.fat.table import FatEditor, Run
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError, SpaceError
@@ -81,9 +81,9 @@ class Layout:
         self._paths = paths
         self._sizes = sizes
         self._folders = tree.folders
-        growth = [_growth(volume, draft, draft.settle(paths)) for draft in self._folders]
-        for draft in self._folders:
-            for number, entry in draft.replaced():
+        growth = [_growth(volume, folder, folder.settle(paths)) for folder in self._folders]
+        for folder in self._folders:
+            for number, entry in folder.replaced():
                 tree.released += volume.file_runs(paths[number], entry)
         self._released = tree.released
         needs = array("I", growth)
@@ -94,8 +94,8 @@ class Layout:
             raise _no_room(volume, self._taken, have)
         self._chains = Chains(needs, runs)
         self._last = runs[-1][0] + runs[-1][1] - 1 if runs else 0
-        for number, draft in enumerate(self._folders):
-            draft.cluster = draft.cluster or self._chains.first(number)
+        for number, folder in enumerate(self._folders):
+            folder.cluster = folder.cluster or self._chains.first(number)
 
     def places(self) -> Iterator[Tuple[str, Tuple[Extent, ...]]]:
         """Yield each file, in the order given, and where its bytes belong in the image."""
@@ -108,14 +108,14 @@ class Layout:
         volume = self._volume
         editor = FatEditor(volume.fd, volume.geometry)
         stamp = Stamp.at(tuple(time.gmtime()))
-        for number, draft in enumerate(self._folders):
+        for number, folder in enumerate(self._folders):
             new = self._chains.runs(number)
-            if draft.extents and new:
-                first, length = volume.folder_runs(draft.cluster, "a folder")[-1]
+            if folder.extents and new:
+                first, length = volume.folder_runs(folder.cluster, "a folder")[-1]
                 editor.link(first + length - 1, 1, new[0][0])
-            data = draft.built(self._paths, self._content, stamp)
+            data = folder.built(self._paths, self._content, stamp)
             more = sum(length for _, length in new) * volume.cluster_bytes
-            extents = (*draft.extents, *volume.extents(new, more))
+            extents = (*folder.extents, *volume.extents(new, more))
             room = sum(extent.length_bytes for extent in extents)
             write_extents(volume.fd, extents, data.ljust(room, b"\0"))
         for first, length in self._released:
@@ -145,10 +145,10 @@ class Layout:
         write_at(volume.fd, at + _INFO_COUNTS_AT, counts)
 
 
-def _growth(volume: FatVolume, draft: FolderDraft, size_bytes: int) -> int:
+def _growth(volume: FatVolume, folder: NewFolder, size_bytes: int) -> int:
     """How many clusters a folder needs beside those it has."""
-    have = sum(extent.length_bytes for extent in draft.extents)
-    if size_bytes > have and draft.extents and draft.cluster == 0:
+    have = sum(extent.length_bytes for extent in folder.extents)
+    if size_bytes > have and folder.extents and folder.cluster == 0:
         raise SpaceError(
             f"no room for {size_bytes // fat_names.SLOT_BYTES} entries: the root folder of the "
             "data disk is full",
@@ -170,11 +170,11 @@ class _Tree:
     """The folders that change, each after the one it is in, and what becomes free."""
 
     def __init__(self, volume: FatVolume, remove: Iterable[str]) -> None:
-        self.folders: List[FolderDraft] = []
+        self.folders: List[NewFolder] = []
         self.released: List[Run] = []
         self._volume = volume
-        self._by_path: Dict[str, FolderDraft] = {}
-        self._by_cluster: Dict[int, FolderDraft] = {}
+        self._by_path: Dict[str, NewFolder] = {}
+        self._by_cluster: Dict[int, NewFolder] = {}
         self._removed: Dict[int, List[Entry]] = {}
         removed = list(remove)
         for path in removed:
@@ -192,7 +192,7 @@ class _Tree:
             entries.append(entry)
             self.released += self._volume.file_runs(path, entry)
 
-    def folder(self, path: str) -> FolderDraft:
+    def folder(self, path: str) -> NewFolder:
         """Return a folder of the tree, which is loaded or made with those above it."""
         if path not in self._by_path:
             missing = [path]
@@ -205,10 +205,10 @@ class _Tree:
     def _enter(self, path: str) -> None:
         """Find a folder, under this spelling or another, or make it."""
         folded = fat_names.fold(path)
-        draft = self._by_path.get(folded) or self._loaded(path) or self._made(path)
-        self._by_path[path] = self._by_path[folded] = draft
+        folder = self._by_path.get(folded) or self._loaded(path) or self._made(path)
+        self._by_path[path] = self._by_path[folded] = folder
 
-    def _loaded(self, path: str) -> Optional[FolderDraft]:
+    def _loaded(self, path: str) -> Optional[NewFolder]:
         """The folder as it is on the disk, if it is there."""
         cluster = self._volume.geometry.root_cluster
         if path:
@@ -219,19 +219,19 @@ class _Tree:
                 raise DiskError(f"cannot make the folder '{path}': a file has that name")
             cluster = entry.first_cluster
         if cluster not in self._by_cluster:
-            draft = FolderDraft(path, None)
-            draft.load(self._volume, cluster, self._removed.get(cluster, ()))
-            self.folders.append(draft)
-            self._by_cluster[cluster] = draft
+            folder = NewFolder(path, None)
+            folder.load(self._volume, cluster, self._removed.get(cluster, ()))
+            self.folders.append(folder)
+            self._by_cluster[cluster] = folder
         return self._by_cluster[cluster]
 
-    def _made(self, path: str) -> FolderDraft:
+    def _made(self, path: str) -> NewFolder:
         fat_names.check_name(_name(path))
         above = self._by_path[_above(path)]
-        draft = FolderDraft(path, above)
-        above.folders.append(draft)
-        self.folders.append(draft)
-        return draft
+        folder = NewFolder(path, above)
+        above.folders.append(folder)
+        self.folders.append(folder)
+        return folder
 
 
 def _above(path: str) -> str:

@@ -21,7 +21,7 @@ from vmcapsule.errors import DiskError
 PATH_CHARS_MAX = 4096
 #: `FatVolume.walk` reads at most so many entries (used or not): 128 MiB of folders.
 WALK_SLOTS_MAX = 1 << 22
-#: So much of a folder is read at once; all those that a walk is in are held.
+#: So much of a folder is read at once; all those that a walk is in are in memory.
 _PIECE_BYTES = 8192
 
 

@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-from vmcapsule.disk.extents import Source, data_ranges, image_bytes, read_at
+from vmcapsule.disk.extents import Source, data_extents, image_bytes, read_at
 from vmcapsule.disk.vmdk.format import FORMS, Vmdk
 from vmcapsule.disk.vmdk.write import HEADER, SECTOR_BYTES, TABLE_ENTRIES
 from vmcapsule.errors import DiskError
@@ -38,7 +38,7 @@ def sources_in(disk: Vmdk, fds: Mapping[Path, int]) -> Iterator[Source]:
 
 def _flat(fd: int, begin: int, length: int, base: int) -> Iterator[Source]:
     """What is no hole in ``length`` bytes of a file; the disk has them at ``base``."""
-    for run in data_ranges(fd, begin + length):
+    for run in data_extents(fd, begin + length):
         at = max(run.offset_bytes, begin)
         end = run.offset_bytes + run.length_bytes
         if end > at:

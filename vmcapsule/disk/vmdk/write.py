@@ -15,7 +15,7 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence
 from vmcapsule.disk.extents import (
     Source,
     copy_range,
-    data_ranges,
+    data_extents,
     read_at,
     write_at,
     write_error,
@@ -47,7 +47,7 @@ def sources_of(raw_fd: int, size_bytes: int) -> Iterator[Source]:
 
     Where the file system does not tell of holes, zeros are taken for them.
     """
-    for run in data_ranges(raw_fd, size_bytes):
+    for run in data_extents(raw_fd, size_bytes):
         at, length = run.offset_bytes, run.length_bytes
         if length < size_bytes:
             yield Source(at, length, raw_fd, at)

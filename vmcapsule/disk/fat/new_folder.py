@@ -26,7 +26,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError
 
 
-class FolderDraft:
+class NewFolder:
     """One folder of a tree that is being laid out.
 
     ``path`` is "" for the root, ``files`` has the numbers of the files that come into it.
@@ -46,12 +46,12 @@ class FolderDraft:
         "path",
     )
 
-    def __init__(self, path: str, above: Optional[FolderDraft]) -> None:
+    def __init__(self, path: str, above: Optional[NewFolder]) -> None:
         self.path = path
         self.above = above
         self.cluster = 0
         self.files = array("I")
-        self.folders: List[FolderDraft] = []
+        self.folders: List[NewFolder] = []
         self.extents: Tuple[Extent, ...] = ()
         self._data = b""
         self._names: Optional[Names] = None
