@@ -89,7 +89,7 @@ def _unknown() -> Finding:
         WARNING,
         "whether the machine mounts the data disk, invokes the init script, has Python 3.6 "
         "and a user 'condor', and powers off is known only by booting it",
-        "check it with --boot",
+        "check it without --no-boot",
     )
 
 

@@ -65,7 +65,9 @@ def errors(findings: List[Finding]) -> List[str]:
 def test_good_template_leaves_only_what_a_boot_would_tell(folder: Path) -> None:
     findings = check(folder)
     assert errors(findings) == []
-    assert [f.remedy for f in findings if f.level == "warning"] == ["check it with --boot"]
+    assert [f.remedy for f in findings if f.level == "warning"] == [
+        "check it without --no-boot"
+    ]
     assert any("FAT32 at 32256" in f.text for f in findings)
     assert list((folder.parent / "scratch").iterdir()) == []
 
