@@ -19,6 +19,10 @@ HOLD_INPUT_LIMIT = 32
 #: The exit status where the operating system said no and nothing better is known.
 SYSTEM_ERROR = 71
 
+#: A line for people: long enough for two paths and a sentence.
+LINE_CHARS_MAX = 1000
+_GAP = " ... "
+
 
 class VmCapsuleError(Exception):
     """What went wrong, with the offending value, and what to do about it.
@@ -55,13 +59,30 @@ def from_os(error: OSError) -> SystemFailure:
 
 
 def escaped(text: str) -> str:
-    """``text`` without what could move a terminal's cursor or begin another line."""
+    """``text`` without what could move a terminal's cursor or begin another line.
+
+    What is not printable becomes an escape, as do bytes that were not UTF-8.
+    """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def one_line(text: str) -> str:
-    """``text`` on one line, `escaped`, its runs of blanks as one."""
-    return escaped(" ".join(text.split()))
+def one_line(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
+    """Whatever ``text`` is, one printable line of at most ``chars_max`` characters.
+
+    So it can stand in a message, a log or an ad, whoever wrote it and however long it is.
+    Runs of blanks become one blank, all else is `escaped`.  Of a longer text the beginning
+    and the end are kept: the end is where programs complain.
+    """
+    # However long the text is, no more of it than that is looked at.
+    if len(text) > 8 * chars_max:
+        text = f"{text[: 4 * chars_max]} {_GAP} {text[-4 * chars_max :]}"
+    line = escaped(" ".join(text.split()))
+    if len(line) <= chars_max:
+        return line
+    head = (chars_max - len(_GAP)) // 3
+    return line[:head].rstrip() + _GAP + line[head + len(_GAP) - chars_max :].lstrip()
 
 
 class UsageError(VmCapsuleError):

@@ -9,12 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import IO, Mapping, Optional, Sequence, Union
 
-from vmcapsule.errors import ToolError
+from vmcapsule.errors import ToolError, one_line
 
 Arg = Union[str, Path]
-
-#: At most this much of a failed program's output is quoted in the error.
-EVIDENCE_CHARS = 1000
 
 #: Debian's package for a program that is not in a package of its own name.
 PACKAGES = {
@@ -92,5 +89,5 @@ def run(
 
 
 def _evidence(output: Optional[bytes]) -> str:
-    text = " ".join((output or b"").decode(errors="replace").split())
-    return f": {text[-EVIDENCE_CHARS:]}" if text else ""
+    text = one_line((output or b"").decode(errors="replace"))
+    return f": {text}" if text else ""

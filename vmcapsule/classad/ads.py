@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any, Final, Iterable, Mapping, Optional, Sequence, Union
 
 from vmcapsule.classad import text as lex
-from vmcapsule.errors import AdError, ToolError
+from vmcapsule.errors import AdError, ToolError, one_line
 
 #: A name and the text of its expression, in long form; an ad as it stands in a text.
 _Item = tuple[str, str]
@@ -30,7 +30,8 @@ Value = Union[str, int, float, bool]
 _NAME = re.compile(r"('(?:[^'\\]|\\.)+'|[A-Za-z_][\w.]*)\s*=(?!=|\?=|!=)", re.A | re.S)
 _BLANKS = " \t\n\r\f\v"
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
-_SEPARATOR = re.compile(r"^-{3,}[ \t]*\r?$", re.MULTILINE)
+#: The line between the two ads that a hook is sent.
+SEPARATOR = re.compile(r"^-{3,}[ \t]*\r?$", re.MULTILINE)
 _SIMPLE = frozenset({"true", "false", "undefined"})
 _QUOTED_CHARS = 120
 
@@ -207,11 +208,11 @@ def split_finalize(text: str) -> tuple[Ad, Ad]:
 
 def _framed(text: str) -> tuple[list[_Block], Optional[list[_Block]]]:
     """What is above and below a line of nothing but dashes; None: there is no such line."""
-    match = _SEPARATOR.search(text)
+    match = SEPARATOR.search(text)
     if match is None:
         return _blocks(text, 1), None
     rest = text[match.end() :]
-    extra = _SEPARATOR.search(rest)
+    extra = SEPARATOR.search(rest)
     if extra:
         line = text.count("\n", 0, match.end() + extra.start()) + 1
         raise AdError(f"line {line}: a second line of dashes", "give two ads at most")
@@ -317,8 +318,7 @@ def _bad_line(number: int, line: str, reason: str) -> AdError:
 
 
 def _shorten(text: str) -> str:
-    flat = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    return flat if len(flat) <= _QUOTED_CHARS else flat[:_QUOTED_CHARS] + "..."
+    return one_line(text, _QUOTED_CHARS)
 
 
 def _expression(name: str, value: Value) -> str:

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
 from vmcapsule.config import Config, load_config
-from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped
+from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped, one_line
 
 if TYPE_CHECKING:  # a hook has no time to import what only a type is needed of
     from vmcapsule.guest.exit_record import JobExit
@@ -99,7 +99,7 @@ def failure_record(job_id: str, error: Exception) -> dict[str, Any]:
         "error": {
             "kind": type(error).__name__,
             "status": getattr(error, "exit_status", SYSTEM_ERROR),
-            "message": str(error),
+            "message": one_line(str(error)),
         },
     }
 

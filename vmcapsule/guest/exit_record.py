@@ -9,7 +9,7 @@ from typing import Any, Mapping, NamedTuple, Optional
 
 from vmcapsule import contract
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.errors import ExecFailed, GuestError
+from vmcapsule.errors import ExecFailed, GuestError, one_line
 
 SIGNAL_MAX = 64
 
@@ -114,9 +114,8 @@ def as_reported(path: str) -> str:
 
 
 def _word(value: object, limit: int = 500) -> str:
-    """One printable line from a hostile string."""
-    line = " ".join(str(value).split())
-    return "".join(c if c.isprintable() else "?" for c in line)[:limit]
+    """One printable line from whatever a guest wrote."""
+    return one_line(str(value), limit)
 
 
 def _job_exit(record: Mapping[str, Any]) -> JobExit:

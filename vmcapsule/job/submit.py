@@ -18,7 +18,7 @@ from typing import IO, Optional
 
 from vmcapsule.classad.ads import Ad, quote, split_many
 from vmcapsule.config import machine_has_condor_config
-from vmcapsule.errors import SubmitError, ToolError
+from vmcapsule.errors import SubmitError, ToolError, one_line
 from vmcapsule.process import Arg, run
 
 SUBMIT_TIMEOUT_S = 120.0
@@ -87,7 +87,7 @@ def ads_from_submit(file: Path, *, tarball: Optional[Path], cache: Path) -> tupl
     result = run(command, timeout_s=SUBMIT_TIMEOUT_S, env=_environment(), check=False)
     messages = result.stderr.decode(errors="surrogateescape")
     if result.returncode != 0:
-        raise SubmitError(f"{file}: condor_submit: {_one_line(messages)}", "correct the file")
+        raise SubmitError(f"{file}: condor_submit: {_complaint(messages)}", "correct the file")
     _check_unused(file, messages)
     ads = split_many(result.stdout.decode(errors="surrogateescape"))
     if not ads:
@@ -116,11 +116,11 @@ def _login_name() -> str:
         return f"uid{os.geteuid()}"
 
 
-def _one_line(messages: str) -> str:
+def _complaint(messages: str) -> str:
     """Return condor_submit's errors without the warnings that come before them."""
     match = _ERROR.search(messages)
     text = messages[match.start() :] if match else messages
-    return " ".join(text.split()) or "it failed and does not say why"
+    return one_line(text) or "it failed and does not say why"
 
 
 def _check_unused(file: Path, messages: str) -> None:

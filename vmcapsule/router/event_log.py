@@ -194,7 +194,7 @@ def _clear(path: Path, uid: int) -> None:
 
 
 def _line(stamp: str, owner: str, text: str) -> bytes:
-    line = f"{stamp} {owner} {one_line(text)[:_TEXT_CHARS_MAX]}\n"
+    line = f"{stamp} {owner} {one_line(text, _TEXT_CHARS_MAX)}\n"
     return line.encode(errors="backslashreplace")
 
 

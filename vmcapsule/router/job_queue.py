@@ -26,7 +26,8 @@ def needed() -> Needed:
     """Ask the schedd of this machine; raises `ToolError` when it does not answer."""
     ads = _ask(
         ["condor_q", "-allusers"],
-        'VmCapsuleDir isnt undefined || Managed == "External"',
+        # A user may have put anything at all there.
+        'isString(VmCapsuleDir) || Managed =?= "External"',
         ["VmCapsuleDir", "GlobalJobId", "Managed"],
     )
     return Needed(
@@ -65,10 +66,11 @@ def _ask(command: Sequence[str], constraint: str, attributes: Sequence[str]) -> 
     from vmcapsule import process  # seldom needed, and slow to import
 
     argv = [*command, "-json", "-attributes", ",".join(attributes), "-constraint", constraint]
-    answer = process.run(argv, timeout_s=_TIMEOUT_S).stdout
+    # HTCondor prints strings as their bytes are: one that is not UTF-8 is not others' trouble.
+    answer = process.run(argv, timeout_s=_TIMEOUT_S).stdout.decode(errors="surrogateescape")
     try:
-        ads = json.loads(answer) if answer.strip() else []
-    except ValueError as error:
+        ads = json.loads(answer, strict=False) if answer.strip() else []
+    except (ValueError, RecursionError) as error:
         raise ToolError(
             f"'{command[0]} -json' printed no JSON: {error}", "see what it prints"
         ) from error

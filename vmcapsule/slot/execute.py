@@ -54,8 +54,7 @@ from vmcapsule.vm import boot
 AVOID_S = 120
 #: By what a starter or a person at a terminal ends us.
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-#: Of a longer message the beginning and the end are kept: programs complain there.
-_HEAD_CHARS, _TAIL_CHARS = 100, 200
+_REASON_CHARS_MAX = 300
 #: The folder beside the returned disk for what HTCondor shall tell of by failing on it.
 _UNSENT = "unsent"
 
@@ -186,9 +185,7 @@ def hand_back_nothing(here: Path, reason: str) -> None:
 def _reason(error: Exception, console: Path) -> str:
     """What went wrong, in one line of bounded length, with the guest's last words."""
     message = error.message if isinstance(error, VmCapsuleError) else str(error)
-    reason = one_line(message)
-    if len(reason) > _HEAD_CHARS + _TAIL_CHARS:
-        reason = f"{reason[:_HEAD_CHARS]} ... {reason[-_TAIL_CHARS:]}"
+    reason = one_line(message, _REASON_CHARS_MAX)
     if isinstance(error, ExecFailed) or "Kernel panic" in message or "console" in message:
         return reason
     if not console.is_file():

@@ -123,8 +123,8 @@ def _literal(value: object) -> str:
         return "undefined"
     if isinstance(value, bool):
         return str(value).lower()
-    text = one_line(str(value)).translate({ord('"'): "'", ord("\\"): "/"})
-    return '"' + text.encode("ascii", "replace").decode()[:_REASON_CHARS_MAX] + '"'
+    text = one_line(str(value), _REASON_CHARS_MAX).translate({ord('"'): "'", ord("\\"): "/"})
+    return '"' + text.encode("ascii", "replace").decode() + '"'
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:

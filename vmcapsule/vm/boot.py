@@ -13,12 +13,13 @@ from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.disk.disk import Disk
-from vmcapsule.errors import GuestError, GuestTimeout, ToolError
+from vmcapsule.errors import LINE_CHARS_MAX, GuestError, GuestTimeout, ToolError, one_line
 from vmcapsule.vm.accelerator import KVM, QEMU
 
 #: A guest that has not mounted its data disk by then never will.
 BOOT_TIMEOUT_S = 600.0
 CONSOLE_TAIL_BYTES = 1 << 16
+_LAST_WORDS_CHARS = 200
 #: A guest that writes more than this on its console is after the host's disk.
 CONSOLE_BYTES_MAX = 64 << 20
 POLL_S = 0.2
@@ -181,8 +182,8 @@ class _Watch:
 
 def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
     if returncode != 0:
-        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - process.EVIDENCE_CHARS))
-        text = " ".join(complaints.read().decode(errors="replace").split())
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - LINE_CHARS_MAX))
+        text = one_line(complaints.read().decode(errors="replace"))
         raise ToolError(
             f"QEMU ended with status {returncode}: {text or 'it said nothing'}",
             "see whether this machine has the memory the job asks for",
@@ -206,6 +207,5 @@ def console_tail(console: Path) -> bytes:
 def last_line(console: Path) -> str:
     """What a guest last said, in brackets to end a message with; empty: it said nothing."""
     lines = console_tail(console).decode(errors="replace").split("\n")
-    words = [" ".join("".join(c for c in line if c.isprintable()).split()) for line in lines]
-    said = [line for line in words if line]
-    return f" (its console last said: {said[-1][:200]})" if said else ""
+    said = [line for line in lines if line.strip()]
+    return f" (its console last said: {one_line(said[-1], _LAST_WORDS_CHARS)})" if said else ""

@@ -166,7 +166,7 @@ def test_new_form_becomes_long_form() -> None:
         ('[ A = "x\\ny" ]', 1, '[ A = "x\\ny" ]', "line break"),
         ('[ A = "\\0" ]', 1, '[ A = "\\0" ]', "is no character of a string"),
         ('[ A = "\\777" ]', 1, '[ A = "\\777" ]', "is no character of a string"),
-        ("A = \0\n", 1, "A = ?", "NUL"),
+        ("A = \0\n", 1, r"A = \x00", "NUL"),
     ],
 )
 def test_a_line_that_cannot_be_parsed_is_named(

@@ -20,7 +20,7 @@ from vmcapsule.router import sweep
 #: Stands in for HTCondor's tools, which a machine for unit tests has not.
 TOOL = """#!/bin/sh
 case "$0 $*" in
-*condor_q*VmCapsuleDir\\ isnt*) cat {folder}/needed.json ;;
+*condor_q*'isString(VmCapsuleDir)'*) cat {folder}/needed.json ;;
 *condor_q*) cat {folder}/queue.json 2>/dev/null ;;
 *condor_history*) cat {folder}/history.json 2>/dev/null ;;
 esac

@@ -13,7 +13,7 @@ from vmcapsule.disk.extents import Image, open_image
 from vmcapsule.disk.vmdk.format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
 from vmcapsule.disk.vmdk.read import sources_in
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
-from vmcapsule.errors import DiskError, SpaceError, ToolError
+from vmcapsule.errors import DiskError, SpaceError, ToolError, one_line
 
 __all__ = [
     "FORMS",
@@ -213,9 +213,9 @@ def _check(disk: Vmdk) -> None:
     argv: list[process.Arg] = ["qemu-img", "check", "-f", "vmdk", disk.path]
     checked = process.run(argv, timeout_s=CONVERT_TIMEOUT_S, check=False)
     if checked.returncode not in _CHECK_OK:
-        said = " ".join((checked.stderr or checked.stdout).decode(errors="replace").split())
+        said = one_line((checked.stderr or checked.stdout).decode(errors="replace"), 200)
         raise DiskError(
-            f"'{disk.path}' is damaged: {said[:200]}",
+            f"'{disk.path}' is damaged: {said}",
             "it did not arrive as it was; run the job again",
         )
 
