@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from typing import Optional
 
-from vmcapsule.classad.ads import Ad, split_finalize, split_translate
+from vmcapsule.classad import lenient
+from vmcapsule.classad.ads import Ad
 from vmcapsule.cli import report
 from vmcapsule.config import Config
 from vmcapsule.errors import (
@@ -37,7 +38,8 @@ def translate(arguments: object) -> int:
         ad, made = work(text, config)
     except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)
-        _log(config, event_log.TRANSLATE, _job_of(text), f"failed: {failure}")
+        above, below = lenient.frame(text)
+        _log(config, event_log.TRANSLATE, _job_of(below or above), f"failed: {failure}")
         held = held_ad(text, failure)
         if held is None:
             raise failure from error
@@ -74,7 +76,7 @@ def finalize(arguments: object) -> int:
             raise failure from error
         _complain(failure)
         event = f"not delivered: {failure}"
-    _log(config, event_log.EXIT, _source_of(text), event)
+    _log(config, event_log.EXIT, _job_of(lenient.frame(text)[0]), event)
     _print(ad)
     return 0
 
@@ -91,13 +93,11 @@ def cleanup(arguments: object) -> int:
     config = _configuration()
     try:
         job_id, event = work(text)
-    except AdError as error:
-        _log(config, event_log.EXIT, "?", f"failed: {error}")
-        raise
-    except (VmCapsuleError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)
         _complain(failure)
-        job_id, event = "?", f"left to gc: {failure}"
+        job_id = lenient.told(text).string("VmCapsuleSourceJobId") or "?"
+        event = f"left to gc: {failure}"
     _log(config, event_log.EXIT, job_id, event)
     return 0
 
@@ -128,8 +128,8 @@ def _configuration() -> Optional[Config]:
     """What only the log needs of FINALIZE and CLEANUP, which do their work without it, too."""
     try:
         return report.configuration()
-    except VmCapsuleError as error:
-        _complain(error)
+    except Exception as error:  # noqa: BLE001 - see the module's text
+        _complain(_failure(error))
         return None
 
 
@@ -146,17 +146,9 @@ def _complain(error: VmCapsuleError) -> None:
 
 
 def _job_of(text: str) -> str:
-    try:
-        return id_of(split_translate(text)[1])
-    except AdError:
-        return "?"
-
-
-def _source_of(text: str) -> str:
-    try:
-        return id_of(split_finalize(text)[0])
-    except AdError:
-        return "?"
+    """The id of the job whose ad is in ``text``, which need not be one that can be parsed."""
+    ad = lenient.told(text)
+    return id_of(ad) if "ClusterId" in ad else "?"
 
 
 def _print(ad: Ad) -> None:

@@ -11,6 +11,7 @@ from typing import Optional
 from vmcapsule.capsule import delivery, states
 from vmcapsule.capsule.record import Capsule, load_capsule
 from vmcapsule.capsule.states import State
+from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.guest.exit_record import JobExit
@@ -67,9 +68,11 @@ def _outputs(made: Capsule, source: Ad) -> str:
     """
     if "SUBMIT_Iwd" not in source:
         return _UNDEFINED
-    names = quote(",".join(delivery.top_names(made)))
-    # The JobRouter reads PIPE_BUFFER_MAX bytes of us; without a list all that is new is sent.
-    return names if len(names) < _OUTPUTS_CHARS_MAX else _UNDEFINED
+    names = ",".join(delivery.top_names(made))
+    # Without a list all that is new is sent.  The guest chose the names, of which not all can
+    # stand in an ad, and the JobRouter reads PIPE_BUFFER_MAX bytes of us.
+    fits = names.isprintable() and len(names) < _OUTPUTS_CHARS_MAX
+    return quote(names) if fits else _UNDEFINED
 
 
 def undelivered(text: str, error: VmCapsuleError) -> Ad:
@@ -77,18 +80,20 @@ def undelivered(text: str, error: VmCapsuleError) -> Ad:
 
     The JobRouter loses a job whose JOB_FINALIZE hook fails, so that is told in the ad:
     ``ExitCode`` is the error's exit status and ``ExitReason`` says what happened.  A note
-    beside the user's log says how to get the outputs.  Raises `AdError` when ``text`` is
-    not what the JobRouter sends.
+    beside the user's log says how to get the outputs.  The ads need not be ones that can be
+    parsed.  Raises `AdError` when there is no line of dashes between them.
     """
-    source, routed = split_finalize(text)
+    above, below = lenient.frame(text)
+    if below is None:
+        raise AdError("there is no line of dashes between two ads", "send both ads")
+    source, routed = lenient.told(above), lenient.told(below)
     job_id = id_of(source)
-    reason = f"vmcapsule: {one_line(str(error))}"
+    reason = one_line(f"vmcapsule: {error}")
     folder = routed.string("VmCapsuleDir")
     has_all = isinstance(error, OutputMissing)
     remedy = f"Deliver its outputs with: vmcapsule extract {job_id}\n" if folder else ""
-    user_log = source.string("UserLog")
-    if user_log:
-        note = Path(source.string("Iwd") or "/") / f"{user_log}.vmcapsule"
+    note = Path(source.string("Iwd") or "", f"{source.string('UserLog')}.vmcapsule")
+    if "UserLog" in source and note.is_absolute():
         _leave_note(note, f"Job {job_id}: {reason}\n{'' if has_all else remedy}")
     names = _UNDEFINED
     if has_all and folder:

@@ -8,6 +8,7 @@ from typing import Optional
 from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.packing import pack, plan
 from vmcapsule.capsule.record import Capsule
+from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.errors import (
@@ -27,6 +28,10 @@ from vmcapsule.router.routes import route_of
 from vmcapsule.router.user_log import told_logs
 from vmcapsule.template.tarball import tarball_of
 from vmcapsule.template.template import load
+
+#: A held routed ad is to fit into what the JobRouter reads by default, whatever the job is.
+_REASON_CHARS_MAX = 500
+_PATH_BYTES_MAX = 1024
 
 
 def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
@@ -88,36 +93,41 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
     of a hook that merely fails nobody is told, and it is run again and again.  None when it
     is not the JobRouter that asks: it sends a route above the ad.
     """
-    try:
-        route, source = split_translate(text)
-    except AdError:
+    route, below = lenient.frame(text)
+    if below is None or not route.strip():
         return None
-    if route is None:
-        return None
-    reason = quote(f"vmcapsule: {one_line(str(error))}")
+    # What cannot be parsed is a reason for a hold, too.
+    source = lenient.told(below)
     changes: dict[str, Value] = {
-        name: source.expr(name) or "undefined" for name in ("Owner", "Iwd") if name in source
+        **_printable(source),
+        "Cmd": quote("/bin/false"),
+        "TransferExecutable": False,
+        "Requirements": False,
+        "VmCapsuleHoldReason": quote(one_line(f"vmcapsule: {error}", _REASON_CHARS_MAX)),
+        "VmCapsuleHoldReasonCode": error.hold_code,
+        "VmCapsuleHoldReasonSubCode": _subcode(error),
+        # Where there is no UPDATE_JOB_INFO hook.
+        "PeriodicHold": f"time() - QDate > {HELD_WITHOUT_UPDATE_S}",
+        "PeriodicHoldReason": "VmCapsuleHoldReason",
+        "PeriodicHoldSubCode": error.exit_status,
+        "PeriodicRemove": REMOVED_WHEN_HELD,
+        "VmCapsuleSourceJobId": quote(id_of(source)),
     }
-    changes.update(
-        {
-            "Cmd": quote("/bin/false"),
-            "TransferExecutable": False,
-            "Requirements": False,
-            "VmCapsuleHoldReason": reason,
-            "VmCapsuleHoldReasonCode": error.hold_code,
-            "VmCapsuleHoldReasonSubCode": _subcode(error),
-            # Where there is no UPDATE_JOB_INFO hook.
-            "PeriodicHold": f"time() - QDate > {HELD_WITHOUT_UPDATE_S}",
-            "PeriodicHoldReason": reason,
-            "PeriodicHoldSubCode": error.exit_status,
-            "PeriodicRemove": REMOVED_WHEN_HELD,
-            "VmCapsuleSourceJobId": quote(id_of(source)),
-            **told_logs(read_logs(source)),
-        }
-    )
     return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
         changes
     )
+
+
+def _printable(source: Ad) -> dict[str, Value]:
+    """What a held routed ad has of its source: what anybody's tools can read, and no more
+    than the JobRouter does."""
+    texts = {name: source.string(name) for name in ("Owner", "Iwd")}
+    made = {name: quote(text) for name, text in texts.items() if text}
+    return {
+        name: text
+        for name, text in {**made, **told_logs(read_logs(source))}.items()
+        if str(text).isprintable() and len(str(text).encode()) <= _PATH_BYTES_MAX
+    }
 
 
 def _subcode(error: VmCapsuleError) -> int:

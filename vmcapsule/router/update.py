@@ -51,14 +51,17 @@ def main() -> int:
 def _tell(ad: bytes) -> None:
     """Put the hold into the source's log, too.
 
-    A log that cannot be written does not keep the job from being held: no failure.
+    Whatever keeps it out of there must not keep the job from being held: no failure.
     """
     # Only now: they are a hundred times what a poll needs.
     from vmcapsule.classad.ads import parse_ad
-    from vmcapsule.errors import VmCapsuleError
+    from vmcapsule.errors import one_line
     from vmcapsule.router.user_log import tell_hold
 
     try:
         tell_hold(parse_ad(ad.decode(errors="surrogateescape")))
-    except (OSError, VmCapsuleError) as error:
-        print(f"vmcapsule: the hold is not in the user's log: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001
+        print(
+            f"vmcapsule: the hold is not in the user's log: {one_line(str(error))}",
+            file=sys.stderr,
+        )

@@ -98,7 +98,7 @@ AD = 'ClusterId = 3\nProcId = 1\nJobUniverse = 5\nCmd = "{cmd}"\nIwd = "{iwd}"\n
         (["translate"], "Cmd = \n", 65, "line 1"),
         (["translate"], AD.format(cmd="gone", iwd="/nowhere"), 67, "template"),
         (["finalize"], "a = 1\n", 65, "no line of dashes"),
-        (["cleanup"], "A = \n", 65, "line 1"),
+        (["cleanup"], "A = \n", 0, "line 1"),
         (["cleanup"], "A = 1\n", 0, ""),
         (["cleanup"], 'VmCapsuleDir = "/gone"\n', 0, ""),
         (["inspect", "gone"], "", 64, "no capsule 'gone'"),

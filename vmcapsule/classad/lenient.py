@@ -1,0 +1,66 @@
+"""What can be told of a job whose ad cannot be parsed: enough to hold it, or to end it.
+
+Nothing here raises, whatever the text is.  A line counts where it gives one of a few names a
+plain literal; all other lines are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Mapping, Optional
+
+from vmcapsule.classad import text as lex
+from vmcapsule.classad.ads import SEPARATOR, Ad
+
+#: Longer values are passed over; no path is longer.
+VALUE_CHARS_MAX = 4096
+_KINDS: Mapping[str, type] = {
+    "ClusterId": int,
+    "ProcId": int,
+    "Owner": str,
+    "Iwd": str,
+    "UserLog": str,
+    "UserLogUseXML": bool,
+    "DAGManNodesLog": str,
+    "SUBMIT_Iwd": str,
+    "VmCapsuleDir": str,
+    "VmCapsuleSourceJobId": str,
+}
+_LINE = re.compile(
+    rf"^[ \t]*({'|'.join(_KINDS)})[ \t]*=([^\n]{{1,{VALUE_CHARS_MAX + 100}}})$",
+    re.IGNORECASE | re.MULTILINE | re.ASCII,
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def frame(text: str) -> tuple[str, Optional[str]]:
+    """What is above the first line of dashes, and below it; None: there is no such line."""
+    match = SEPARATOR.search(text)
+    return (text, None) if match is None else (text[: match.start()], text[match.end() :])
+
+
+def told(text: str) -> Ad:
+    """An ad of what ``text`` tells of a few attributes; of two for a name the last counts.
+
+    Each has the type that HTCondor gives it, so that asking for its value never raises.
+    Strings hold no control characters; bytes that are not UTF-8 pass through.
+    """
+    found: dict[str, tuple[str, str]] = {}
+    names = {name.lower(): name for name in _KINDS}
+    for match in _LINE.finditer(text):
+        name, expr = names[match[1].lower()], match[2].strip(" \t\r\f\v")
+        if _is_literal(expr, _KINDS[name]):
+            found[name] = (name, expr)
+    return Ad(tuple(found.values()))
+
+
+def _is_literal(expr: str, kind: type) -> bool:
+    if kind is bool:
+        return expr.lower() in ("true", "false")
+    if kind is int:
+        return lex.literal_integer(expr) is not None
+    try:
+        value = lex.literal_string(expr)
+    except lex.TextError:
+        return False
+    return value is not None and len(value) <= VALUE_CHARS_MAX and not _CONTROL.search(value)
