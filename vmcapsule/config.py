@@ -67,6 +67,8 @@ class Config(NamedTuple):
     timeout_s: Optional[float]
     #: VM_CAPSULE_NETWORK: does the guest get a network?
     network: bool
+    #: VM_CAPSULE_REQUIRE_KVM: is a guest that would be emulated not to run at all?
+    require_kvm: bool
     #: VM_CAPSULE_CACHE_DIR: templates, tarballs and programs that were unpacked.
     cache: Path
     #: HTCondor's PIPE_BUFFER_MAX: how much of a hook's output a daemon reads.
@@ -112,6 +114,7 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
         ),
         timeout_s=read.seconds("TIMEOUT"),
         network=read.boolean("NETWORK", False),
+        require_kvm=read.boolean("REQUIRE_KVM", False),
         cache=cache,
         pipe_buffer_max_bytes=_pipe_buffer_max(values),
         unknown=read.unknown(),

@@ -22,6 +22,8 @@ PACKAGES = {
     "mcopy": "mtools",
     "condor_submit": "condor",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "pasta": "passt",
 }
 
 

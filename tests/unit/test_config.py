@@ -126,7 +126,11 @@ def test_defaults_suit_one_user_on_one_machine(cache: Path) -> None:
     assert config.data_disk_mount_point == "/condor-data"
     assert (config.condor_tarball, config.condor_tarball_version) == (None, None)
     assert (config.translate_log, config.exit_log, config.timeout_s) == (None, None, None)
-    assert (config.memory_overhead_mib, config.network) == (256, False)
+    assert (config.memory_overhead_mib, config.network, config.require_kvm) == (
+        256,
+        False,
+        False,
+    )
     assert config.warnings == ()
 
 
@@ -182,6 +186,7 @@ def test_every_knob_is_used(tmp_path: Path) -> None:
             "VM_CAPSULE_MEMORY_OVERHEAD_MIB": "0",
             "VM_CAPSULE_TIMEOUT": "60",
             "VM_CAPSULE_NETWORK": "yes",
+            "VM_CAPSULE_REQUIRE_KVM": "true",
             "VM_CAPSULE_CACHE_DIR": "/cache",
             "OTHER": "1",
         }
@@ -194,6 +199,7 @@ def test_every_knob_is_used(tmp_path: Path) -> None:
     assert (config.init_script, config.classad_template) == (script, ad)
     assert config.data_disk_mount_point == "/data"
     assert (config.memory_overhead_mib, config.timeout_s, config.network) == (0, 60.0, True)
+    assert config.require_kvm is True
     assert config.cache == Path("/cache")
     assert config.unknown == ()
 

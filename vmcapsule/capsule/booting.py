@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 from vmcapsule.capsule.record import Capsule
+from vmcapsule.errors import ToolError
 from vmcapsule.vm import accelerator, boot
 
 
@@ -19,9 +20,17 @@ def boot_capsule(
 ) -> str:
     """Boot a capsule and wait until it has powered off; return the accelerator's name.
 
-    ``kvm`` says whether KVM works on this machine, where that is known.
+    ``kvm`` says whether KVM works on this machine, where that is known.  Raises `ToolError`
+    where the guest would be emulated and must not be; else as `vmcapsule.vm.boot.boot` does.
     """
     kind = accelerator.choose(made.kernel, cache, kvm)
+    if made.require_kvm and kind != accelerator.KVM:
+        raise ToolError(
+            "the guest was not started: KVM is required (VM_CAPSULE_REQUIRE_KVM, or the job's "
+            "VmCapsuleRequireKVM), and here it would be emulated",
+            f"use a machine where guests run with {accelerator.DEVICE} and this user may use "
+            "it, and a template that has its kernel beside its disks",
+        )
     machine = boot.Machine(
         system_disk=made.system_disk,
         data_disk=made.data_disk,

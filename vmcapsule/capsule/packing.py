@@ -62,6 +62,8 @@ def plan(
         job_id=job.job_id,
         global_job_id=job.global_job_id,
         network=config.network,
+        require_kvm=config.require_kvm or job.require_kvm,
+        timeout_s=config.timeout_s,
         wanted_outputs=",".join(outputs.wanted_outputs(job)),
     )
     check_size(planned, job.long_form())

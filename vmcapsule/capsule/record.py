@@ -19,6 +19,8 @@ CONSOLE = "console.log"
 SOURCE_AD = "source.ad"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
+#: In there: the name of the accelerator that the guest ran with.
+ISOLATION = "isolation"
 #: A folder with an empty file, or folder, for each output that the job was to leave and did
 #: leave: of one that is not there HTCondor's file transfer tells, and holds the job, by
 #: itself.  On the access point it has likes of what is in the way of such outputs.
@@ -51,6 +53,10 @@ class Capsule(NamedTuple):
     job_id: Optional[str] = None
     global_job_id: Optional[str] = None
     network: bool = False
+    #: Is its guest not to run where it would be emulated?
+    require_kvm: bool = False
+    #: How long its guest may run; None: for ever.
+    timeout_s: Optional[float] = None
     #: What the job is to leave, by sandbox-relative path, separated by commas.
     wanted_outputs: str = ""
 

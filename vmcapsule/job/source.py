@@ -38,6 +38,7 @@ class SourceJob(NamedTuple):
     ``success_status`` is None for a job that cannot fail, else the wait status (as
     ``wait(2)`` gives it) without which only its streams and ``failure_outputs`` come back.
     ``environment`` holds (name, value); ``#CoNdOrScRaTcHdIr#`` is not expanded yet.
+    ``require_kvm`` is what the job asks for: hardware isolation of its guest, or no run.
     ``attributes`` are all of the ad's as they were read, (name, expression): for ads that
     are made from it, and not to be interpreted.
     """
@@ -63,6 +64,7 @@ class SourceJob(NamedTuple):
     request_cpus: int
     request_memory_mib: int
     request_disk_kib: int
+    require_kvm: bool
     job_starts: int
     policy: Policy
     logs: Logs
@@ -113,6 +115,7 @@ def read_job(ad: Ad) -> SourceJob:
         request_cpus=_amount(ad, "RequestCpus", 1, _CPUS_MAX),
         request_memory_mib=_memory_mib(ad),
         request_disk_kib=_amount(ad, "RequestDisk", DEFAULT_DISK_KIB, _DISK_KIB_MAX),
+        require_kvm=bool(ad.boolean("VmCapsuleRequireKVM")),
         job_starts=ad.integer("NumJobStarts") or 0,
         policy=read_policy(ad),
         logs=read_logs(ad),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Optional
 
 from vmcapsule.capsule import delivery, states
-from vmcapsule.capsule.record import Capsule, load_capsule
+from vmcapsule.capsule.record import ISOLATION, RETURNED, Capsule, load_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
+from vmcapsule.files import read_regular
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.job.source import id_of
 
@@ -22,6 +23,10 @@ _DELIVERED = "VmCapsuleDelivered"
 #: In the source ad: what was delivered, and HTCondor's own attribute for that.
 _OUTPUTS = "VmCapsuleOutputs"
 _SPOOLED = "SpooledOutputFiles"
+#: In the source ad: was its guest's processor real or emulated?
+_ISOLATION = "VmCapsuleIsolation"
+#: As `vmcapsule.vm.accelerator` names them, which a hook has no time to import.
+_ISOLATIONS = (b"kvm", b"tcg")
 _OUTPUTS_CHARS_MAX = 1 << 20
 _UNDEFINED = "undefined"
 
@@ -58,7 +63,8 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
         else:
             job_exit, _ = delivery.deliver_from(made, delivery.job_of(made))
         names = _outputs(made, source)
-    return exit_attributes(job_exit).with_({_OUTPUTS: names, _SPOOLED: names}), job_exit
+        more = {_OUTPUTS: names, _SPOOLED: names, _ISOLATION: _isolation(made)}
+    return exit_attributes(job_exit).with_(more), job_exit
 
 
 def _outputs(made: Capsule, source: Ad) -> str:
@@ -73,6 +79,16 @@ def _outputs(made: Capsule, source: Ad) -> str:
     # stand in an ad, and the JobRouter reads PIPE_BUFFER_MAX bytes of us.
     fits = names.isprintable() and len(names) < _OUTPUTS_CHARS_MAX
     return quote(names) if fits else _UNDEFINED
+
+
+def _isolation(made: Capsule) -> str:
+    """What kept the guest from its machine, as the slot said."""
+    try:
+        said = read_regular(made.folder / RETURNED / ISOLATION, max(map(len, _ISOLATIONS)))
+    except OSError:
+        # A capsule that was booted by hand, or by an older program.
+        return _UNDEFINED
+    return quote(said.decode("ascii")) if said in _ISOLATIONS else _UNDEFINED
 
 
 def undelivered(text: str, error: VmCapsuleError) -> Ad:

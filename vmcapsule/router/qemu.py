@@ -6,7 +6,7 @@ It ends as the guest's job did.  A run whose guest did not report is repeated, t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
+from typing import Iterator, Mapping
 
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, RETURNED, WANTED, Capsule
@@ -22,7 +22,13 @@ from vmcapsule.router.route import (
     size_kib,
 )
 from vmcapsule.slot.program import PROGRAM, write_program
-from vmcapsule.slot.starter import HOLD_CODE, HOLD_REASON, HOLD_SUBCODE
+from vmcapsule.slot.starter import (
+    HOLD_CODE,
+    HOLD_REASON,
+    HOLD_SUBCODE,
+    KVM_WORKS,
+    NETWORK_WORKS,
+)
 from vmcapsule.template.template import Template
 
 #: What QEMU needs in the slot beside its guest's memory.
@@ -52,7 +58,15 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         program=PROGRAM,
         shared_files=tuple(shared),
         wanted_outputs=tuple(item for item in made.wanted_outputs.split(",") if item),
+        demands=tuple(_demands(made)),
     )
+
+
+def _demands(made: Capsule) -> Iterator[str]:
+    if made.network:
+        yield NETWORK_WORKS
+    if made.require_kvm:
+        yield KVM_WORKS
 
 
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:

@@ -33,7 +33,7 @@ class CapsuleFacts(NamedTuple):
     they take up together with ``shared_files``; ``memory_mib`` includes what the guest needs
     for itself.  ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are
     the template's that go with it, by full path, and ``wanted_outputs`` what the job must
-    leave.
+    leave.  ``demands`` are attributes that must be true of the machine it runs on.
     """
 
     folder: Path
@@ -47,6 +47,7 @@ class CapsuleFacts(NamedTuple):
     program: str = ""
     shared_files: tuple[Path, ...] = ()
     wanted_outputs: tuple[str, ...] = ()
+    demands: tuple[str, ...] = ()
 
 
 class Route(NamedTuple):

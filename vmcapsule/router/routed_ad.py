@@ -48,6 +48,10 @@ def routed_ad(job: SourceJob, route: Route, template: Ad, capsule: CapsuleFacts)
     changes.update(sizes(job, route, capsule))
     if "Requirements" not in kept and route.requirements:
         changes["Requirements"] = route.requirements
+    if capsule.demands:
+        required = changes.get("Requirements") or kept.expr("Requirements") or "true"
+        demands = [f"(TARGET.{name} =?= true)" for name in capsule.demands]
+        changes["Requirements"] = " && ".join([f"({required})", *demands])
     if route.has_exit_status:
         changes.update(at_exit(job, kept.integer("VmCapsuleMaxTries") or _MAX_TRIES))
     changes.update(route.attributes(job, kept, capsule))

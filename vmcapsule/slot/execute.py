@@ -31,6 +31,7 @@ from typing import Collection, NoReturn, Optional, Union
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.record import (
     CONSOLE,
+    ISOLATION,
     RETURNED,
     UNREPORTED_SIGNAL,
     WANTED,
@@ -82,12 +83,13 @@ def _run_or_die(here: Path) -> JobExit:
         disk = DataDisk(made.data_disk, made.part_offset_bytes)
         if told.starts:
             staging.tell_starts(told.starts, disk, here)
-        kind = boot_capsule(made, cache=here, timeout_s=None, kvm=told.kvm)
+        kind = boot_capsule(made, cache=here, timeout_s=made.timeout_s, kvm=told.kvm)
         with disk.opened(here, made.data_bytes) as volume:
             job_exit = read_exit(volume)
             outputs = extract.read_outputs(volume, job_exit)
             made = made._replace(data_disk=write_return(volume, outputs, made, aside(here)))
         hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
+        (here / RETURNED / ISOLATION).write_text(kind)
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / CONSOLE)
         print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)

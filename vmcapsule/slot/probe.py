@@ -18,8 +18,14 @@ from typing import NamedTuple, Optional
 
 from vmcapsule import process
 from vmcapsule.errors import ToolError, one_line
-from vmcapsule.slot.starter import HAS_VM_CAPSULE, KVM_WORKS, QEMU_VERSION, REASON
-from vmcapsule.vm import accelerator
+from vmcapsule.slot.starter import (
+    HAS_VM_CAPSULE,
+    KVM_WORKS,
+    NETWORK_WORKS,
+    QEMU_VERSION,
+    REASON,
+)
+from vmcapsule.vm import accelerator, confinement
 from vmcapsule.vm.accelerator import PROBE_KERNEL, QEMU
 from vmcapsule.vm.boot import MACHINE
 
@@ -28,13 +34,14 @@ _REASON_CHARS_MAX = 400
 
 
 class Answer(NamedTuple):
-    """What an execute point can do; ``reason`` says why not, if something it cannot."""
+    """What an execute point can do; ``reasons`` say why not, if something it cannot."""
 
     has_capsule: bool
     qemu_version: Optional[str] = None
     #: None: it could not be found out.
     kvm: Optional[bool] = None
-    reason: Optional[str] = None
+    network: Optional[bool] = None
+    reasons: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -54,23 +61,26 @@ def lines(answer: Answer) -> list[str]:
         f"{HAS_VM_CAPSULE} = {_literal(answer.has_capsule)}",
         f"{QEMU_VERSION} = {_literal(answer.qemu_version)}",
         f"{KVM_WORKS} = {_literal(answer.kvm)}",
-        f"{REASON} = {_literal(answer.reason)}",
+        f"{NETWORK_WORKS} = {_literal(answer.network)}",
+        f"{REASON} = {_literal('; '.join(answer.reasons) or None)}",
         # The startd tells the collector at once.
         "- update:true",
     ]
 
 
 def ask() -> Answer:
-    """Look for QEMU and what it is needed with, and try KVM."""
+    """Look for QEMU and what it is needed with, and try KVM and a network."""
     try:
         process.find("setpriv")
         version = _version()
         _check_machine()
     except ToolError as error:
-        return Answer(False, reason=str(error))
+        return Answer(False, reasons=(str(error),))
     with tempfile.TemporaryDirectory(prefix="vmcapsule-probe-") as scratch:
-        kvm, reason = _kvm(_kernel(Path(scratch)))
-    return Answer(True, version, kvm, reason)
+        kvm, no_kvm = _kvm(_kernel(Path(scratch)))
+    network, no_network = _network()
+    reasons = tuple(reason for reason in (no_kvm, no_network) if reason)
+    return Answer(True, version, kvm, network, reasons)
 
 
 def _version() -> str:
@@ -82,7 +92,8 @@ def _version() -> str:
 
 
 def _check_machine() -> None:
-    printed = process.run([QEMU, "-machine", "help"], timeout_s=ASK_TIMEOUT_S).stdout
+    command = [QEMU, *confinement.SANDBOX, "-machine", "help"]
+    printed = process.run(command, timeout_s=ASK_TIMEOUT_S).stdout
     known = [line.split(" ", 1)[0] for line in printed.decode(errors="replace").splitlines()]
     if MACHINE not in known:
         raise ToolError(
@@ -104,6 +115,15 @@ def _kvm(kernel: Optional[Path]) -> tuple[Optional[bool], Optional[str]]:
     if accelerator.probe_kvm(kernel):
         return True, None
     return False, f"{accelerator.DEVICE} is there, but no guest runs with it"
+
+
+def _network() -> tuple[bool, Optional[str]]:
+    """Can a guest have a network, and if not, why?"""
+    try:
+        confinement.check_network()
+    except ToolError as error:
+        return False, str(error)
+    return True, None
 
 
 def _kernel(scratch: Path) -> Optional[Path]:

@@ -26,6 +26,7 @@ HOLD_SUBCODE = "ChirpVmCapsuleHoldReasonSubCode"
 HAS_VM_CAPSULE = "HasVMCapsule"
 QEMU_VERSION = "VMCapsuleQEMUVersion"
 KVM_WORKS = "VMCapsuleKVM"
+NETWORK_WORKS = "VMCapsuleNetwork"
 REASON = "VMCapsuleReason"
 
 #: A machine ad has some 20 KB; one with more than this is not read.

@@ -19,6 +19,7 @@ from typing import Optional
 
 from vmcapsule import process
 from vmcapsule.errors import ToolError
+from vmcapsule.vm.confinement import SANDBOX, confined
 
 KVM, TCG = "kvm", "tcg"
 QEMU = "qemu-system-x86_64"
@@ -62,14 +63,14 @@ def probe_kvm(kernel: Path) -> bool:
     with tempfile.TemporaryDirectory(prefix="vmcapsule-kvm-") as scratch:
         console = Path(scratch) / "console"
         argv = [
-            "setpriv", "--pdeathsig", "KILL", "--", process.find(QEMU),
+            process.find(QEMU), *SANDBOX,
             "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256",
             "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-serial", f"file:{console}",
             "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1 root=/dev/none",
         ]  # fmt: skip
         try:
-            process.run(argv, timeout_s=PROBE_TIMEOUT_S)
+            process.run(confined(argv, network=False), timeout_s=PROBE_TIMEOUT_S)
         except ToolError:
             return False
         return console.exists() and BANNER in console.read_bytes()

@@ -15,6 +15,7 @@ from vmcapsule import process
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import LINE_CHARS_MAX, GuestError, GuestTimeout, ToolError, one_line
 from vmcapsule.vm.accelerator import KVM, QEMU
+from vmcapsule.vm.confinement import SANDBOX, check_network, confined
 
 #: A guest that has not mounted its data disk by then never will.
 BOOT_TIMEOUT_S = 600.0
@@ -25,6 +26,8 @@ CONSOLE_BYTES_MAX = 64 << 20
 POLL_S = 0.2
 #: A fixed machine, so that a saved state can be resumed on another host one day.
 MACHINE = "pc-q35-7.2"
+#: What QEMU says whose builder left seccomp out.
+_NO_SANDBOX = "-sandbox support is not enabled"
 #: Emulating five-level page tables is slow, and nothing here needs them.
 TCG_CPU = "max,la57=off"
 
@@ -59,8 +62,10 @@ def boot(
 
     Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
     not mount its data disk within `BOOT_TIMEOUT_S`), `GuestError` when its kernel panics
-    and `ToolError` when QEMU cannot run it.
+    and `ToolError` when QEMU cannot run it, or this machine not give it a network.
     """
+    if machine.network:
+        check_network()
     started = time.monotonic()
     console.write_bytes(b"")
     watch = _Watch(console, Disk.at(machine.data_disk).files, started, timeout_s)
@@ -77,9 +82,8 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
     """The argument list that boots ``machine``."""
     kvm = machine.accelerator == KVM
     argv = [
-        # The kernel kills QEMU when the process that started it is gone.
-        process.find("setpriv"), "--pdeathsig", "KILL", "--",
         process.find(QEMU), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        *SANDBOX,
         "-machine", f"{MACHINE},accel={machine.accelerator}",
         "-cpu", "host" if kvm else TCG_CPU,
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib),
@@ -93,7 +97,7 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
         argv += ["-kernel", str(machine.kernel), "-append", machine.cmdline]
         if machine.initrd is not None:
             argv += ["-initrd", str(machine.initrd)]
-    return argv
+    return confined(argv, network=machine.network)
 
 
 def _drive(disk: Path, machine: Machine, option: str) -> str:
@@ -186,7 +190,9 @@ def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
         text = one_line(complaints.read().decode(errors="replace"))
         raise ToolError(
             f"QEMU ended with status {returncode}: {text or 'it said nothing'}",
-            "see whether this machine has the memory the job asks for",
+            "install a QEMU that was built with seccomp"
+            if _NO_SANDBOX in text
+            else "see whether this machine has the memory the job asks for",
         )
     panic = re.search(rb"Kernel panic[^\r\n]*", console_tail(console))
     if panic:

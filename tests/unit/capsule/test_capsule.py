@@ -165,6 +165,7 @@ def whole(**more: Any) -> st.SearchStrategy[Capsule]:
     path = st.one_of(place, st.builds(lambda inside: folder / inside, name))
     hints = get_type_hints(Capsule)
     known = {Path: path, str: st.text(), int: st.integers(0, 1 << 63), bool: st.booleans()}
+    known[float] = st.floats(0, 1e9)
     fields = {
         field: known[hint] if hint in known else st.none() | known[get_args(hint)[0]]
         for field, hint in hints.items()

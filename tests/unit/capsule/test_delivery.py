@@ -6,14 +6,20 @@ import errno
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
 from tests.unit.returned import make_capsule, make_job
 from tests.unit.users import acting_as, give
 from vmcapsule.capsule import delivery, making, packing
-from vmcapsule.capsule.record import UNREPORTED_SIGNAL, WANTED, Capsule
+from vmcapsule.capsule.record import (
+    ISOLATION,
+    RETURNED,
+    UNREPORTED_SIGNAL,
+    WANTED,
+    Capsule,
+)
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
 from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
@@ -103,6 +109,20 @@ def test_a_delivery_is_not_repeated_by_finalize(made: Capsule, home: Path) -> No
     again, _ = finalize(hook_input(home, made))
     assert (home / "out1").read_bytes() == b"the user's next step was here"
     assert first == again and first.integer("ExitCode") == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [(b"kvm", "kvm"), (b"tcg", "tcg"), (b"kvm\n", None), (b"tcg" * 99, None), (None, None)],
+)
+def test_what_isolated_the_guest_is_in_the_sources_ad(
+    made: Capsule, home: Path, said: Optional[bytes], expected: Optional[str]
+) -> None:
+    if said is not None:
+        (made.folder / RETURNED).mkdir()
+        (made.folder / RETURNED / ISOLATION).write_bytes(said)
+    ad, _ = finalize(hook_input(home, made))
+    assert ad.string("VmCapsuleIsolation") == expected
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_the_recorded_job_is_read_exactly(name: str, starts: int) -> None:
         request_cpus=1,
         request_memory_mib=64,
         request_disk_kib=51200,
+        require_kvm=False,
         job_starts=starts,
         policy=POLICY,
         logs=Logs(user="/home/alice/run.log"),

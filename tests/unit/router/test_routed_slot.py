@@ -179,6 +179,19 @@ def test_it_runs_where_the_probe_said_yes(machine: str, answer: bool) -> None:
     assert matches(routed(), machine) is answer
 
 
+@pytest.mark.parametrize("demands", [("VMCapsuleNetwork",), ("VMCapsuleKVM",)])
+@pytest.mark.parametrize(
+    ("said", "answer"), [("true", True), ("false", False), ("undefined", False)]
+)
+def test_it_runs_where_what_it_demands_is_there(
+    demands: tuple[str, ...], said: str, answer: bool
+) -> None:
+    job = routed_ad(recorded(), template(), CAPSULE._replace(demands=demands))
+    machine = f"HasVMCapsule = true; {demands[0]} = {said}"
+    assert matches(job, machine) is answer
+    assert matches(routed(), machine) is True
+
+
 @pytest.mark.parametrize(
     ("until_s", "answers"),
     [

@@ -23,6 +23,7 @@ from vmcapsule.vm.boot import MACHINE
 QEMU = """\
 #!/bin/sh
 case "$*" in
+{sandbox}
 *--version*) echo "QEMU emulator version {version} (Debian 1:x)" ;;
 *"-machine help"*) echo "Supported machines are:"; echo "{machine}       Standard PC" ;;
 *accel=kvm*)
@@ -43,12 +44,24 @@ def program(tmp_path: Path) -> Path:
     return target
 
 
+def fake_pasta(folder: Path, script: str = 'while [ "$1" != -- ]; do shift; done') -> None:
+    path = folder / "bin" / "pasta"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
 def fake_qemu(
-    folder: Path, *, version: str = "7.2.22", machine: str = MACHINE, guest: str = BOOTS
+    folder: Path,
+    *,
+    version: str = "7.2.22",
+    machine: str = MACHINE,
+    guest: str = BOOTS,
+    sandbox: str = "",
 ) -> None:
     path = folder / "bin" / "qemu-system-x86_64"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(QEMU.format(version=version, machine=machine, guest=guest))
+    path.write_text(QEMU.format(version=version, machine=machine, guest=guest, sandbox=sandbox))
     path.chmod(0o755)
 
 
@@ -75,8 +88,10 @@ def probed(program: Path, folder: Path) -> Mapping[str, object]:
 
 def test_a_machine_that_can_says_what_it_has(tmp_path: Path, program: Path) -> None:
     fake_qemu(tmp_path)
+    fake_pasta(tmp_path)
     ad = probed(program, tmp_path)
     assert (ad["HasVMCapsule"], ad["VMCapsuleQEMUVersion"]) == (True, "7.2.22")
+    assert ad["VMCapsuleNetwork"] is True
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         assert (ad["VMCapsuleKVM"], ad["VMCapsuleReason"]) == (True, None)
 
@@ -104,6 +119,31 @@ def test_a_qemu_without_our_machine_cannot(tmp_path: Path, program: Path) -> Non
     ad = probed(program, tmp_path)
     assert ad["HasVMCapsule"] is False
     assert f"no machine '{MACHINE}'" in str(ad["VMCapsuleReason"])
+
+
+def test_a_qemu_without_a_sandbox_cannot(tmp_path: Path, program: Path) -> None:
+    said = "-sandbox support is not enabled in this QEMU binary"
+    fake_qemu(tmp_path, sandbox=f'*-sandbox*) echo "{said}" >&2; exit 1;;')
+    ad = probed(program, tmp_path)
+    assert ad["HasVMCapsule"] is False and said in str(ad["VMCapsuleReason"])
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo No external routable interface for IPv4 >&2; exit 1", "routable interface"),
+        ("echo 'Failed to send 9 bytes to syslog' >&2; exit 1", "pasta says: ;"),
+    ],
+)
+def test_why_a_guest_can_have_no_network_is_said(
+    tmp_path: Path, program: Path, script: str, said: str
+) -> None:
+    fake_qemu(tmp_path)
+    fake_pasta(tmp_path, script)
+    ad = probed(program, tmp_path)
+    assert (ad["HasVMCapsule"], ad["VMCapsuleNetwork"]) == (True, False)
+    assert said in str(ad["VMCapsuleReason"])
+    assert "default route" in str(ad["VMCapsuleReason"])
 
 
 def test_a_qemu_that_says_nothing_it_should_cannot(tmp_path: Path, program: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import GuestTimeout, ToolError
-from vmcapsule.vm import accelerator
+from vmcapsule.vm import accelerator, confinement
 from vmcapsule.vm.boot import Machine, boot, qemu_command
 
 MACHINE = Machine(
@@ -25,7 +25,7 @@ MACHINE = Machine(
 
 def options(machine: Machine) -> dict[str, list[str]]:
     argv = qemu_command(machine, Path("/c/console.log"))
-    argv = argv[argv.index("--") + 2 :]
+    argv = argv[len(argv) - argv[::-1].index("--") + 1 :]
     found: dict[str, list[str]] = {}
     for position, word in enumerate(argv):
         if word.startswith("-"):
@@ -47,6 +47,15 @@ def test_the_machine_has_what_it_was_given() -> None:
 def test_there_is_no_network_unless_asked_for() -> None:
     assert options(MACHINE)["-nic"] == ["none"]
     assert options(MACHINE._replace(network=True))["-nic"] == ["user,model=virtio-net-pci"]
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_qemu_is_in_its_sandbox_and_dies_with_its_parent(network: bool) -> None:
+    machine = MACHINE._replace(network=network)
+    (sandbox,) = options(machine)["-sandbox"]
+    what = ("obsolete", "elevateprivileges", "spawn", "resourcecontrol")
+    assert sandbox == ",".join(["on", *(f"{each}=deny" for each in what)])
+    assert " --pdeathsig KILL -- " in " ".join(qemu_command(machine, Path("/c/console.log")))
 
 
 def test_commas_in_a_path_do_not_become_options() -> None:
@@ -82,6 +91,28 @@ def test_a_machine_that_qemu_will_not_start_is_explained(
 ) -> None:
     with pytest.raises(ToolError, match="QEMU ended with status 1"):
         boot(blank._replace(memory_mib=1 << 40), console=tmp_path / "c", scratch=tmp_path)
+
+
+def test_a_qemu_without_a_sandbox_is_not_used(
+    blank: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qemu = tmp_path / "bin" / "qemu-system-x86_64"
+    qemu.parent.mkdir()
+    said = "-sandbox support is not enabled in this QEMU binary"
+    qemu.write_text(f"#!/bin/sh\ncase \"$*\" in *-sandbox*) echo '{said}' >&2; exit 1;; esac\n")
+    qemu.chmod(0o755)
+    monkeypatch.setenv("PATH", str(qemu.parent), prepend=":")
+    with pytest.raises(ToolError, match=said) as caught:
+        boot(blank, console=tmp_path / "console", scratch=tmp_path)
+    assert caught.value.remedy == "install a QEMU that was built with seccomp"
+
+
+def test_without_pasta_there_is_no_network_and_what_to_install_is_said(
+    blank: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(confinement, "PASTA", "no-such-pasta")
+    with pytest.raises(ToolError, match="'no-such-pasta' is not installed"):
+        boot(blank._replace(network=True), console=tmp_path / "console", scratch=tmp_path)
 
 
 def test_no_kernel_means_emulation(tmp_path: Path) -> None:

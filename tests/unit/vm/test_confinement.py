@@ -1,0 +1,27 @@
+"""What a guest, and a QEMU that a guest took over, can reach of the machine it runs on."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.own_host import OUTSIDE, reason_against, run_there
+
+WHY_NOT = reason_against()
+needs_network = pytest.mark.skipif(bool(WHY_NOT), reason=f"no network for a guest: {WHY_NOT}")
+
+
+@needs_network
+def test_whatever_a_card_sends_reaches_others_and_not_the_hosts_loopback(
+    tmp_path: Path,
+) -> None:
+    stay = run_there([sys.executable, "-m", "tests.unit.vm.card"], tmp_path)
+    assert stay.status == 0, stay.stderr
+    assert (OUTSIDE, "udp", OUTSIDE) in stay.visitors
+    assert (OUTSIDE, "tcp", "") in stay.visitors
+    assert {address for address, _, _ in stay.visitors} == {OUTSIDE}
+    # The host's resolver is on its loopback, and is asked for names all the same.
+    assert stay.stdout.split() == [socket.inet_aton(OUTSIDE).hex()]
