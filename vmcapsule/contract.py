@@ -85,9 +85,13 @@ first and then renamed)
     failure           null, or {"stage": word, "message": one line, "errno": int or null};
                       with state "failed".  With stage "exec" and an errno the job's program
                       could not be started
-    missing_outputs   list of the paths in ``outputs`` that the job did not leave
-    unsent_outputs    list of [path, errno], the first few, of what it left and HTCondor could
-                      not send: files closed to its user (EACCES), links to folders (EISDIR)
+    missing_outputs   list of the first `NAMED_MAX` of the paths in ``outputs`` that the job
+                      did not leave, each cut to `NAME_CHARS_MAX` characters
+    missing_count     int, how many there are of them
+    unsent_outputs    list of [path, errno], as many and as long, of what it left and HTCondor
+                      could not send: files closed to its user (EACCES), links to folders
+                      (EISDIR)
+    unsent_count      int, how many there are of them
     outputs           {"entries": int, "packs": int, "bytes": int}, to check the index with
     phases            object of seconds (float) by name: what the guest spent its time on
     condor_ad         the ad the personal HTCondor gave at the job's exit (text), or null
@@ -131,6 +135,10 @@ PACK_BYTES_MAX = 2 << 30
 #: More than this in one direction is refused, and never read into memory from a disk.
 INDEX_BYTES_MAX = 64 << 20
 EXIT_RECORD_BYTES_MAX = 1 << 20
+#: Of the outputs that did not come the exit record names so many, and so much of each name:
+#: written as JSON, where a character may take twelve bytes, they are a quarter of its bound.
+NAMED_MAX = 10
+NAME_CHARS_MAX = 1000
 LOG_BYTES_MAX = 1 << 20
 PACKS_MAX = 1000
 #: Times beyond it, in the year 2116, are said to be then.

@@ -15,6 +15,7 @@ from init.contract import (
     PACKS_MAX,
     RECORD_DIR,
 )
+from init.exit_record import tell_lacking
 from init.files import copy_data, to_bytes
 from init.report import Failure
 
@@ -28,9 +29,6 @@ if MYPY:
 RESULT = re.compile(r"output\..*|exit\..*|condor\.log")
 ALIGN_FROM_BYTES = 1 << 20
 BLOCK_BYTES = 4096
-
-#: The exit record names no more of the outputs that cannot be sent, so that it has room.
-UNSENT_MAX = 10
 
 
 def data_ranges(fd: int, status: os.stat_result) -> "Iterator[Tuple[int, int]]":
@@ -159,8 +157,7 @@ def save_outputs(
             outputs.add_changed(before, {to_bytes(name) for name in job["omit"]})
         for item in wanted or []:
             outputs.add_listed(item)
-        report["missing_outputs"] = outputs.missing
-        report["unsent_outputs"] = sorted(outputs.unsent.items())[:UNSENT_MAX]
+        tell_lacking(report, outputs.missing, outputs.unsent)
         log(
             f"outputs: {len(outputs.entries)}, missing: {len(outputs.missing)}, "
             f"not to be sent: {len(outputs.unsent)}"

@@ -55,7 +55,8 @@ def check_names(job: "Job") -> None:
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"its output {path!r} lies outside the sandbox")
     version = job["condor_version"] or ""
-    if job["runner"] == "condor" and not re.fullmatch(r"[A-Za-z0-9][\w.+~-]*", version):
+    known = re.fullmatch(r"[A-Za-z0-9][\w.+~-]{0,99}", version)
+    if not known if job["runner"] == "condor" else version:
         raise ValueError("its condor_version is {!r}".format(job["condor_version"]))
 
 

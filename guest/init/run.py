@@ -1,9 +1,7 @@
 """The whole run, from the job record to the exit record."""
 
-import json
 import os
 import signal
-import sys
 import time
 
 from init.ads import core_name, machine_ad, parse_ad, sandbox_ad
@@ -11,8 +9,6 @@ from init.choose import listed_outputs
 from init.condor import Condor
 from init.contract import (
     EXIT_RECORD,
-    EXIT_RECORD_BYTES_MAX,
-    FORMAT,
     JOB_AD,
     LOCALTIME,
     MACHINE_AD,
@@ -21,6 +17,7 @@ from init.contract import (
     SANDBOX_AD,
 )
 from init.direct import Direct
+from init.exit_record import NO_OUTPUTS, new_report, record_bytes
 from init.files import read_text, remove_tree, to_bytes, usage_kib, write_file
 from init.login import choose_login
 from init.pack import remove_results, save_outputs
@@ -36,7 +33,6 @@ if MYPY:
     from init.record import Job
     from init.report import Log
 
-NO_OUTPUTS = {"entries": 0, "packs": 0, "bytes": 0}
 EXIT_RECORD_NEW = RECORD_DIR + "/exit.new"
 
 #: LimitNOFILE of HTCondor's unit for systemd: so many files a job may have open natively.
@@ -65,16 +61,7 @@ class Guest:
         self.whole_machine = whole_machine
         self.sandbox = ""
         self.phases: Dict[str, float] = {}
-        none = "runner exit_code exit_signal started_at_s ended_at_s failure condor_ad"
-        self.report: Dict[str, Any] = dict.fromkeys(none.split())
-        self.report.update(format=FORMAT, state="failed", core_dumped=False)
-        self.report.update(user_cpu_s=0.0, system_cpu_s=0.0, max_rss_kib=0)
-        self.report.update(image_size_kib=0, disk_usage_kib=0)
-        self.report.update(
-            missing_outputs=[], unsent_outputs=[], outputs=NO_OUTPUTS, phases=self.phases
-        )
-        machine = {"kernel": os.uname()[2], "python": sys.version.split()[0]}
-        self.report["guest"] = dict(machine, condor_version="")
+        self.report = new_report(self.phases)
 
     def timed(self, name: str, step: "Callable[[], Any]") -> "Any":
         """Note the seconds that a step takes, also when it fails."""
@@ -208,13 +195,9 @@ class Guest:
     def write_record(self) -> None:
         """Write the exit record last of all: whoever finds it finds all the rest."""
         os.sync()
-        data = json.dumps(self.report).encode("ascii")
-        if len(data) > EXIT_RECORD_BYTES_MAX:
-            self.report["condor_ad"] = None
-            data = json.dumps(self.report).encode("ascii")
         new = os.path.join(self.data_dir, EXIT_RECORD_NEW)
         with open(new, "wb") as stream:
-            stream.write(data)
+            stream.write(record_bytes(self.report))
             stream.flush()
             os.fsync(stream.fileno())
         os.rename(new, os.path.join(self.data_dir, EXIT_RECORD))

@@ -140,12 +140,16 @@ def check_missing(job_exit: JobExit) -> None:
     does not send."""
     faults = []
     if job_exit.missing_outputs:
-        names = ", ".join(job_exit.missing_outputs)
-        faults.append(f"did not leave '{names}', which transfer_output_files names")
+        named = [f"'{path}'" for path in job_exit.missing_outputs[:_NAMED_MAX]]
+        more = job_exit.missing_count - len(named)
+        names = ", ".join(named) + (f" and {more} more" if more else "")
+        faults.append(f"did not leave {names}, which transfer_output_files names")
     faults += [
         f"left '{path}', which cannot be sent: {_WHY.get(why) or os.strerror(why)}"
         for path, why in job_exit.unsent_outputs[:_NAMED_MAX]
     ]
+    if job_exit.unsent_count > _NAMED_MAX:
+        faults.append(f"left {job_exit.unsent_count - _NAMED_MAX} more that cannot be sent")
     if faults:
         raise OutputMissing(
             f"the job (status {job_exit.status}) {' and '.join(faults)}",

@@ -12,6 +12,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import ExecFailed, GuestError, one_line
 
 SIGNAL_MAX = 64
+_NAMED = contract.NAMED_MAX
 
 
 class JobExit(NamedTuple):
@@ -29,9 +30,12 @@ class JobExit(NamedTuple):
     #: 0: not known.
     image_size_kib: int
     disk_usage_kib: int
+    #: The first few of those that it did not leave, and how many there are.
     missing_outputs: tuple[str, ...]
-    #: What it left and HTCondor does not send, with the errno that tells why.
+    missing_count: int
+    #: Of what it left and HTCondor does not send, with the errno that tells why, likewise.
     unsent_outputs: tuple[tuple[str, int], ...]
+    unsent_count: int
     phases_s: Mapping[str, float]
     guest: Mapping[str, str]
     #: How many entries the index of the outputs has, as the guest says.
@@ -124,8 +128,11 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
         raise ValueError("it has not exactly one of exit code and signal")
     _check_int("exit_code", code, 0, 255)
     _check_int("exit_signal", signal, 1, SIGNAL_MAX)
-    missing = record.get("missing_outputs", [])
-    unsent = record.get("unsent_outputs", [])
+    missing = tuple(as_reported(path) for path in record.get("missing_outputs", [])[:_NAMED])
+    unsent = tuple(
+        (as_reported(path), _errno(why))
+        for path, why in record.get("unsent_outputs", [])[:_NAMED]
+    )
     return JobExit(
         runner=_word(record["runner"], 20),
         exit_code=code,
@@ -138,12 +145,22 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
         max_rss_kib=int(_number(record["max_rss_kib"])),
         image_size_kib=int(_number(record.get("image_size_kib", 0))),
         disk_usage_kib=int(_number(record.get("disk_usage_kib", 0))),
-        missing_outputs=tuple(as_reported(path) for path in missing),
-        unsent_outputs=tuple((as_reported(path), _errno(why)) for path, why in unsent),
+        missing_outputs=missing,
+        missing_count=_count(record, "missing", len(missing)),
+        unsent_outputs=unsent,
+        unsent_count=_count(record, "unsent", len(unsent)),
         phases_s={_word(k, 40): _number(v) for k, v in record.get("phases", {}).items()},
         guest={_word(k, 40): _word(v) for k, v in record.get("guest", {}).items()},
         entries=int(_number(record["outputs"]["entries"])),
     )
+
+
+def _count(record: Mapping[str, Any], what: str, named: int) -> int:
+    """How many outputs are missing, say, of which so many are ``named``.
+
+    A guest's script of before it counted them names all.
+    """
+    return max(named, int(_number(record.get(f"{what}_count", named))))
 
 
 def _check_int(name: str, value: object, least: int, most: int) -> None:

@@ -25,8 +25,8 @@ import socket
 import sys
 import time
 from pathlib import Path
-from types import FrameType
-from typing import Collection, NoReturn, Optional, Union
+from types import FrameType, MappingProxyType
+from typing import Mapping, NoReturn, Optional, Union
 
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.record import (
@@ -88,7 +88,7 @@ def _run_or_die(here: Path) -> JobExit:
             job_exit = read_exit(volume)
             outputs = extract.read_outputs(volume, job_exit)
             made = made._replace(data_disk=write_return(volume, outputs, made, aside(here)))
-        hand_back(made, job_exit, [e.path for e in outputs.entries if e.kind == FOLDER])
+        hand_back(made, job_exit, {entry.path: entry.kind for entry in outputs.entries})
         (here / RETURNED / ISOLATION).write_text(kind)
     except (VmCapsuleError, OSError) as error:
         reason = _reason(error, here / CONSOLE)
@@ -122,8 +122,12 @@ def arrived(made: Capsule, here: Path) -> Capsule:
     )
 
 
-def hand_back(made: Capsule, job_exit: JobExit, folders: Collection[str] = ()) -> None:
+def hand_back(
+    made: Capsule, job_exit: JobExit, came: Mapping[str, str] = MappingProxyType({})
+) -> None:
     """Put the data disk's files where the routed job's output list finds them.
+
+    ``came`` has the kind of each output, by its path.
 
     Under another name than they came: the capsule on the access point keeps its own
     until the outputs are delivered, so that a run can be repeated.  An output that file
@@ -134,9 +138,14 @@ def hand_back(made: Capsule, job_exit: JobExit, folders: Collection[str] = ()) -
     for file in Disk.at(made.data_disk).files:
         file.rename(returned / file.name)
     lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
+    # The guest names the first few that are missing.  HTCondor tells of the first that it
+    # does not find, so what comes before that one is not to be missed, come or not (a socket
+    # that was listed is no fault).
+    all_left = True
     for item in _wanted(made):
-        if as_reported(item) not in lacking:
-            _vouch_for(item, made.folder, is_folder=item in folders)
+        all_left = all_left and as_reported(item) not in lacking
+        if all_left or item in came:
+            _vouch_for(item, made.folder, is_folder=came.get(item) == FOLDER)
     # Of several, HTCondor tells of the first only.
     for path, why in job_exit.unsent_outputs[:1]:
         _put_unsendable(returned / _UNSENT / plain(path), why)

@@ -128,13 +128,23 @@ def test_what_isolated_the_guest_is_in_the_sources_ad(
 @pytest.mark.parametrize(
     ("missing", "unsent", "said"),
     [
-        (("a", "b/"), (), "did not leave 'a, b/', which transfer_output_files names"),
+        (("a", "b/"), (), "did not leave 'a', 'b/', which transfer_output_files names"),
+        (
+            tuple("abcdef"),
+            (),
+            "did not leave 'a', 'b', 'c' and 4 more, which transfer_output_files",
+        ),
         (
             (),
             (("s", errno.EACCES),),
             "left 's', which cannot be sent: its user may not read it",
         ),
         ((), (("l", errno.EISDIR),), "left 'l', which cannot be sent: it links to a folder"),
+        (
+            (),
+            tuple((name, errno.EISDIR) for name in "stuv"),
+            "left 'u', which cannot be sent: it links to a folder and left 2 more that cannot",
+        ),
         (("a",), (("s", errno.EIO),), "names and left 's', which cannot be sent: Input/output"),
     ],
 )
@@ -145,7 +155,12 @@ def test_what_did_not_come_is_named_with_the_reason(
     delivery.check_missing(job_exit)
     with pytest.raises(OutputMissing, match=said):
         delivery.check_missing(
-            job_exit._replace(missing_outputs=missing, unsent_outputs=unsent)
+            job_exit._replace(
+                missing_outputs=missing,
+                missing_count=len(missing) + (len(missing) > 3),
+                unsent_outputs=unsent,
+                unsent_count=len(unsent) + (len(unsent) > 3),
+            )
         )
 
 

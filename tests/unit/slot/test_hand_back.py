@@ -19,6 +19,7 @@ from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.slot import execute
 from vmcapsule.slot.starter import Slot
+from vmcapsule.transfer.entries import FILE, FOLDER
 
 
 @pytest.fixture
@@ -39,16 +40,25 @@ def left(folder: Path) -> list[str]:
 def test_the_disk_goes_back_with_a_file_for_each_output_that_is_there(
     made: Capsule,
 ) -> None:
-    execute.hand_back(made, ended(made, missing_outputs=("gone",)), ["below"])
+    execute.hand_back(made, ended(made, missing_outputs=("gone",)), {"below": FOLDER})
     assert left(made.folder / RETURNED) == ["data-flat.vmdk", "data.vmdk"]
     assert left(made.folder / WANTED) == ["below/there", "there"]
 
 
 def test_an_output_that_is_a_folder_goes_back_as_one(made: Capsule) -> None:
-    execute.hand_back(made, ended(made), ["there", "not-wanted"])
+    execute.hand_back(made, ended(made), {"there": FOLDER, "not-wanted": FOLDER})
     wanted = made.folder / WANTED
     assert (wanted / "there").is_dir() and (wanted / "gone").is_file()
     assert not (wanted / "not-wanted").exists()
+
+
+def test_of_many_missing_outputs_only_those_that_came_are_vouched_for(made: Capsule) -> None:
+    """The guest names the first few; HTCondor tells of the first that it does not find."""
+    long = "x" * 300
+    made = made._replace(wanted_outputs=f"socket,there,gone,gone2,{long},below/there")
+    came = {"there": FILE, "below": FOLDER, "below/there": FILE}
+    execute.hand_back(made, ended(made, missing_outputs=("gone",), missing_count=3), came)
+    assert left(made.folder / WANTED) == ["below/there", "socket", "there"]
 
 
 def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: Capsule) -> None:
