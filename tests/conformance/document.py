@@ -1,13 +1,18 @@
-"""docs/compatibility.md: what works in a capsule, what is refused, what differs and why."""
+"""docs/compatibility.md: what works in a capsule, what is refused, what differs and why.
+
+The page is also what is kept of a run: `read` finds in it what `text` wrote.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
 from tests.conformance.cases import Case
-from tests.conformance.compare import DIFFERENT, REFUSED, SAME
-from tests.conformance.results import Results
+from tests.conformance.compare import DIFFERENT, REFUSED, SAME, Verdict
+from tests.conformance.results import Results, Verdicts
 from tests.conformance.ways import COMPARED, NATIVE, WAYS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
@@ -42,6 +47,16 @@ A job that looks for it can tell that it is in a machine of its own:
 """
 
 
+_TABLE, _REFUSED = "\n## Cases\n\n", "\n## What is refused\n\n"
+_DIFFERENT = "\n## What differs, and why\n\n"
+_NOT_RUN, _COMMA = "not run", ", "
+#: After the verdict on what the case does not list.
+_UNEXPECTED = ", unexpected"
+
+#: A reason, the ways in which it was seen, and the case.
+_Seen = Tuple[str, Tuple[str, ...], str]
+
+
 def text(cases: Sequence[Case], results: Results) -> str:
     """The whole page; the same for the same results."""
     parts = [_head(results), _table(cases, results), _refused(cases, results)]
@@ -56,11 +71,11 @@ def _head(results: Results) -> str:
 
 
 def _table(cases: Sequence[Case], results: Results) -> str:
-    head = "\n## Cases\n\n| case | what it is | " + " | ".join(COMPARED) + " |\n"
+    head = f"{_TABLE}| case | what it is | " + " | ".join(COMPARED) + " |\n"
     head += "|---" * (len(COMPARED) + 2) + "|\n"
     rows = [
         f"| {case.name} | {_cell(case.about)} | "
-        + " | ".join(_word(results, case.name, way) for way in COMPARED)
+        + " | ".join(_said(results, case.name, way) for way in COMPARED)
         + " |\n"
         for case in cases
     ]
@@ -78,7 +93,12 @@ def _table(cases: Sequence[Case], results: Results) -> str:
 
 def _word(results: Results, case: str, way: str) -> str:
     verdict = results.verdicts.get(case, {}).get(way)
-    return verdict.word if verdict else "not run"
+    return verdict.word if verdict else _NOT_RUN
+
+
+def _said(results: Results, case: str, way: str) -> str:
+    verdict = results.verdicts.get(case, {}).get(way)
+    return _word(results, case, way) + (_UNEXPECTED if verdict and verdict.wrong else "")
 
 
 def _cell(words: str) -> str:
@@ -86,52 +106,102 @@ def _cell(words: str) -> str:
 
 
 def _refused(cases: Sequence[Case], results: Results) -> str:
-    """Each reason once, with the ways that say so."""
-    found: Dict[str, List[str]] = {}
+    head = (
+        "The job is held with the reason, which names the attribute and says what to do.\n"
+        "`vmcapsule run` prints it and exits with 65.\n\n"
+    )
+    return _REFUSED + head + _listed(sorted(_refusals(cases, results)))
+
+
+def _refusals(cases: Sequence[Case], results: Results) -> Iterator[_Seen]:
     for case in cases:
+        found: Dict[str, Dict[str, None]] = {}
         for way in COMPARED:
             verdict = results.verdicts.get(case.name, {}).get(way)
             for reason in verdict.evidence if verdict and verdict.word == REFUSED else ():
-                ways = found.setdefault(reason, [])
-                ways += [way] if way not in ways else []
-    head = (
-        "\n## What is refused\n\nThe job is held with the reason, which names the attribute "
-        "and says what to do.\n`vmcapsule run` prints it and exits with 65.\n\n"
-    )
-    rows = [f"- {_marked(reason)}{_of(ways)}\n" for reason, ways in sorted(found.items())]
-    return head + ("".join(rows) or "Nothing.\n")
+                found.setdefault(_marked(reason).rstrip("."), {})[way] = None
+        for reason, ways in found.items():
+            yield reason, tuple(ways), case.name
 
 
 def _marked(reason: str) -> str:
     """With what is quoted of the job's ad as code."""
     quoted, colon, why = reason.partition(": ")
-    return f"`{quoted}`: {why}" if colon and " = " in quoted else reason
+    is_quote = colon and " = " in quoted and not reason.startswith("`")
+    return f"`{quoted}`: {why}" if is_quote else reason
 
 
 def _different(cases: Sequence[Case], results: Results) -> str:
-    """Each reason once, with what it is seen in."""
-    found: Dict[Tuple[str, Tuple[str, ...]], List[str]] = {}
+    return _DIFFERENT + _listed(_reasons(cases, results))
+
+
+def _reasons(cases: Sequence[Case], results: Results) -> Iterator[_Seen]:
+    """What the cases list, where it was seen."""
     for case in cases:
-        for reason, ways in _reasons(case, results):
-            found.setdefault((reason, ways), []).append(case.name)
-    head = "\n## What differs, and why\n\n"
+        for expected in (one for one in case.expected if one.kind == DIFFERENT):
+            ways = tuple(
+                way for way in expected.ways if _word(results, case.name, way) == DIFFERENT
+            )
+            if ways:
+                yield expected.reason.rstrip("."), ways, case.name
+
+
+def _listed(seen: Iterable[_Seen]) -> str:
+    """Each reason once, with what it is seen in, and with the ways where not in all."""
+    found: Dict[Tuple[str, Tuple[str, ...]], List[str]] = {}
+    for reason, ways, case in seen:
+        found.setdefault((reason, ways), []).append(case)
     rows = [
-        f"- {reason}{_of(list(ways))} Seen in: {', '.join(seen)}.\n"
-        for (reason, ways), seen in found.items()
+        f"- {reason}. Seen{_with(ways)} in: {_COMMA.join(cases)}.\n"
+        for (reason, ways), cases in found.items()
     ]
-    return head + ("".join(rows) or "Nothing.\n")
+    return "".join(rows) or "Nothing.\n"
 
 
-def _reasons(case: Case, results: Results) -> Iterator[Tuple[str, Tuple[str, ...]]]:
-    """What the case lists, and the ways in which it was seen."""
-    for expected in (one for one in case.expected if one.kind == DIFFERENT):
-        ways = tuple(
-            way for way in expected.ways if _word(results, case.name, way) == DIFFERENT
-        )
-        if ways:
-            yield expected.reason, ways
+def _with(ways: Sequence[str]) -> str:
+    return "" if len(ways) == len(COMPARED) else f" with {_COMMA.join(ways)}"
 
 
-def _of(ways: Sequence[str]) -> str:
-    """Which ways, where it is not all of them."""
-    return "" if len(ways) == len(COMPARED) else f" ({', '.join(ways)})"
+# What was written
+
+
+def read(page: str) -> Results:
+    """What a page was made from, but for the differences themselves: it has their reasons."""
+    match = re.search(r"`tests/conformance/cases`\. (.*)\.$", page, re.MULTILINE)
+    versions = [one.rpartition(" ") for one in match[1].split(_COMMA)] if match else []
+    verdicts = _read_table(_section(page, _TABLE))
+    for reason, ways, case in _read_list(_section(page, _REFUSED)):
+        for way in ways:
+            old = verdicts[case][way]
+            verdicts[case][way] = replace(old, evidence=(*old.evidence, reason))
+    return Results({name: number for name, _, number in versions if name}, verdicts)
+
+
+def _section(page: str, heading: str) -> List[str]:
+    return page.partition(heading)[2].partition("\n## ")[0].splitlines()
+
+
+def _read_table(lines: Sequence[str]) -> Verdicts:
+    if not lines:
+        return {}
+    ways = lines[0].strip("| ").split(" | ")[2:]
+    verdicts: Verdicts = {}
+    for line in (line for line in lines[2:] if not line.startswith("| | ")):
+        about, *said = line.strip("| ").rsplit(" | ", len(ways))
+        name = about.partition(" | ")[0]
+        verdicts[name] = {
+            way: _read_verdict(words) for way, words in zip(ways, said) if words != _NOT_RUN
+        }
+    return verdicts
+
+
+def _read_verdict(words: str) -> Verdict:
+    word, unexpected, _ = words.partition(_UNEXPECTED)
+    return Verdict(word, wrong=(f"{word}, which was unexpected",) if unexpected else ())
+
+
+def _read_list(lines: Iterable[str]) -> Iterator[_Seen]:
+    for line in lines:
+        seen = re.fullmatch(r"- (.*)\. Seen(?: with (.*?))? in: (.*)\.", line)
+        for case in seen[3].split(_COMMA) if seen else ():
+            yield seen[1], tuple(seen[2].split(_COMMA)) if seen[2] else COMPARED, case

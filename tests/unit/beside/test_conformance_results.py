@@ -6,13 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from tests.conformance import __main__ as main
 from tests.conformance import document, results, table
 from tests.conformance.cases import Case, Expected, load_cases
 from tests.conformance.compare import DIFFERENT, REFUSED, SAME, Verdict
 from tests.conformance.results import Results
 from tests.conformance.ways import COMPARED
+from vmcapsule.errors import one_line
 
+REAL_PAGE = document.PAGE
 REASON = "StreamOut = true: no connection; take it out"
 SAID = {
     "alike": dict.fromkeys(COMPARED, Verdict(SAME)),
@@ -34,17 +39,7 @@ LISTED = Expected(DIFFERENT, ("run", "direct"), ("runs: *",), "There is no queue
 ALL = [case("alike"), case("broken"), case("retried", LISTED), case("streamed")]
 
 
-def test_results_are_kept(tmp_path: Path) -> None:
-    path = tmp_path / "results.json"
-    assert results.read(path) == Results({}, {})
-    results.write(FOUND, path)
-    assert results.read(path) == FOUND
-    text = path.read_text()
-    results.write(results.read(path), path)
-    assert path.read_text() == text
-
-
-def test_some_cases_run_again_leave_the_others(tmp_path: Path) -> None:
+def test_some_cases_run_again_leave_the_others() -> None:
     new = Results({"HTCondor": "25.0.0"}, {"retried": {"run": Verdict(SAME)}, "new": {}})
     both = results.merged(FOUND, new, ["alike", "retried", "new"], COMPARED)
     assert both.versions == {"HTCondor": "25.0.0"}
@@ -83,8 +78,9 @@ def test_the_page_says_what_works_what_is_refused_and_what_differs() -> None:
     page = document.text(ALL, FOUND)
     assert "| alike | The case alike \\| so | same | same | same |\n" in page
     assert "| retried | The case retried \\| so | same | different | not run |\n" in page
-    assert "- `StreamOut = true`: no connection; take it out\n" in page
-    assert "- There is no queue. (run) Seen in: retried.\n" in page
+    assert "| broken | The case broken \\| so | different, unexpected | not run |" in page
+    assert "- `StreamOut = true`: no connection; take it out. Seen in: streamed.\n" in page
+    assert "- There is no queue. Seen with run in: retried.\n" in page
     assert "HTCondor 23.9.6" in page
     assert "| | same: of 4 cases | 2 | 1 | 1 |\n" in page
 
@@ -92,7 +88,7 @@ def test_the_page_says_what_works_what_is_refused_and_what_differs() -> None:
 def test_a_refusal_of_some_ways_names_them() -> None:
     some = {"streamed": {"qemu": SAID["streamed"]["qemu"]}}
     page = document.text(ALL, replace(FOUND, verdicts=some))
-    assert "- `StreamOut = true`: no connection; take it out (qemu)\n" in page
+    assert "take it out. Seen with qemu in: streamed.\n" in page
 
 
 def test_nothing_that_is_not_seen_is_told() -> None:
@@ -101,15 +97,71 @@ def test_nothing_that_is_not_seen_is_told() -> None:
     assert page.count("\n\nNothing.\n") == 2
 
 
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30).map(one_line)
+REFUSALS = st.lists(WORDS | WORDS.map(lambda text: f"{text} = {text}: {text}"), min_size=1)
+
+
+@st.composite
+def found(draw: st.DrawFn) -> Results:
+    """Anything that may be found of `ALL` cases."""
+    verdict = st.builds(
+        Verdict,
+        st.sampled_from([SAME, REFUSED, DIFFERENT]),
+        REFUSALS.map(tuple),
+        st.sampled_from([(), ("exit: code 1",)]),
+    )
+    said = st.dictionaries(st.sampled_from(COMPARED), verdict)
+    versions = st.dictionaries(
+        st.just("HTCondor"), st.from_regex(r"\d+\.\d+\.\d+", fullmatch=True)
+    )
+    return Results(draw(versions), {one.name: draw(said) for one in ALL})
+
+
+@given(found())
+@example(FOUND)
+def test_the_page_keeps_what_was_found(result: Results) -> None:
+    page = document.text(ALL, result)
+    kept = document.read(page)
+    assert document.text(ALL, kept) == page
+    assert kept.versions == result.versions
+    for name, said in result.verdicts.items():
+        assert {way: one.word for way, one in kept.verdicts[name].items()} == {
+            way: one.word for way, one in said.items()
+        }
+        assert {way for way, one in kept.verdicts[name].items() if one.wrong} == {
+            way for way, one in said.items() if one.wrong
+        }
+
+
+def test_a_run_of_one_case_changes_its_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(document.PAGE.read_text())
+    monkeypatch.setattr(document, "PAGE", page)
+    for name in ("start", "stop"):
+        monkeypatch.setattr(main.Pool, name, lambda pool: None)
+    new = Results({"HTCondor": "23.9.6"}, {"chirp": dict.fromkeys(COMPARED, Verdict(SAME))})
+    monkeypatch.setattr(main, "run_suite", lambda *_: new)
+    assert main.main(["chirp"]) == 0
+    before, after = (set(one.read_text().splitlines()) for one in (REAL_PAGE, page))
+    added, gone = (
+        [line for line in lines if not line.startswith("| | ")]
+        for lines in (after - before, before - after)
+    )
+    assert added == ["| chirp | want_io_proxy: chirp | same | same | same |"]
+    assert len(gone) == 2 and all("chirp" in line for line in gone)
+
+
 # What is committed
 
 
 @pytest.fixture
 def committed() -> Results:
-    return results.read()
+    return document.read(document.PAGE.read_text(encoding="utf-8"))
 
 
-def test_the_committed_page_belongs_to_the_committed_results(committed: Results) -> None:
+def test_the_committed_page_is_that_of_the_cases(committed: Results) -> None:
     page = document.text(load_cases((), COMPARED), committed)
     assert document.PAGE.read_text(encoding="utf-8") == page, "run './dev conformance'"
 
