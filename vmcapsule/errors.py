@@ -172,7 +172,7 @@ class OutputMissing(DeliveryError):
 
 
 class OutputBlocked(DeliveryError):
-    """Something is in the way of an output; everything else was delivered."""
+    """An output could not be put in place; everything else was delivered."""
 
 
 class GuestTimeout(VmCapsuleError):

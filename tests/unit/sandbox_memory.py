@@ -31,7 +31,7 @@ def deliver(disk: Path, folder: str, wanted: Callable[[str], bool] = lambda path
         done = extract.deliver(
             volume, files, lambda path: f"{folder}/{path}" if wanted(path) else None, "token"
         )
-    assert done.blocked == {}
+    assert done.left_over == {}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a capsule that has run to outputs where its job wants them: once, whole, or not at all.
+"""From a capsule that has run to outputs where its job wants them: each once, and whole.
 
 The capsule's state says how far a delivery came.  One that was killed is begun again by
 whoever finds the capsule next; the caller holds the capsule's lock.
@@ -9,20 +9,26 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import ContextManager, Mapping, Optional
+from itertools import islice
+from typing import ContextManager, Iterable, Mapping, Optional
 
+from vmcapsule.atomic import write_file
 from vmcapsule.capsule import states
 from vmcapsule.capsule.record import Capsule, source_ad
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
+from vmcapsule.contract import INDEX_BYTES_MAX
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.errors import OutputBlocked, OutputMissing, VmCapsuleError
+from vmcapsule.errors import OutputBlocked, OutputMissing, UsageError, VmCapsuleError
+from vmcapsule.files import read_regular
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit, read_record
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.transfer.outputs import Destinations
 
+#: A path has no more than three times as many bytes there as in the index.
+_LEFT_OVER_BYTES_MAX = 3 * INDEX_BYTES_MAX
 #: Of more outputs that cannot be sent or put in place only so many are named.
 _NAMED_MAX = 3
 _WHY = {errno.EACCES: "its user may not read it", errno.EISDIR: "it links to a folder"}
@@ -69,8 +75,8 @@ def deliver_from(made: Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...
     """Deliver the outputs of a capsule that has run; say how its job ended.
 
     Raises, after everything else was delivered, `OutputMissing` when the job did not leave
-    an output that it was to leave, and `OutputBlocked` when something is in the way of one:
-    then that alone is left to be delivered.
+    an output that it was to leave, and `OutputBlocked` when one could not be put in place:
+    then that alone is left to be delivered.  What was delivered is on disk then.
     """
     before, only = _begun(made)
     states.enter(made.folder, State.DELIVERING)
@@ -84,8 +90,8 @@ def deliver_from(made: Capsule, job: SourceJob) -> tuple[JobExit, tuple[str, ...
         # It failed and was undone; delivering is the state of one that could not be.
         states.enter(made.folder, before)
         raise
-    _settle(made, done.blocked)
-    check_blocked(done.blocked)
+    _settle(made, done.left_over)
+    check_left_over(done.left_over)
     check_missing(job_exit)
     return job_exit, done.files
 
@@ -103,35 +109,51 @@ def _begun(made: Capsule) -> tuple[State, Optional[frozenset[str]]]:
 
 def _left_over(made: Capsule) -> Optional[frozenset[str]]:
     """What an earlier delivery could not put in place, by path in the index."""
+    path = made.folder / states.LEFT_OVER
     try:
-        paths: list[str] = json.loads((made.folder / states.LEFT_OVER).read_bytes())
+        paths = json.loads(read_regular(path, _LEFT_OVER_BYTES_MAX))
+        if not isinstance(paths, list):
+            raise ValueError("not a list")
+        return frozenset(map(str, paths))
     except FileNotFoundError:
         return None
-    return frozenset(paths)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = (
+            error.strerror if isinstance(error, OSError) else f"not a list of paths: {error}"
+        )
+        raise UsageError(
+            f"cannot tell which outputs are left over: '{path}': {reason}",
+            "deliver all of them once more with 'vmcapsule extract --again'",
+        ) from error
 
 
-def _settle(made: Capsule, blocked: Mapping[str, str]) -> None:
+def forget_left_over(made: Capsule) -> None:
+    """Let the next delivery be one of everything, over what is there."""
+    (made.folder / states.LEFT_OVER).unlink(missing_ok=True)
+
+
+def _settle(made: Capsule, left_over: Iterable[str]) -> None:
     """Note what is still to be delivered; when nothing is, that all was."""
-    if not blocked:
+    paths = list(left_over)
+    if not paths:
         states.enter(made.folder, State.DELIVERED)
-        (made.folder / states.LEFT_OVER).unlink(missing_ok=True)
+        forget_left_over(made)
         return
     # First: whoever finds the capsule between the two delivers these alone.
-    draft = made.folder / f".{states.LEFT_OVER}"
-    draft.write_text(json.dumps(list(blocked)), encoding="ascii")
-    draft.replace(made.folder / states.LEFT_OVER)
+    write_file(made.folder / states.LEFT_OVER, json.dumps(paths).encode())
     states.enter(made.folder, State.LEFT_OVER)
 
 
-def check_blocked(blocked: Mapping[str, str]) -> None:
-    """Raise `OutputBlocked` when something is in the way of outputs."""
-    if blocked:
-        named = [f"'{path}' ({why})" for path, why in list(blocked.items())[:_NAMED_MAX]]
-        more = f" and {len(blocked) - _NAMED_MAX} more" if len(blocked) > _NAMED_MAX else ""
+def check_left_over(left_over: Mapping[str, str]) -> None:
+    """Raise `OutputBlocked` when outputs, by path, are left over; their values say why."""
+    if left_over:
+        named = [f"'{path}' ({why})" for path, why in islice(left_over.items(), _NAMED_MAX)]
+        more = len(left_over) - _NAMED_MAX
         raise OutputBlocked(
-            f"something is in the way of the job's output {', '.join(named)}{more}",
-            "move that away or make it writable, then deliver the output with "
-            "'vmcapsule extract'; the others were delivered",
+            f"cannot write the job's output {', '.join(named)}"
+            f"{f' and {more} more' if more > 0 else ''}",
+            "move away what is in the way, or else correct that; 'vmcapsule extract' then "
+            "delivers what is left over; the other outputs were delivered",
         )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Collection, Iterator, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Collection, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.disk.extents import Image, copy_range, image_bytes, sources_within
 from vmcapsule.disk.fat.table import RUNS_MAX
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.errors import DeliveryError, DiskError, SpaceError
+from vmcapsule.errors import DeliveryError, DiskError, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
-from vmcapsule.transfer.drafts import Drafts, Obstacle
+from vmcapsule.transfer.drafts import Drafts, Obstacle, Stuck, why
 from vmcapsule.transfer.entries import FOLDER, LINK, Entries, Entry
 from vmcapsule.transfer.index import parse_index
 from vmcapsule.transfer.pack import Pieces
@@ -70,10 +70,10 @@ def read_outputs(volume: FatVolume, job_exit: Optional[JobExit] = None) -> Packe
 
 
 class Delivered(NamedTuple):
-    """Where files were put; and, by path in the index, what is in the way of others."""
+    """Where files were put; and, by path in the index, why others are left over."""
 
     files: tuple[str, ...]
-    blocked: Mapping[str, str]
+    left_over: Mapping[str, str]
 
 
 def deliver(
@@ -88,64 +88,120 @@ def deliver(
     ``place_of`` gives the absolute path for a path of the index, None for what is not
     wanted.
 
-    What HTCondor would not write to is left as it is, and the other outputs are delivered:
-    a folder or device in a file's place, a file that is closed to the user's own writing.
-    All are put in place when all are written; after a failure nothing of them is left.  A
-    delivery that was killed is replaced when it is repeated with the same ``token``
-    (`vmcapsule.transfer.drafts`).  Files belong to the calling user; set-id bits are not
-    taken over.  A file that is a link in the user's folder is written through, as HTCondor
-    does.  Raises `DeliveryError`.
+    Each comes whole or not at all.  What cannot be put in place is left over, and all else
+    is delivered: where HTCondor would not write (a folder or device in a file's place, a
+    file that is closed to the user's own writing), or where the system says no.  Of two
+    outputs of one place the later one comes, as with HTCondor (`vmcapsule.transfer.drafts`).
+
+    All are put in place when all are written, and are on disk when this returns.  Raises
+    `DeliveryError` when they may not be, or when something that was begun cannot be taken
+    back, and `DiskError` when the data disk is damaged: then another delivery has to
+    follow.  That replaces also what a killed one left, with the same ``token``.  Files
+    belong to the calling user; set-id bits are not taken over.  A file that is a link in
+    the user's folder is written through, as HTCondor does.
     """
     drafts = Drafts(token)
-    place = ""
     try:
-        files: list[str] = []
-        blocked: dict[str, str] = {}
-        for number, entry, place in _wanted(outputs.entries, place_of, only):
-            if entry.kind == FOLDER:
-                drafts.folder(place, number, entry.mode)
-                continue
-            try:
-                fd = drafts.file(place, number, entry.mode)
-            except Obstacle as obstacle:
-                blocked[entry.path] = str(obstacle)
-                continue
-            files.append(place)
-            try:
-                _fill(fd, volume.image, entry, outputs.packs)
-            finally:
-                os.close(fd)
-        place = ""
-        drafts.put()
-    except (OSError, SpaceError) as error:
-        drafts.undo()
-        where = place or getattr(error, "filename", "")
-        why = error.strerror if isinstance(error, OSError) else error.message
+        files, folders, left_over = _draft(drafts, volume.image, outputs, place_of, only)
+        failed = drafts.put()
+        if left_over:
+            drafts.clear()
+    except (OSError, Stuck) as error:
+        drafts.clear()
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DeliveryError(
-            f"cannot write the job's outputs: '{where}': {why}",
+            f"the job's outputs may not all be on disk: {reason}",
             "correct that, then deliver them with 'vmcapsule extract'",
         ) from error
     except BaseException:
-        drafts.undo()
+        drafts.clear()
         raise
-    return Delivered(tuple(files), blocked)
+    finally:
+        drafts.close()
+    for places in (files, folders) if failed else ():
+        for place, path in [*places.items()]:
+            reason = _failure(place, failed)
+            if reason is not None:
+                left_over[path] = reason
+                del places[place]
+    return Delivered(tuple(files), left_over)
 
 
-def _wanted(
-    entries: Entries, place_of: PlaceOf, only: Optional[Collection[str]]
-) -> Iterator[tuple[int, Entry, str]]:
-    """Yield what is to be delivered, with its number and its place."""
-    for number, entry in enumerate(entries):
-        place = place_of(entry.path)
-        if place is None or (only is not None and entry.path not in only):
+def _draft(
+    drafts: Drafts,
+    image: Image,
+    outputs: PackedFiles,
+    place_of: PlaceOf,
+    only: Optional[Collection[str]],
+) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Write everything aside.
+
+    Returns the paths of files and of folders, by place, and why others are left over, by
+    path.
+    """
+    files: dict[str, str] = {}
+    folders: dict[str, str] = {}
+    left_over: dict[str, str] = {}
+    #: By place, the paths of those that are left over.
+    places: dict[str, list[str]] = {}
+    for number, entry in enumerate(outputs.entries):
+        if only is not None and entry.path not in only:
             continue
-        if entry.kind == LINK:
-            raise DeliveryError(
-                f"the job left '{entry.path}', a link to a folder or to nowhere, which "
-                "HTCondor does not transfer",
-                "let the job write a file or folder instead",
-            )
-        yield number, entry, place
+        place = ""
+        try:
+            place = place_of(entry.path) or ""
+            if place and entry.kind == FOLDER:
+                drafts.folder(place, number, entry.mode)
+                folders[place] = entry.path
+                files.pop(place, None)
+            elif place:
+                _write(drafts, image, outputs, number, entry, place)
+                files[place] = entry.path
+                for path in places.pop(place, ()):
+                    # It would have been replaced by this one.
+                    del left_over[path]
+        except (DeliveryError, Obstacle, OSError) as error:
+            # An earlier one of that place goes, too: its draft may have gone for this one's.
+            for path in (entry.path, *filter(None, [files.pop(place, None)])):
+                left_over[path] = why(place, error)
+                places.setdefault(place, []).append(path)
+    return files, folders, left_over
+
+
+def _failure(place: str, failed: Mapping[str, str]) -> Optional[str]:
+    """Why a file or folder, or one that it is in, did not come to its place."""
+    while place:
+        if place in failed:
+            return failed[place]
+        place = place.rpartition("/")[0]
+    return None
+
+
+def _write(
+    drafts: Drafts,
+    image: Image,
+    outputs: PackedFiles,
+    number: int,
+    entry: Entry,
+    place: str,
+) -> None:
+    """Write one file aside, whole, or raise `Obstacle` or an OSError."""
+    if entry.kind == LINK:
+        raise Obstacle("a link to a folder or to nowhere, which HTCondor does not transfer")
+    fd = drafts.file(place, number, entry.mode)
+    try:
+        try:
+            _fill(fd, image, entry, outputs.packs)
+        finally:
+            os.close(fd)
+    except OSError:
+        drafts.drop()
+        raise
+    except VmCapsuleError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise  # the data disk is damaged
+        drafts.drop()
+        raise error.__cause__ from error
 
 
 def _fill(fd: int, image: Image, entry: Entry, packs: Sequence[Pieces]) -> None:

@@ -20,9 +20,9 @@ from vmcapsule.capsule.record import (
     WANTED,
     Capsule,
 )
-from vmcapsule.capsule.states import State
+from vmcapsule.capsule.states import LEFT_OVER, State
 from vmcapsule.classad.ads import quote
-from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing
+from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing, UsageError
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import cleanup, settle
@@ -186,17 +186,32 @@ def test_a_spooled_job_is_told_what_to_fetch(made: Capsule, home: Path) -> None:
 
 
 def test_a_failed_delivery_leaves_it_made_and_can_be_repeated(
+    made: Capsule, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(DeliveryError, match="may not all be on disk: Input/output error"):
+            delivery.deliver_from(made, delivery.job_of(made))
+    assert found_files(home) == []
+    assert made.state is State.MADE
+    delivery.deliver_from(made, delivery.job_of(made))
+    assert found(home) == OUTPUTS
+
+
+def test_an_output_whose_folder_cannot_be_made_is_delivered_later(
     made: Capsule, home: Path
 ) -> None:
     blocker, elsewhere = home / "blocker", remapped(home)
     blocker.touch()
-    with pytest.raises(DeliveryError, match="blocker"):
+    with pytest.raises(OutputBlocked, match="blocker' is no folder"):
         delivery.deliver_from(made, elsewhere)
-    assert found_files(home) == [blocker]
-    assert made.state is State.MADE
+    assert found_files(home) == [blocker, *(home / name for name in ("out1", "out2", "out4"))]
     blocker.unlink()
-    delivery.deliver_from(made, elsewhere)
-    assert len(found_files(home)) == 3 and (blocker / "out3").exists()
+    _, outputs = delivery.deliver_from(made, elsewhere)
+    assert outputs == (str(blocker / "out3"),) and made.state is State.DELIVERED
 
 
 def remapped(home: Path) -> SourceJob:
@@ -218,6 +233,19 @@ def test_an_output_with_something_in_its_way_is_delivered_later_and_no_other_aga
     _, outputs = delivery.deliver_from(made, delivery.job_of(made))
     assert outputs == (str(home / "out3"),) and made.state is State.DELIVERED
     assert found(home) == {**OUTPUTS, "out1": b"the user's next step was here"}
+
+
+@pytest.mark.parametrize("written", [b"", b'"out1"', b"[" * 100_000, b'["out'])
+def test_a_list_of_what_is_left_over_that_cannot_be_read_is_told(
+    made: Capsule, home: Path, written: bytes
+) -> None:
+    (home / "out3").mkdir()
+    with pytest.raises(OutputBlocked):
+        delivery.deliver_from(made, delivery.job_of(made))
+    (made.folder / LEFT_OVER).write_bytes(written)
+    with pytest.raises(UsageError, match="which outputs are left over: .* --again"):
+        delivery.deliver_from(made, delivery.job_of(made))
+    assert made.state is State.LEFT_OVER
 
 
 def test_an_undelivered_output_keeps_the_capsule_of_a_job_that_ended(
@@ -266,7 +294,7 @@ def test_one_obstacle_where_another_should_lie_is_enough(tmp_path: Path, home: P
 
 def test_of_many_outputs_with_something_in_their_way_a_few_are_named() -> None:
     with pytest.raises(OutputBlocked, match=r"'2' \(why\) and 4 more; move"):
-        delivery.check_blocked({str(number): "why" for number in range(7)})
+        delivery.check_left_over({str(number): "why" for number in range(7)})
 
 
 def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
@@ -274,10 +302,11 @@ def test_what_a_killed_delivery_left_goes_also_when_the_next_one_fails(
 ) -> None:
     killed_at(4, "copy_file_range", lambda: delivery.deliver_from(made, delivery.job_of(made)))
     assert len(found_files(home)) == 4
-    (home / "blocker").touch()
-    with pytest.raises(DeliveryError, match="blocker"):
+    blocker = home / "blocker"
+    blocker.touch()
+    with pytest.raises(OutputBlocked, match="blocker"):
         delivery.deliver_from(made, remapped(home))
-    assert found_files(home) == [home / "blocker"]
+    assert found_files(home) == [blocker, *(home / name for name in ("out1", "out2", "out4"))]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk import vmdk
 from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, read_vmdk
-from vmcapsule.errors import DeliveryError, DiskError, ExecFailed, GuestError
+from vmcapsule.errors import DiskError, ExecFailed, GuestError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit
 from vmcapsule.job.source import SourceJob
@@ -41,12 +41,12 @@ def home(tmp_path: Path) -> Iterator[Path]:
     assert not list(home.rglob(".vmcapsule-*")), "a temporary file was left"
 
 
-def deliver(disk: Path, job: SourceJob, blocked: tuple[str, ...] = ()) -> list[str]:
+def deliver(disk: Path, job: SourceJob, left_over: tuple[str, ...] = ()) -> list[str]:
     with DataDisk(disk).opened(disk.parent) as volume:
         placed = extract.deliver(
             volume, extract.read_outputs(volume), Destinations(job).place, "token"
         )
-    assert tuple(placed.blocked) == blocked
+    assert tuple(placed.left_over) == left_over
     return [os.path.relpath(path, job.iwd) for path in placed.files]
 
 
@@ -108,7 +108,7 @@ def test_what_is_in_the_way_stays_and_the_rest_is_delivered(disk: Path, home: Pa
     (home / "n/b").mkdir()
     os.mkfifo(home / "p")
     job = make_job(home, TransferOutput='"a, n, p, z"')
-    assert deliver(disk, job, blocked=("n/b", "p")) == ["a", "z"]
+    assert deliver(disk, job, left_over=("n/b", "p")) == ["a", "z"]
     assert (home / "n/b").is_dir() and (home / "p").is_fifo()
     assert sorted(p.name for p in home.rglob("*")) == ["a", "b", "n", "p", "z"]
 
@@ -121,39 +121,71 @@ def test_a_file_that_its_owner_may_not_write_is_not_replaced(
     (home / "mine").chmod(0o444)
     give(tmp_path)
     with acting_as():
-        assert deliver(disk, make_job(home), blocked=("mine",)) == ["other"]
+        assert deliver(disk, make_job(home), left_over=("mine",)) == ["other"]
     assert (home / "mine").read_text() == "old"
 
 
-def test_nothing_is_delivered_by_halves(disk: Path, home: Path) -> None:
+def test_a_folder_takes_the_place_of_a_file_as_with_htcondor(disk: Path, home: Path) -> None:
     folder = Entry("n", "dir", 0o755)
     guest_writes(disk, EXITED, (file("a", 0, 2), folder, file("n/b", 2, 2)), b"hiyo")
     (home / "n").write_text("a file")
-    with pytest.raises(DeliveryError, match="cannot write .*n': Not a directory"):
-        deliver(disk, make_job(home, TransferOutput='"a, n"'))
-    assert [p.name for p in home.rglob("*")] == ["n"]
+    assert deliver(disk, make_job(home, TransferOutput='"a, n"')) == ["a", "n/b"]
+    assert (home / "n/b").read_bytes() == b"yo"
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(disk: Path, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("items", "left_over", "names"),
+    [
+        ("a, p/x, q/x, z", (), ["a", "x", "x/inner", "z"]),
+        ("a, q/x, p/x, z", ("p/x",), ["a", "x", "x/inner", "z"]),
+    ],
+)
+def test_outputs_of_one_name_end_as_with_htcondor(
+    disk: Path, home: Path, items: str, left_over: tuple[str, ...], names: list[str]
+) -> None:
+    """The later one wins, but for a file where a folder is; all others are delivered."""
+    inner = (file("p/x", 2, 1), Entry("q/x", "dir", 0o755), file("q/x/inner", 3, 1))
+    if items.index("q/x") < items.index("p/x"):
+        inner = (*inner[1:], inner[0])
+    folders = (Entry("p", "dir", 0o755), Entry("q", "dir", 0o755))
+    entries = (file("a", 0, 1), *folders, *inner, file("z", 1, 1))
+    guest_writes(disk, EXITED, entries, b"azpq")
+    deliver(disk, make_job(home, TransferOutput=f'"{items}"'), left_over)
+    assert sorted(str(path.relative_to(home)) for path in home.rglob("*")) == names
+    assert (home / "x/inner").read_bytes() == b"q"
+
+
+def test_what_the_disk_has_no_room_for_is_left_over_and_nothing_half_written(
+    disk: Path, home: Path
+) -> None:
     big = Entry("n/big", "file", 0o600, 0, 1 << 30, (Stretch(0, 2, 0, 2),))
-    guest_writes(disk, EXITED, (file("a", 0, 2), Entry("n", "dir", 0o755), big), b"hiyo")
+    small = file("n/small", 4, 2)
+    guest_writes(
+        disk, EXITED, (file("a", 0, 2), Entry("n", "dir", 0o755), big, small), b"hiyook"
+    )
     job = make_job(home, TransferOutput='"a, n"')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # The kernel refuses the large file as it would on a full disk: by an error of write.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(DeliveryError, match="cannot write the job's outputs: .*too large"):
-            deliver(disk, job)
+        assert deliver(disk, job, left_over=("n/big",)) == ["a", "n/small"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert list(home.iterdir()) == []
+    assert sorted(path.name for path in home.rglob("*")) == ["a", "n", "small"]
 
 
-def test_a_link_that_a_guest_sends_is_refused(disk: Path, home: Path) -> None:
-    guest_writes(disk, EXITED, (Entry("l", "link", 0o777, target="/etc"),))
-    with pytest.raises(DeliveryError, match="a link to a folder or to nowhere"):
-        deliver(disk, make_job(home))
-    assert list(home.iterdir()) == []
+def test_a_link_that_a_guest_sends_is_left_over(disk: Path, home: Path) -> None:
+    guest_writes(
+        disk, EXITED, (file("a", 0, 1), Entry("l", "link", 0o777, target="/etc")), b"a"
+    )
+    assert deliver(disk, make_job(home), left_over=("l",)) == ["a"]
+    assert [path.name for path in home.iterdir()] == ["a"]
+
+
+def test_remaps_in_a_cycle_keep_only_their_own_outputs_back(disk: Path, home: Path) -> None:
+    guest_writes(disk, EXITED, (file("a", 0, 1), file("b", 1, 1)), b"ab")
+    job = make_job(home, TransferOutput='"a, b"', TransferOutputRemaps='"a=c;c=a"')
+    assert deliver(disk, job, left_over=("a",)) == ["b"]
 
 
 def test_a_hostile_index_delivers_nothing(disk: Path, home: Path) -> None:

@@ -1,7 +1,8 @@
-"""Files come to their places all together or not at all, whoever was killed before."""
+"""Each file comes to its place whole or not at all, whoever was killed before."""
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Iterator
@@ -93,7 +94,7 @@ def test_what_is_undone_leaves_nothing(home: Path) -> None:
     made = Drafts("t")
     write(made, home / "a", 0)
     write(made, home / "d/e/b", 1)
-    made.undo()
+    made.clear()
     assert seen(home) == []
 
 
@@ -121,7 +122,7 @@ def test_what_a_killed_process_left_goes_when_the_next_one_fails(home: Path) -> 
     again = Drafts("t")
     write(again, home / "d/c", 0)
     write(again, home / "z", 1)
-    again.undo()
+    again.clear()
     assert seen(home) == ["d"]
 
 
@@ -130,7 +131,7 @@ def test_drafts_of_others_stay(tmp_path: Path) -> None:
     others.touch()
     made = Drafts("t")
     write(made, tmp_path / "a", 0)
-    made.undo()
+    made.clear()
     assert list(tmp_path.iterdir()) == [others]
 
 
@@ -174,17 +175,58 @@ def test_two_outputs_of_one_name(home: Path) -> None:
     assert [(home / name).read_text() for name in ("a", "d/b", "d/e/kept")] == ["1", "11", "21"]
 
 
-def test_a_file_or_dangling_link_in_a_folders_place_is_an_error(home: Path) -> None:
+def test_a_file_is_no_folder_for_others_to_come_into(home: Path) -> None:
     (home / "file").touch()
     (home / "link").symlink_to("nowhere")
     made = Drafts("t")
-    for name in ("file", "link"):
-        with pytest.raises(NotADirectoryError):
-            made.folder(str(home / name), 0, 0o755)
-        with pytest.raises(NotADirectoryError):
-            made.file(str(home / name / "x/y"), 0, 0o644)
-    made.undo()
-    assert seen(home) == ["file", "link"]
+    for number, name in enumerate(("file", "link")):
+        with pytest.raises(Obstacle, match=f"{name}' is no folder"):
+            made.file(str(home / name / "x/y"), number, 0o644)
+    write(made, home / "mine", 7)
+    with pytest.raises(Obstacle, match="mine' is no folder"):
+        made.file(str(home / "mine/x"), 8, 0o644)
+    made.put()
+    assert seen(home) == ["file", "link", "mine"]
+
+
+def test_a_folder_comes_where_anything_else_is(home: Path) -> None:
+    """HTCondor removes what is there, be it a link or a file that is closed to writing."""
+    (home / "file").write_text("mine")
+    (home / "file").chmod(0o444)
+    (home / "kept").write_text("mine")
+    (home / "link").symlink_to("kept")
+    (home / "nowhere").symlink_to("nothing")
+    os.mkfifo(home / "pipe")
+    made = Drafts("t")
+    for number, name in enumerate(("file", "link", "nowhere", "pipe")):
+        made.folder(str(home / name), 2 * number, 0o750)
+        write(made, home / name / "x", 2 * number + 1)
+    assert (home / "file").read_text() == "mine", "nothing goes before all is there"
+    assert made.put() == {}
+    names = [name for name in ("file", "link", "nowhere", "pipe")]
+    assert [(home / name / "x").read_text() for name in names] == ["1", "3", "5", "7"]
+    assert {(home / name).stat().st_mode & 0o777 for name in names} == {0o750}
+    assert (home / "kept").read_text() == "mine"
+
+
+def test_what_a_folder_could_not_replace_stays(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").write_text("mine")
+    made = Drafts("t")
+    made.folder(str(home / "file"), 0, 0o755)
+    write(made, home / "other", 1)
+    real = os.replace
+
+    def busy(source: str, target: str) -> None:
+        if target == str(home / "file") and os.path.isdir(source):  # noqa: PTH112
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    assert made.put() == {str(home / "file"): f"'{home}/file': Device or resource busy"}
+    assert (home / "file").read_text() == "mine"
+    assert seen(home) == ["file", "other"]
 
 
 def test_a_link_that_is_there_is_written_through(home: Path) -> None:
@@ -225,15 +267,28 @@ def test_a_folder_under_two_names_is_one(home: Path) -> None:
     assert sorted(path.name for path in (home / "real/n").iterdir()) == ["a", "b"]
 
 
-def test_a_place_where_a_file_came_meanwhile_is_named(home: Path) -> None:
+def test_a_place_where_a_file_came_meanwhile_is_named_and_the_rest_is_put(home: Path) -> None:
     made = Drafts("t")
     write(made, home / "d/b", 0)
+    write(made, home / "e", 1)
     (home / "d").touch()
-    with pytest.raises(NotADirectoryError) as caught:
-        made.put()
-    assert caught.value.filename == str(home / "d")
-    made.undo()
-    assert seen(home) == ["d"]
+    assert made.put() == {str(home / "d"): f"'{home}/d': Not a directory"}
+    assert seen(home) == ["d", "e"]
+
+
+def test_what_came_into_a_new_folder_meanwhile_is_in_the_way_as_elsewhere(home: Path) -> None:
+    made = Drafts("t")
+    for number, name in enumerate(("d/pipe", "d/folder", "d/e/f", "d/g")):
+        write(made, home / name, number)
+    (home / "d/folder").mkdir(parents=True)
+    (home / "d/e").touch()
+    os.mkfifo(home / "d/pipe")
+    assert sorted(made.put().values()) == [
+        f"'{home}/d/e': Not a directory",
+        f"'{home}/d/folder' is a folder",
+        f"'{home}/d/pipe' is no regular file",
+    ]
+    assert seen(home) == ["d", "d/e", "d/folder", "d/g", "d/pipe"]
 
 
 def test_a_file_in_the_place_of_a_new_folder_is_in_the_way(home: Path) -> None:
