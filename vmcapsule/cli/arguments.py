@@ -78,7 +78,10 @@ puts into the hooks' logs what the jobs' owners could not write there.
 EXTRACT = """\
 Deliver the outputs of a capsule that has run to where its job wants them: a
 capsule's folder, or the id of a job whose outputs are still in the scratch
-folder.  The capsule stays until 'vmcapsule gc' removes it.
+folder.  What was delivered before may have been changed since, and is not
+written over: of outputs that were left over those alone are delivered, and of a
+delivered capsule none, unless --again asks for all of them once more.  The
+capsule stays until 'vmcapsule gc' removes it.
 
   vmcapsule extract 11.0
 """
@@ -268,6 +271,9 @@ def _add_capsule(commands: Any) -> None:
             "capsule", type=Path, metavar="CAPSULE", help="the capsule's folder"
         )
     extract.add_argument("capsule", metavar="CAPSULE", help="the capsule's folder, or a job id")
+    extract.add_argument(
+        "--again", action="store_true", help="deliver all outputs once more, over what is there"
+    )
 
 
 def _add_images(commands: Any) -> None:

@@ -168,6 +168,14 @@ def extract(arguments: argparse.Namespace) -> int:
     folder = _capsule_folder(arguments.capsule)
     made = load_capsule(folder)
     with states.held(made.folder):
+        if arguments.again:
+            delivery.forget_left_over(made)
+        elif made.state is states.State.DELIVERED:
+            print(
+                f"job {made.job_id}: its outputs were delivered before; nothing was written "
+                "(--again delivers all of them once more)"
+            )
+            return 0
         job_exit, outputs = delivery.deliver_from(made, delivery.job_of(made))
     print(f"job {made.job_id}: {report.describe_exit(job_exit)}")
     for line in report.output_lines(outputs):
