@@ -35,7 +35,8 @@ Sandbox ad (``SANDBOX_AD``, text, written by the host)
     The ad that the job finds as .job.ad, one ``Attr = expr`` a line; the guest adds what
     only it knows (Iwd, when the job started).
 
-Run ad (``RUN_AD``, text, written where the capsule is booted, if there is anything to say)
+Run ad (``RUN_AD``, text, written by the host with room for what is not known yet, blank
+lines, and overwritten where the capsule is booted, if there is anything to say)
     What only the slot knows of this run of the job, on top of the sandbox ad.
 
 Machine ad (``MACHINE_AD``, text, written by the host)

@@ -8,11 +8,18 @@ from typing import Iterator, NamedTuple, Optional
 
 from vmcapsule.disk.content import content
 from vmcapsule.disk.disk import Disk
-from vmcapsule.disk.extents import created
+from vmcapsule.disk.extents import created, write_at
 from vmcapsule.disk.fat.boot import read_geometry
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
-from vmcapsule.disk.vmdk.vmdk import make_transferable, mapped, raw_edit, read_vmdk, viewed
+from vmcapsule.disk.vmdk.vmdk import (
+    in_place,
+    make_transferable,
+    mapped,
+    raw_edit,
+    read_vmdk,
+    viewed,
+)
 from vmcapsule.disk.vmdk.write import flat_beside, write_flat
 from vmcapsule.errors import DiskError
 
@@ -62,6 +69,25 @@ class DataDisk(NamedTuple):
         """
         with raw_edit(self.path, scratch) as raw:
             yield FatVolume.open(raw.fd, locate_fat(raw.fd, raw.size_bytes, self.offset_bytes))
+
+    def overwrite(self, name: str, data: bytes) -> None:
+        """Put ``data`` in place of a file's content, of the same length, where that lies.
+
+        Nothing else of the disk changes, and nothing is converted, whatever its form.
+        Raises `DiskError` where there is no such file of that length.
+        """
+        disk = read_vmdk(self.path)
+        with in_place(disk) as there:
+            offset_bytes = locate_fat(there, disk.capacity_bytes, self.offset_bytes)
+            file = FatVolume.open(there, offset_bytes).lookup(name)
+            places = tuple(there.within(file.extents)) if file is not None else ()
+            length_bytes = sum(place.length_bytes for place in places)
+            if file is None or not file.size_bytes == length_bytes == len(data):
+                raise DiskError(f"there is no file '{name}' of {len(data)} bytes on the disk")
+            left = memoryview(data)
+            for place in places:
+                write_at(place.fd, place.fd_offset, left[: place.length_bytes])
+                left = left[place.length_bytes :]
 
     def copied(self, folder: Path) -> DataDisk:
         """Copy what is used of it to a flat disk of the same name in ``folder``.

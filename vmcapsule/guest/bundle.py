@@ -12,7 +12,7 @@ from vmcapsule.errors import ConfigError
 from vmcapsule.guest import files as guest_files
 from vmcapsule.guest.ad import guest_ad, sandbox_ad
 from vmcapsule.guest.script import joined
-from vmcapsule.guest.staging import Payload, packed
+from vmcapsule.guest.staging import NO_RUN_AD, Payload, packed
 from vmcapsule.job.source import SourceJob
 from vmcapsule.template.tarball import HTCondorTarball
 from vmcapsule.transfer import sandbox
@@ -46,6 +46,7 @@ def payload(
         (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
         (contract.SANDBOX_AD, _sandbox_ad(job).encode(errors="surrogateescape")),
         (contract.MACHINE_AD, guest_files.machine_ad(job).encode()),
+        (contract.RUN_AD, NO_RUN_AD),
     ]
     zone = guest_files.localtime()
     if zone is not None:

@@ -10,7 +10,7 @@ from typing import Iterable, NamedTuple, Sequence, Union
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.extents import Extent, copy_range, write_extents
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import InputError, SpaceError, TooLarge
 from vmcapsule.transfer.entries import Stretch
@@ -21,6 +21,9 @@ from vmcapsule.transfer.pack import Member, PackPlan, Pieces, plan_packs, unread
 #: from at once: that takes two thirds of the time.
 SMALL_BYTES = 64 << 10
 _BULK_BYTES = 256 << 10
+#: The run ad before a slot has said anything: as long as all that one can say.  No zeros,
+#: which a disk could leave out.
+NO_RUN_AD = b"\n" * 128
 #: Opening a FIFO must not wait for a writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -95,10 +98,10 @@ def stage(load: Payload, disk: DataDisk, scratch: Path) -> None:
         layout.write()
 
 
-def tell_starts(starts: int, disk: DataDisk, scratch: Path) -> None:
-    """Put on a data disk how many of its job's runs began before this one."""
-    with disk.edited(scratch) as volume:
-        put_files(volume, {contract.RUN_AD: f"NumJobStarts = {starts}\n".encode()})
+def tell_starts(starts: int, disk: DataDisk) -> None:
+    """Put on a staged data disk how many of its job's runs began before this one."""
+    text = f"NumJobStarts = {starts}\n".encode()
+    disk.overwrite(contract.RUN_AD, text.ljust(len(NO_RUN_AD), b"\n"))
 
 
 def _stale(volume: FatVolume) -> list[str]:

@@ -82,7 +82,7 @@ def _run_or_die(here: Path) -> JobExit:
         made, told = arrived(load_capsule(here), here), read_slot(here, os.environ)
         disk = DataDisk(made.data_disk, made.part_offset_bytes)
         if told.starts:
-            staging.tell_starts(told.starts, disk, here)
+            staging.tell_starts(told.starts, disk)
         kind = boot_capsule(made, cache=here, timeout_s=made.timeout_s, kvm=told.kvm)
         with disk.opened(here, made.data_bytes) as volume:
             job_exit = read_exit(volume)

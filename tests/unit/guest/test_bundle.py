@@ -15,7 +15,7 @@ from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit, raw_view
-from vmcapsule.errors import ConfigError, InputError, SpaceError
+from vmcapsule.errors import ConfigError, DiskError, InputError, SpaceError
 from vmcapsule.guest import bundle, extract, staging
 from vmcapsule.guest.exit_record import read_record
 from vmcapsule.guest.script import joined
@@ -110,15 +110,51 @@ def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path
     process.run(["fsck.vfat", "-n", tmp_path / "volume"], timeout_s=60)
 
 
-def test_how_often_a_job_was_started_is_told_beside_the_rest(
-    disk: Path, job: SourceJob, tmp_path: Path
+def differing(one: bytes, other: bytes) -> list[int]:
+    assert len(one) == len(other)
+    return [at for at, (a, b) in enumerate(zip(one, other)) if a != b]
+
+
+@pytest.fixture
+def flat(disk: Path) -> Path:
+    folder = disk.parent / "flat"
+    folder.mkdir()
+    create_vmdk(disk.with_name("raw"), folder / "data.vmdk", "monolithicFlat")
+    return folder / "data.vmdk"
+
+
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_how_often_a_job_was_started_is_told_where_the_disk_lies(
+    flat: Path, job: SourceJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sent: bool
 ) -> None:
+    disk = flat
     load = bundle.payload(job, init_script=INIT, tarball=None)
     staging.stage(load, DataDisk(disk), tmp_path)
-    for starts in (1, 12):
-        staging.tell_starts(starts, DataDisk(disk), tmp_path)
-    assert read(disk, contract.RUN_AD) == b"NumJobStarts = 12\n"
+    if is_sent:
+        DataDisk(disk).make_transferable(tmp_path)
+    assert read(disk, contract.RUN_AD).strip() == b""
+    # No qemu-img, nor any other program, where capsules are only booted.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(process, "_search_path", lambda: str(tmp_path))
+    file = DataDisk(disk).look().files[-1]
+    before = file.read_bytes()
+    for starts in (999_999, 12):
+        staging.tell_starts(starts, DataDisk(disk))
+        assert read(disk, contract.RUN_AD).split() == [b"NumJobStarts", b"=", b"%d" % starts]
+    changed = differing(before, file.read_bytes())
+    assert len(changed) <= changed[-1] - changed[0] + 1 <= len("NumJobStarts = 999999")
     assert b'Cmd = "prog"' in read(disk, contract.JOB_AD)
+
+
+def test_a_file_keeps_its_size_when_it_is_overwritten(
+    flat: Path, job: SourceJob, tmp_path: Path
+) -> None:
+    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(flat), tmp_path)
+    before = flat.with_name("data-flat.vmdk").read_bytes()
+    for name, data in ((contract.RUN_AD, b"short"), ("none", b"x")):
+        with pytest.raises(DiskError, match=f"'{name}'"):
+            DataDisk(flat).overwrite(name, data)
+    assert flat.with_name("data-flat.vmdk").read_bytes() == before
 
 
 def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "Vmdk",
     "VmdkExtent",
     "create_vmdk",
+    "in_place",
     "make_transferable",
     "mapped",
     "raw_edit",
@@ -71,7 +72,7 @@ def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
     of its own in ``scratch``; any other is read where it lies.
     """
     with ExitStack() as stack:
-        there = _where_it_lies(disk, stack)
+        there = _where_it_lies(disk, stack, os.O_RDONLY)
         if there is None:
             raw = stack.enter_context(raw_view(disk.path, scratch))
             there = DiskMap(raw.size_bytes, sources_of(raw.fd, raw.size_bytes))
@@ -85,18 +86,34 @@ def viewed(disk: Vmdk, scratch: Path) -> Iterator[Image]:
     As `mapped`, but that what is, or becomes, one file needs no map.
     """
     with ExitStack() as stack:
-        there = None if _is_raw(disk) else _where_it_lies(disk, stack)
+        there = None if _is_raw(disk) else _where_it_lies(disk, stack, os.O_RDONLY)
         yield there or stack.enter_context(raw_view(disk.path, scratch)).fd
 
 
-def _where_it_lies(disk: Vmdk, stack: ExitStack) -> Optional[DiskMap]:
+@contextmanager
+def in_place(disk: Vmdk) -> Iterator[DiskMap]:
+    """Open a disk for writing what is no hole of it, where that lies.
+
+    Raises `DiskError` for one that `mapped` would convert.
+    """
+    with ExitStack() as stack:
+        there = _where_it_lies(disk, stack, os.O_RDWR)
+        if there is None:
+            raise DiskError(
+                f"'{disk.path}' is compressed or in too many pieces to be written to",
+                "convert it to monolithicSparse",
+            )
+        yield there
+
+
+def _where_it_lies(disk: Vmdk, stack: ExitStack, flags: int) -> Optional[DiskMap]:
     """A map of the disk, whose files ``stack`` closes; None where it must be converted."""
     if disk.form == "streamOptimized":
         return None
     fds = {}
     for extent in disk.extents:
         if extent.file is not None and extent.file not in fds:
-            fds[extent.file] = open_image(extent.file, os.O_RDONLY)
+            fds[extent.file] = open_image(extent.file, flags)
             stack.callback(os.close, fds[extent.file])
     # A hostile one could be of as many as its bytes.
     found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
