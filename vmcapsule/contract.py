@@ -54,16 +54,19 @@ HTCondor's tarball (``TARBALL``, written by the host for runner "condor")
 Time zone (``LOCALTIME``, binary, written by the host where it has one)
     What the host has in /etc/localtime.
 
-Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line)
+Index (``INPUT_INDEX``, ``OUTPUT_INDEX``, JSON lines in ASCII, one entry a line, no line
+longer than `INDEX_LINE_BYTES_MAX` with its end)
     path      relative, '/'-separated, no '.' or '..' parts; bytes that are not UTF-8 are
               lone surrogates as `os.fsdecode` makes them.  Folders come before what is in
               them.
     type      "file", "dir" or "link"
     mode      int, the permission bits (07777)
     mtime_ns  int, no further from 0 than `MTIME_NS_MAX`
-    size      int, bytes (files only)
+    size      int, bytes, at most `FILE_BYTES_MAX` (files only)
     extents   list of [offset in the file, length, pack number, offset in the pack] (files
-              only), ascending; what no extent covers is a hole and reads as zeros
+              only), ascending; what no extent covers is a hole and reads as zeros.  A line
+              has at most `EXTENTS_PER_LINE`: the rest of a file's follow in lines that
+              hold ``extents`` alone
     target    what a link points to (links only)
 
 Packs (``INPUT_PACK % n``, ``OUTPUT_PACK % n``) hold the files' data and are at most
@@ -142,5 +145,11 @@ NAMED_MAX = 10
 NAME_CHARS_MAX = 1000
 LOG_BYTES_MAX = 1 << 20
 PACKS_MAX = 1000
+#: A path of 4,096 bytes, each written as ``\\uDCFF``, takes 24 KiB of it; so does what a link
+#: points to, or so many extents.
+INDEX_LINE_BYTES_MAX = 64 << 10
+EXTENTS_PER_LINE = 512
+#: What ext4 holds, where guests have their files; beyond it nothing could be put in place.
+FILE_BYTES_MAX = (16 << 40) - 4096
 #: Times beyond it, in the year 2116, are said to be then.
 MTIME_NS_MAX = (1 << 62) - 1

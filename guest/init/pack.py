@@ -8,6 +8,8 @@ import re
 
 from init.choose import Outputs
 from init.contract import (
+    EXTENTS_PER_LINE,
+    FILE_BYTES_MAX,
     INDEX_BYTES_MAX,
     OUTPUT_INDEX,
     OUTPUT_PACK,
@@ -21,7 +23,7 @@ from init.report import Failure
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Iterator, List, Optional, Tuple
+    from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
     from init.record import Job
     from init.report import Log
@@ -60,17 +62,24 @@ class Packer:
         self.position = 0
         self.bytes = 0
 
-    def file(self, path: bytes, entry: "Dict[str, Any]") -> None:
+    def lines(self, path: bytes, entry: "Dict[str, Any]") -> "Iterator[Dict[str, Any]]":
+        """Pack a file's data; yield its lines for the index."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             status = os.fstat(fd)
-            entry["size"] = status.st_size
+            if status.st_size > FILE_BYTES_MAX:
+                message = "the output {!r} has {} bytes, more than the {} that can be sent"
+                message = message.format(entry["path"], status.st_size, FILE_BYTES_MAX)
+                raise Failure("save", message)
             align = BLOCK_BYTES if status.st_size >= ALIGN_FROM_BYTES else 1
-            entry["extents"] = [
-                extent
-                for offset, length in data_ranges(fd, status)
-                for extent in self.place(fd, offset, length, align)
-            ]
+            line = dict(entry, size=status.st_size, extents=[])
+            for offset, length in data_ranges(fd, status):
+                for extent in self.place(fd, offset, length, align):
+                    if len(line["extents"]) == EXTENTS_PER_LINE:
+                        yield line
+                        line = {"extents": []}
+                    line["extents"].append(extent)
+            yield line
         finally:
             os.close(fd)
 
@@ -115,13 +124,15 @@ def write_outputs(
     try:
         with open(os.path.join(data_dir, OUTPUT_INDEX), "wb") as stream:
             for path, entry in entries.items():
+                lines: Iterable[Dict[str, Any]] = [entry]
                 if entry["type"] == "file":
-                    packer.file(os.path.join(root, path), entry)
-                line = json.dumps(entry, separators=(",", ":")).encode("ascii") + b"\n"
-                room -= len(line)
-                if room < 0:
-                    raise Failure("save", "the list of the outputs is too long")
-                stream.write(line)
+                    lines = packer.lines(os.path.join(root, path), entry)
+                for line in lines:
+                    data = json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
+                    room -= len(data)
+                    if room < 0:
+                        raise Failure("save", "the list of the outputs is too long")
+                    stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
     finally:

@@ -10,7 +10,7 @@ from init.report import Failure
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict
+    from typing import Any, Dict, List
 
 
 class Unpacker:
@@ -21,6 +21,10 @@ class Unpacker:
         self.root = os.fsencode(root)
         self.folders: Dict[bytes, Any] = {}
         self.packs: Dict[int, int] = {}
+        #: The file that is being written, of which further lines may come.
+        self.fd = -1
+        self.current: Dict[str, Any] = {}
+        self.end = 0
         self.count = 0
 
     def run(self) -> None:
@@ -31,15 +35,27 @@ class Unpacker:
             with open(path, "rb") as stream:
                 for line in stream:
                     self.count += 1
-                    self.entry(json.loads(line.decode("ascii")))
+                    self.line(json.loads(line.decode("ascii")))
+            self.end_file()
             for folder, entry in reversed(list(self.folders.items())):
                 self.dress(os.path.join(self.root, folder), entry)
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as e:
             message = f"line {self.count} of the input index: {type(e).__name__}: {e}"
             raise Failure("unpack", message) from e
         finally:
-            for fd in self.packs.values():
-                os.close(fd)
+            for fd in [*self.packs.values(), self.fd]:
+                if fd >= 0:
+                    os.close(fd)
+
+    def line(self, line: "Dict[str, Any]") -> None:
+        """An entry, or further extents of the file above."""
+        if "path" in line:
+            self.end_file()
+            self.entry(line)
+        elif self.fd < 0:
+            raise ValueError("it goes on with no file")
+        else:
+            self.fill(line["extents"])
 
     def entry(self, entry: "Dict[str, Any]") -> None:
         path = plain_path(entry["path"])
@@ -61,19 +77,24 @@ class Unpacker:
 
     def file(self, place: bytes, entry: "Dict[str, Any]") -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(place, flags, 0o600)
-        try:
-            end = 0
-            for offset, length, pack, pack_offset in entry["extents"]:
-                if offset != end:
-                    os.lseek(fd, offset, os.SEEK_SET)
-                copy_data(self.pack(pack), pack_offset, fd, length)
-                end = offset + length
-            if end != entry["size"]:
-                os.ftruncate(fd, entry["size"])
-            self.dress(fd, entry)
-        finally:
-            os.close(fd)
+        self.fd, self.current, self.end = os.open(place, flags, 0o600), entry, 0
+        self.fill(entry["extents"])
+
+    def fill(self, extents: "List[List[int]]") -> None:
+        for offset, length, pack, pack_offset in extents:
+            if offset != self.end:
+                os.lseek(self.fd, offset, os.SEEK_SET)
+            copy_data(self.pack(pack), pack_offset, self.fd, length)
+            self.end = offset + length
+
+    def end_file(self) -> None:
+        if self.fd < 0:
+            return
+        if self.end != self.current["size"]:
+            os.ftruncate(self.fd, self.current["size"])
+        self.dress(self.fd, self.current)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
     def pack(self, number: int) -> int:
         if number not in self.packs:

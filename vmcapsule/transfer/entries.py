@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import chain
-from typing import Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, NamedTuple, Sequence
 
 FILE, FOLDER, LINK = "file", "dir", "link"
 _KINDS = (FILE, FOLDER, LINK)
@@ -29,8 +29,30 @@ class Entry(NamedTuple):
     mode: int
     mtime_ns: int = 0
     size_bytes: int = 0
-    stretches: tuple[Stretch, ...] = ()
+    stretches: Sequence[Stretch] = ()
     target: str = ""
+
+
+class Stretches(Sequence[Stretch]):
+    """Stretches, each made as it is asked for: a sparse file can be in a million pieces."""
+
+    def __init__(self, numbers: array[int]) -> None:
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers) // 4
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            return [self[at] for at in range(*which.indices(len(self)))]
+        at = 4 * range(len(self))[which]
+        return Stretch(*self._numbers[at : at + 4])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and [*self] == [*other]
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
 
 
 class Entries:
@@ -76,16 +98,24 @@ class Entries:
         self._mtimes_ns[number] = entry.mtime_ns
         self._sizes[number] = entry.size_bytes
 
-    def lay(self, number: int, stretches: Sequence[Stretch]) -> None:
+    def lay(self, number: int, stretches: Iterable[Stretch]) -> None:
         """Say where the data of an entry is that has no stretches yet."""
-        if len(stretches) == 1:
-            offset, length, pack, start = stretches[0]
-            if offset == 0 and length == self._sizes[number] and pack < _ELSEWHERE:
-                self._packs[number] = pack
-                self._starts[number] = start
-                return
-        if stretches:
-            self._others[number] = array("Q", chain.from_iterable(stretches))
+        kept = array("Q", chain.from_iterable(stretches))
+        if not kept:
+            return
+        is_whole = len(kept) == 4 and kept[0] == 0 and kept[1] == self._sizes[number]
+        if is_whole and kept[2] < _ELSEWHERE:
+            self._packs[number] = kept[2]
+            self._starts[number] = kept[3]
+        else:
+            self._others[number] = kept
+
+    def go_on(self, stretches: Iterable[Stretch]) -> None:
+        """Say where more of the last entry's data is."""
+        last = len(self._paths) - 1
+        more = [*self[last].stretches, *stretches] if last not in self._others else stretches
+        self._others.setdefault(last, array("Q")).extend(chain.from_iterable(more))
+        self._packs[last] = _ELSEWHERE
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -107,9 +137,9 @@ class Entries:
             self._targets.get(number, ""),
         )
 
-    def _other_stretches(self, number: int) -> tuple[Stretch, ...]:
-        kept = self._others.get(number, ())
-        return tuple(Stretch(*kept[at : at + 4]) for at in range(0, len(kept), 4))
+    def _other_stretches(self, number: int) -> Sequence[Stretch]:
+        kept = self._others.get(number)
+        return Stretches(kept) if kept else ()
 
     @property
     def paths(self) -> Sequence[str]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from typing import Any, Iterable, NoReturn, Optional, Sequence
+from typing import Any, Iterable, Iterator, NoReturn, Optional, Sequence
 
-from vmcapsule.contract import INDEX_BYTES_MAX, MTIME_NS_MAX
-from vmcapsule.errors import DiskError, TooLarge
+from vmcapsule.contract import (
+    EXTENTS_PER_LINE,
+    FILE_BYTES_MAX,
+    INDEX_BYTES_MAX,
+    INDEX_LINE_BYTES_MAX,
+    MTIME_NS_MAX,
+)
+from vmcapsule.errors import DiskError, TooLarge, one_line
 from vmcapsule.transfer.entries import FILE, FOLDER, LINK, Entries, Entry, Stretch
 
 PATH_BYTES_MAX = 4096
@@ -23,11 +29,11 @@ def dump_index(entries: Iterable[Entry]) -> memoryview:
     data = mmap.mmap(-1, INDEX_BYTES_MAX)
     count = size_bytes = 0
     for entry in entries:
-        line = _line(entry).encode("ascii")
         count += 1
-        size_bytes += len(line)
-        if size_bytes <= INDEX_BYTES_MAX:
-            data.write(line)
+        for line in _lines(entry):
+            size_bytes += len(line)
+            if size_bytes <= INDEX_BYTES_MAX:
+                data.write(line.encode("ascii"))
     if size_bytes > INDEX_BYTES_MAX:
         raise TooLarge(
             f"the job has {count} input files, too many for one capsule "
@@ -37,18 +43,24 @@ def dump_index(entries: Iterable[Entry]) -> memoryview:
     return memoryview(data)[:size_bytes]
 
 
-def _line(entry: Entry) -> str:
+def _lines(entry: Entry) -> Iterator[str]:
     """An entry as JSON: three times as fast as through a dictionary."""
     path, kind, mode, mtime_ns, size_bytes, stretches, target = entry
     rest = ""
     if kind == FILE:
-        extents = ",".join([f"[{a},{b},{c},{d}]" for a, b, c, d in stretches])
+        extents = _extents(stretches[:EXTENTS_PER_LINE])
         rest = f',"size":{size_bytes},"extents":[{extents}]'
     elif kind == LINK:
         rest = f',"target":{_quote(target)}'
-    return (
+    yield (
         f'{{"path":{_quote(path)},"type":"{kind}","mode":{mode},"mtime_ns":{mtime_ns}{rest}}}\n'
     )
+    for at in range(EXTENTS_PER_LINE, len(stretches), EXTENTS_PER_LINE):
+        yield f'{{"extents":[{_extents(stretches[at : at + EXTENTS_PER_LINE])}]}}\n'
+
+
+def _extents(stretches: Iterable[Stretch]) -> str:
+    return ",".join([f"[{a},{b},{c},{d}]" for a, b, c, d in stretches])
 
 
 def parse_index(data: bytes, pack_sizes_bytes: Sequence[int]) -> Entries:
@@ -59,37 +71,93 @@ def parse_index(data: bytes, pack_sizes_bytes: Sequence[int]) -> Entries:
     data it claims lies in the packs and is not claimed over and over.  Raises
     `DiskError` naming the line that breaks a rule.
     """
-    entries = Entries()
-    folders = {"": True}
-    room = sum(pack_sizes_bytes)
+    read = _Reading(pack_sizes_bytes)
     number = at = 0
     while at < len(data):
         number += 1
         end = data.find(b"\n", at) + 1 or len(data)
         try:
-            entry = _entry(_decode(data[at:end].decode()), pack_sizes_bytes)
-            _check_place(entry, folders)
-            for stretch in entry.stretches:
-                room -= stretch.length
-            if room < 0:
-                _fail("claims more data than the packs hold")
+            if end - at > INDEX_LINE_BYTES_MAX:
+                _fail(f"it is too long, with {end - at} bytes")
+            read.line(_decode(data[at:end].decode()))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DiskError(
-                f"line {number} of the index is not valid: {error}",
+                f"line {number} of the index is not valid: {one_line(str(error))}",
                 "the guest wrote it; nothing of it was used",
             ) from error
-        entries.append(entry)
         at = end
-    return entries
+    return read.entries
+
+
+class _Reading:
+    """What was read of an index so far."""
+
+    def __init__(self, pack_sizes_bytes: Sequence[int]) -> None:
+        self.entries = Entries()
+        self._pack_sizes_bytes = pack_sizes_bytes
+        self._room = sum(pack_sizes_bytes)
+        #: By path: is it a folder?
+        self._seen = {"": True}
+        #: Of the last entry: how large the file is, None for none, and where its data ends.
+        self._size_bytes: Optional[int] = None
+        self._end = 0
+
+    def line(self, record: Any) -> None:
+        """Take over one line.  Raises `ValueError` and the like where it breaks a rule."""
+        if not isinstance(record, dict):
+            _fail("is not an object")
+        if "path" not in record and list(record) == ["extents"]:
+            if self._size_bytes is None:
+                _fail("goes on with no file")
+            self.entries.go_on(self._stretches(record["extents"]))
+            return
+        entry = _entry(record)
+        self._check_place(entry)
+        self.entries.append(entry)
+        self._size_bytes, self._end = None, 0
+        if entry.kind == FILE:
+            self._size_bytes = entry.size_bytes
+            self.entries.lay(len(self.entries) - 1, self._stretches(record["extents"]))
+
+    def _check_place(self, entry: Entry) -> None:
+        """Each path comes once, and in a folder."""
+        if entry.path in self._seen:
+            _fail(f"path {entry.path!r:.80} comes twice")
+        if not self._seen.get(entry.path.rpartition("/")[0]):
+            _fail(f"path {entry.path!r:.80} is not in a folder of the index")
+        self._seen[entry.path] = entry.kind == FOLDER
+
+    def _stretches(self, extents: Any) -> list[Stretch]:
+        """Check extents that follow those of the file so far."""
+        if not isinstance(extents, list):
+            _fail("extents is not a list")
+        stretches = []
+        for extent in extents:
+            offset, length, pack, pack_offset = extent
+            for value in extent:
+                _number(value, "an extent")
+            if offset < self._end or length <= 0:
+                _fail("extents overlap")
+            if pack >= len(self._pack_sizes_bytes):
+                _fail(f"there is no pack {pack}")
+            if pack_offset + length > self._pack_sizes_bytes[pack]:
+                _fail("an extent leaves its pack")
+            self._end = offset + length
+            self._room -= length
+            stretches.append(Stretch(offset, length, pack, pack_offset))
+        if self._end > (self._size_bytes or 0):
+            _fail("an extent lies behind the file's end")
+        if self._room < 0:
+            _fail("claims more data than the packs hold")
+        return stretches
 
 
 def _fail(what: str) -> NoReturn:
     raise ValueError(what)
 
 
-def _entry(record: Any, pack_sizes_bytes: Sequence[int]) -> Entry:
-    if not isinstance(record, dict):
-        _fail("is not an object")
+def _entry(record: dict[str, Any]) -> Entry:
+    """An entry without its stretches."""
     kind = record["type"]
     if kind not in (FILE, FOLDER, LINK):
         _fail(f"type is {kind!r:.40}")
@@ -99,13 +167,11 @@ def _entry(record: Any, pack_sizes_bytes: Sequence[int]) -> Entry:
     if type(mtime_ns) is not int or abs(mtime_ns) > MTIME_NS_MAX:
         _fail("mtime_ns is out of range")
     if kind == FILE:
-        size_bytes = _number(record["size"], "size")
-        stretches = _stretches(record["extents"], size_bytes, pack_sizes_bytes)
-        return Entry(path, FILE, mode, mtime_ns, size_bytes, stretches)
+        return Entry(path, FILE, mode, mtime_ns, _number(record["size"], "size"))
     return Entry(path, kind, mode, mtime_ns, target=_target(record) if kind == LINK else "")
 
 
-def _number(value: object, name: str, limit: int = 1 << 62) -> int:
+def _number(value: object, name: str, limit: int = FILE_BYTES_MAX) -> int:
     if type(value) is not int or not 0 <= value <= limit:
         _fail(f"{name} is {value!r:.40}")
     return value
@@ -115,7 +181,7 @@ def _target(record: Any) -> str:
     target = record["target"]
     if not isinstance(target, str) or "\0" in target:
         _fail("target is not a string")
-    if len(target) > PATH_BYTES_MAX:
+    if len(os.fsencode(target)) > PATH_BYTES_MAX:
         _fail("target is too long")
     return target
 
@@ -133,36 +199,3 @@ def check_path(path: Optional[object]) -> str:
         if too_long or len(os.fsencode(path)) > PATH_BYTES_MAX:
             _fail(f"path is too long: {path!r:.80}")
     return path
-
-
-def _stretches(
-    extents: Any, size_bytes: int, pack_sizes_bytes: Sequence[int]
-) -> tuple[Stretch, ...]:
-    if not isinstance(extents, list):
-        _fail("extents is not a list")
-    stretches = []
-    end = 0
-    for extent in extents:
-        offset, length, pack, pack_offset = extent
-        for value in extent:
-            _number(value, "an extent")
-        if offset < end or length <= 0:
-            _fail("extents overlap")
-        if pack >= len(pack_sizes_bytes):
-            _fail(f"there is no pack {pack}")
-        if pack_offset + length > pack_sizes_bytes[pack]:
-            _fail("an extent leaves its pack")
-        end = offset + length
-        stretches.append(Stretch(offset, length, pack, pack_offset))
-    if end > size_bytes:
-        _fail("an extent lies behind the file's end")
-    return tuple(stretches)
-
-
-def _check_place(entry: Entry, seen: dict[str, bool]) -> None:
-    """Each path comes once, and in a folder; ``seen`` says which of them are folders."""
-    if entry.path in seen:
-        _fail(f"path {entry.path!r:.80} comes twice")
-    if not seen.get(entry.path.rpartition("/")[0]):
-        _fail(f"path {entry.path!r:.80} is not in a folder of the index")
-    seen[entry.path] = entry.kind == FOLDER

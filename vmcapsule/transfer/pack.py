@@ -13,7 +13,7 @@ from bisect import bisect_right
 from itertools import accumulate
 from typing import Iterable, Iterator, NamedTuple
 
-from vmcapsule.contract import PACK_BYTES_MAX, PACKS_MAX
+from vmcapsule.contract import FILE_BYTES_MAX, PACK_BYTES_MAX, PACKS_MAX
 from vmcapsule.disk.extents import Extent, data_extents
 from vmcapsule.errors import InputError, TooLarge
 from vmcapsule.transfer.entries import FOLDER, Entries, Entry, Stretch
@@ -153,11 +153,18 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
     entries, sources = gathered.entries, gathered.sources
     layout = _Layout()
     for number, size_bytes in enumerate(entries.sizes):
+        if size_bytes > FILE_BYTES_MAX:
+            source = sources.of(number, entries.paths[number])
+            raise TooLarge(
+                f"the input file '{source}' has {size_bytes} bytes, more than the "
+                f"{FILE_BYTES_MAX} that a file in the guest can have",
+                "send what the job needs of it",
+            )
         parts: Iterable[tuple[int, int]] = ((0, size_bytes),)
         if number in gathered.with_holes:
             parts = _data_of(sources.of(number, entries.paths[number]), size_bytes)
         align = size_bytes >= ALIGN_FROM_BYTES
-        entries.lay(number, [s for part in parts for s in layout.place(*part, align)])
+        entries.lay(number, (s for part in parts for s in layout.place(*part, align)))
     if len(layout.sizes) > PACKS_MAX:
         raise TooLarge(
             f"the job's files hold {sum(layout.sizes)} bytes, more than the "

@@ -293,3 +293,44 @@ def test_system_accounts_and_odd_names_become_nobody(name: Any) -> None:
     if not is_root():
         pytest.skip("needs root: without it the job runs as the caller")
     assert guest.choose_login(name, "/").pw_name == "nobody"
+
+
+def test_a_file_in_many_pieces_goes_both_ways_in_lines_of_bounded_length(place: Place) -> None:
+    count = 3 * contract.EXTENTS_PER_LINE // 2
+    root = place.data.parent / "tree"
+    root.mkdir()
+    with (root / "sparse").open("wb") as stream:
+        for number in range(count):
+            stream.seek(8192 * number)
+            stream.write(b"%d" % number)
+        stream.truncate(8192 * count)
+    (root / "sparse").chmod(0o444)
+    outputs = guest.Outputs(os.fsencode(root), LOGIN, guest.Log())
+    outputs.add_listed("./")
+    guest.write_outputs(str(place.data), os.fsencode(root), outputs.entries)
+    lines = (place.data / contract.OUTPUT_INDEX).read_bytes().splitlines()
+    assert len(lines) == 2 and max(map(len, lines)) < contract.INDEX_LINE_BYTES_MAX
+    assert len(place.entries()["sparse"].stretches) == count
+    for path in (place.data / contract.RECORD_DIR).glob("output.*"):
+        path.rename(path.with_name(path.name.replace("output", "input")))
+    unpack(place, place.data.parent / "again")
+    assert picture(os.fsencode(place.data.parent / "again")) == picture(os.fsencode(root))
+
+
+def test_a_line_that_goes_on_with_no_file_is_refused(place: Place) -> None:
+    put_index(place, folder_entry("d"), {"extents": []})
+    with pytest.raises(guest.Failure, match="line 2 of the input index"):
+        unpack(place, place.data.parent / "root")
+
+
+def test_a_file_larger_than_the_host_takes_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest, "FILE_BYTES_MAX", 4)
+    root = place.data.parent / "tree"
+    root.mkdir()
+    (root / "large").write_bytes(b"12345")
+    outputs = guest.Outputs(os.fsencode(root), LOGIN, guest.Log())
+    outputs.add_listed("./")
+    with pytest.raises(guest.Failure, match="'large' has 5 bytes, more than the 4"):
+        guest.write_outputs(str(place.data), os.fsencode(root), outputs.entries)
