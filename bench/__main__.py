@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from typing import Dict, List, Optional
 
-from bench import document, machine, plot, results, table
+from bench import document, machine, plot, table
 from bench.place import FULL, QUICK, Place, made_place
 from bench.results import Outcome, Results
 from bench.rows import ROWS, Row
@@ -29,7 +29,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         print("\n".join(f"{row.name:<12} {row.about}" for row in ROWS))
         return 0
     if args.page:
-        keep(results.read())
+        write(kept())
         return 0
     for number in (signal.SIGTERM, signal.SIGHUP):
         # So that everything is cleared away, whoever ends us.
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="little work, for a look; writes nothing"
     )
     parser.add_argument(
-        "--page", action="store_true", help="only write the page and plot of what was found"
+        "--page", action="store_true", help="only write the page anew, with today's notes"
     )
     parser.add_argument("--list", action="store_true", help="say what rows there are")
     return parser
@@ -92,7 +92,7 @@ def _measured(rows: List[Row], place: Place, *, dry: bool) -> Results:
     for row in rows:
         found[row.name] = _run(row, place)
         if not dry:
-            keep(results.merged(results.read(), Results(about, found), NAMES))
+            keep(Results(about, {row.name: found[row.name]}))
     return Results(about, found)
 
 
@@ -107,10 +107,21 @@ def _run(row: Row, place: Place) -> Outcome:
 
 
 def keep(found: Results) -> None:
-    """Write the results, the page and the plot."""
-    results.FILE.write_text(results.dumped(found))
-    plot.draw(found, document.PLOT)
-    document.PAGE.write_text(document.text(found, NAMES, document.read_notes()))
+    """Put what was found on the page, and draw how it grows."""
+    for name, outcome in found.outcomes.items():
+        plot.draw(outcome.growths, document.plot_of(name))
+    write(document.merged(kept(), document.page_of(found), NAMES))
+
+
+def kept() -> document.Page:
+    """What is on the page."""
+    return document.read(document.PAGE.read_text(encoding="utf-8"))
+
+
+def write(page: document.Page) -> None:
+    """Write the page, with today's notes."""
+    text = document.text(page, NAMES, document.read_notes())
+    document.PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

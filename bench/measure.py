@@ -21,15 +21,10 @@ LIMIT_S = 900.0
 
 @dataclass(frozen=True)
 class Run:
-    """What one process used, its children included.
-
-    The kernel counts the memory of the process that started it, too: what is no larger
-    than the benchmarks' own Python may be anything up to that.
-    """
+    """What one process used, its children included."""
 
     wall_s: float
     cpu_s: float
-    max_rss_mib: float
 
 
 Runs = Tuple[Run, ...]
@@ -90,9 +85,7 @@ def timed(todo: Command) -> Run:
             output.seek(0)
             said = one_line(output.read()[-1000:].decode(errors="replace"))
             raise ToolError(f"'{' '.join(argv)}' ended with {process.returncode}: {said}")
-    return Run(
-        round(wall_s, 4), round(usage.ru_utime + usage.ru_stime, 4), usage.ru_maxrss / 1024
-    )
+    return Run(wall_s, usage.ru_utime + usage.ru_stime)
 
 
 def alternate(

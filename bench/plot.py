@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, List, Sequence
 
 from bench.document import amount
-from bench.results import OURS, Growth, Results
+from bench.results import OURS, Growth
 
 _COLOURS = {
     OURS: "#0b6e4f", "mcopy": "#c8553d", "cp": "#588bae", "pyfatfs": "#8d6a9f",
@@ -16,9 +16,8 @@ _LABELS = {"mean": "mean of so many", "nth": "the n-th of the largest batch"}
 _TITLES = {"files": "files of 20 kB", "bytes": "one file", "jobs": "jobs submitted at once"}
 
 
-def draw(results: Results, target: Path) -> None:
+def draw(growths: Sequence[Growth], target: Path) -> None:
     """Write ``target``, a PNG with a panel for each growth; nothing where there is none."""
-    growths = [one for outcome in results.outcomes.values() for one in outcome.growths]
     if not growths:
         return
     # Imported here: only this needs it.

@@ -1,16 +1,12 @@
-"""What a run of the benchmarks found, as values and as JSON."""
+"""What a run of the benchmarks found, as values."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Dict, Mapping, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Mapping, Tuple
 
-from bench.measure import Run, Runs, median_s, ratio
+from bench.measure import Runs, median_s, ratio
 
-FILE = Path(__file__).resolve().parent / "results.json"
-FORMAT = 1
 OURS = "vmcapsule"
 #: With more than this running already, figures say little.  The row before makes 1.
 BUSY_LOAD = 1.5
@@ -91,50 +87,3 @@ def faster(runs: Mapping[str, Runs], other: str, bound: float) -> Target:
 def at_most_s(runs: Mapping[str, Runs], bound: float) -> Target:
     """Ours is to take at most ``bound`` seconds."""
     return Target("s", median_s(runs[OURS]), bound)
-
-
-def merged(old: Results, new: Results, rows: Sequence[str]) -> Results:
-    """The rows that were run now, and the others as they were, if on the same machine."""
-    kept = old.outcomes if old.machine == new.machine else {}
-    both = {**kept, **new.outcomes}
-    return Results(new.machine, {name: both[name] for name in rows if name in both})
-
-
-def dumped(results: Results) -> str:
-    """As JSON; `parsed` reads it."""
-    return json.dumps({"format": FORMAT, **asdict(results)}, indent=1) + "\n"
-
-
-def parsed(text: str) -> Results:
-    """Read what `dumped` wrote; `ValueError` for anything of another format."""
-    record = json.loads(text)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"results of format {record.get('format')!r}, not {FORMAT}")
-    outcomes = {name: _outcome(value) for name, value in record["outcomes"].items()}
-    return Results(record["machine"], outcomes)
-
-
-def read(path: Path = FILE) -> Results:
-    """The results kept from earlier runs; none where there is no such file."""
-    return parsed(path.read_text()) if path.exists() else Results({}, {})
-
-
-def _outcome(value: Mapping[str, Any]) -> Outcome:
-    return Outcome(
-        tuple(_measure(one) for one in value["measures"]),
-        tuple(_growth(one) for one in value["growths"]),
-        value["why_not"],
-        value["load"],
-    )
-
-
-def _measure(value: Mapping[str, Any]) -> Measure:
-    runs: Dict[str, Runs] = {
-        name: tuple(Run(**run) for run in found) for name, found in value["runs"].items()
-    }
-    return Measure(value["what"], runs, tuple(Target(**one) for one in value["targets"]))
-
-
-def _growth(value: Mapping[str, Any]) -> Growth:
-    points = {name: tuple((x, y) for x, y in found) for name, found in value["points"].items()}
-    return Growth(value["by"], value["cost"], points)

@@ -7,13 +7,14 @@ the loop device is freed with the mount.
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from bench.measure import Contender, Runs, alternate, timed
 from bench.place import CHECKOUT, GIB, Place, folder_for, make_tree
-from bench.results import OURS, Measure, Outcome, Results, Target, at_most_s, dumped, parsed
+from bench.results import OURS, Measure, Outcome, Target, at_most_s
 from bench.rows.staging import CP, Bench
 from vmcapsule.config import load_config
 from vmcapsule.errors import ToolError
@@ -45,7 +46,8 @@ def shared(place: Place) -> Outcome:
             done = run(argv, timeout_s=1800, cwd=CHECKOUT, env=env)
         except ToolError as error:
             return Outcome(why_not=str(error))
-    return parsed(done.stdout.decode()).outcomes["xfs"]
+    outcome: Outcome = pickle.loads(done.stdout)
+    return outcome
 
 
 def _inside(mount: Path, rounds: int, size_bytes: int) -> Outcome:
@@ -89,5 +91,4 @@ def _free_bytes(mount: Path) -> int:
 
 if __name__ == "__main__":
     folder, rounds, size = sys.argv[1:]
-    outcome = _inside(Path(folder), int(rounds), int(size))
-    print(dumped(Results({}, {"xfs": outcome})))
+    sys.stdout.buffer.write(pickle.dumps(_inside(Path(folder), int(rounds), int(size))))
