@@ -17,7 +17,7 @@ from tests.pool.faults import assert_quiet, machines
 from tests.pool.plugin import SCRATCH
 from tests.pool.pool import COMPLETED, HELD, REMOVED, RUNNING, JobId, Pool
 
-pytestmark = pytest.mark.pool
+pytestmark = [pytest.mark.pool, pytest.mark.representative]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 #: Emulated, and several machines at once.

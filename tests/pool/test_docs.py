@@ -33,8 +33,8 @@ def blocks(kind: str, page: str = PAGE) -> list[str]:
 
 
 def words(text: str) -> str:
-    """Without what differs from pool to pool: numbers, and how lines are broken."""
-    return " ".join(re.sub(r"\d+(\.\d+)*", "N", text).split())
+    """Without what differs from pool to pool: numbers, line breaks, and columns' widths."""
+    return " ".join(re.sub(r"--+", "--", re.sub(r"\d+(\.\d+)*", "N", text)).split())
 
 
 def submit(pool: Pool, folder: str, memory: int, more: str = "") -> JobId:

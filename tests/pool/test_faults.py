@@ -190,6 +190,7 @@ def test_a_held_job_leaves_nothing(case: Case, name: str) -> None:
     case.as_user("condor_release", str(case.job))
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", ["scratch-full"])
 def test_scratch_full_in_translate_holds_the_job(case: Case) -> None:
     ad = case.pool.wait(case.job, until=(HELD,))
@@ -204,6 +205,7 @@ def test_scratch_full_in_translate_holds_the_job(case: Case) -> None:
     case.assert_ended_right()
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", ["damaged-there"])
 def test_a_disk_that_comes_back_damaged_is_tried_again_then_held(case: Case) -> None:
     ad = case.pool.wait(case.job, timeout_s=240, until=(HELD,))
@@ -280,6 +282,7 @@ def test_outputs_that_cannot_be_delivered_are_kept(case: Case) -> None:
     case.assert_nothing_left()
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("name", [point.replace(" ", "-") for point in KILLS])
 def test_a_killed_hook_is_made_good(case: Case, name: str) -> None:
     case.until_it_happened()
@@ -297,6 +300,7 @@ def test_nothing_is_left_of_all_these(pool: Pool) -> None:
 
 
 @pytest.mark.usefixtures("hooks")
+@pytest.mark.representative
 @pytest.mark.parametrize("daemon", ["SCHEDD", "MASTER"])
 def test_a_daemon_killed_while_the_machine_runs(pool: Pool, daemon: str) -> None:
     # With the master dies the execute point, too: HTCondor waits for it as long as that.
@@ -312,6 +316,7 @@ WINDOWS = ("finalize begin", "finalize print", "translate begin", "translate pri
 
 
 @pytest.mark.usefixtures("hooks")
+@pytest.mark.representative
 def test_the_router_killed_while_hooks_and_machines_run(pool: Pool) -> None:
     rows = [Row(f"router-{window.replace(' ', '-')}", f"wait {window}") for window in WINDOWS]
     waiting = [Case(pool, row) for row in rows[:2]]

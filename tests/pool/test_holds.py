@@ -7,7 +7,7 @@ import pytest
 from tests.pool.plugin import SCRATCH, left_in
 from tests.pool.pool import HELD, JobId, Pool
 
-pytestmark = pytest.mark.pool
+pytestmark = [pytest.mark.pool, pytest.mark.representative]
 TIMEOUT_S = 300
 SUBMIT = """\
 executable = job.sh

@@ -49,6 +49,7 @@ def submit(pool: Pool, folder: str, script: str, more: str = "", user: str = "al
     return pool.submit(user, folder, SUBMIT.format(more=more), job)
 
 
+@pytest.mark.representative
 def test_a_jobs_output_and_exit_code_come_back(pool: Pool) -> None:
     job = submit(pool, "plain", "echo I am $(id -un); echo oops >&2; exit 7")
     ad = pool.wait(job)
@@ -99,6 +100,7 @@ def pass_route(pool: Pool) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("pass_route")
+@pytest.mark.representative
 def test_the_router_routes_a_job_and_reports_its_end(pool: Pool) -> None:
     job = submit(pool, "routed", "echo routed; exit 3", "+WantJobRouter = True")
     ad = pool.wait(job)
@@ -113,6 +115,7 @@ def test_the_router_routes_a_job_and_reports_its_end(pool: Pool) -> None:
 
 
 @pytest.mark.usefixtures("pass_route")
+@pytest.mark.representative
 def test_no_job_for_the_router_slips_past_it(pool: Pool) -> None:
     # The negotiator is quicker than the router here: most would run as they are.
     jobs = [submit(pool, f"slips{n}", "true", "+WantJobRouter = True") for n in range(4)]
@@ -121,6 +124,7 @@ def test_no_job_for_the_router_slips_past_it(pool: Pool) -> None:
         assert len(pool.routed(job)) == 1
 
 
+@pytest.mark.representative
 @pytest.mark.parametrize("daemon", PROGRAMS)
 def test_a_killed_daemon_is_restarted(pool: Pool, daemon: str) -> None:
     before = pool.daemons.pid(daemon)
@@ -130,6 +134,7 @@ def test_a_killed_daemon_is_restarted(pool: Pool, daemon: str) -> None:
     assert pool.wait(job).integer("ExitCode") == 5
 
 
+@pytest.mark.representative
 def test_a_daemon_that_is_asked_to_end_is_restarted(pool: Pool) -> None:
     before = pool.daemons.pid("SCHEDD")
     pool.restart("SCHEDD", signal.SIGTERM)
@@ -147,6 +152,7 @@ def test_logs_name_the_daemons(pool: Pool) -> None:
     assert "==> JobRouterLog <==" in pool.logs_text()
 
 
+@pytest.mark.representative
 def test_the_plugin_is_installed_as_an_admin_would(pool: Pool) -> None:
     hooks = sorted(pool.path(f"{plugin.HOME}/hooks").iterdir())
     assert hooks
@@ -324,7 +330,7 @@ def test_another_recipe_means_another_root(
 ) -> None:
     assert root.is_current(pool.folder, pool.suite)
     assert not root.is_current(tmp_path, pool.suite)
-    monkeypatch.setattr(root, "PACKAGES", (*root.PACKAGES, "tree"))
+    monkeypatch.setattr(root, "PACKAGES", {**root.PACKAGES, "tree": "usr/bin/tree"})
     assert not root.is_current(pool.folder, pool.suite)
     other = Pool(pool.suite, "other", pool.cache)
     with pytest.raises(UsageError, match="stop that pool"):
