@@ -351,6 +351,12 @@ TABLE: tuple[Refusal, ...] = (
         _NOT_ROUTED,
     ),
     Refusal(
+        ("RemoteIwd",),
+        _is_set,
+        "a job in the guest begins in its own folder",
+        "let the job change its folder itself, and take remote_initialdir out",
+    ),
+    Refusal(
         ("SuspendJobAtExec",),
         _is_true,
         "nobody could let a job go on that is stopped as it starts",

@@ -350,6 +350,7 @@ REFUSED = [
     ("InteractiveJob = true", "InteractiveJob = false"),
     ('PreCmd = "x"', 'PreCmd = ""'),
     ('RequestedChroot = "/x"', 'RequestedChroot = ""'),
+    ('RemoteIwd = "/tmp"', 'RemoteIwd = ""'),
     (
         'Cmd = "ls"\nTransferExecutable = false\nPreserveRelativeExecutable = true',
         'Cmd = "ls"\nPreserveRelativeExecutable = true',
