@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pwd
 from pathlib import Path
@@ -22,11 +23,13 @@ def acting_as(uid: int = NOBODY) -> Iterator[None]:
     """Be the user ``uid`` and nobody else, where root runs the tests; else stay who one is.
 
     All of the process is, with the kernel's word for it.  What is imported meanwhile must
-    be readable for all, which a virtual environment in root's home is not.
+    be readable for all, which a virtual environment in root's home is not: the one module
+    that the package imports late almost everywhere is imported before.
     """
     if os.geteuid() != 0:
         yield
         return
+    importlib.import_module("classad2")
     groups = os.getgroups()
     os.setgroups([])
     os.setresgid(uid, uid, 0)

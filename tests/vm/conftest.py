@@ -65,6 +65,12 @@ def vmcapsule(
     return Outcome(done.returncode, done.stdout, done.stderr, folder)
 
 
+@pytest.fixture(params=["condor", "direct"])
+def runner(request: pytest.FixtureRequest) -> str:
+    """Each of those that run a job in the guest."""
+    return str(request.param)
+
+
 @pytest.fixture
 def run_job(tmp_path: Path) -> Callable[..., Outcome]:
     """Run a job given as a shell script and submit commands; scratch must end empty."""

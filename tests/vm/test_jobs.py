@@ -14,11 +14,6 @@ pytestmark = pytest.mark.vm
 Run = Callable[..., Outcome]
 
 
-@pytest.fixture(params=["condor", "direct"])
-def runner(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def test_an_exit_code_comes_back(run_job: Run, runner: str) -> None:
     done = run_job("echo hello; echo oops >&2; exit 7", "", "--runner", runner)
     assert (done.status, done.record["exit_code"], done.record["exit_signal"]) == (7, 7, None)

@@ -12,11 +12,6 @@ pytestmark = pytest.mark.vm
 Run = Callable[..., Outcome]
 
 
-@pytest.fixture(params=["condor", "direct"])
-def runner(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def test_a_job_that_takes_all_memory_dies_by_signal_9(run_job: Run, runner: str) -> None:
     script = (
         "exec python3 -c 'hoard = []\nwhile True: hoard.append(bytearray(b\"x\" * (1 << 20)))'"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Protocol, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 from vmcapsule.files import open_regular
@@ -22,8 +22,6 @@ BUFFER_BYTES = 1 << 20
 _TRY_ANOTHER_WAY = frozenset(
     {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 )
-
-_Mover = Callable[[int, int, int, int, int], int]
 
 
 class Extent(NamedTuple):

@@ -10,7 +10,7 @@ with the reason for text that HTCondor would not take either.
 from __future__ import annotations
 
 import re
-from typing import Iterable, Mapping
+from typing import Iterable
 
 _BLANKS = " \t\n\r"
 _V1_DELIMITERS = "!#$%&*+,-/:;<>?@^`|~\x1f"
@@ -100,11 +100,6 @@ def _environment(entries: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"no name before '=' in '{entry}'")
         variables[name] = value
     return variables
-
-
-def join_environment_v2(variables: Mapping[str, str]) -> str:
-    """Write variables as V2 text, the inverse of `environment_v2`."""
-    return join_v2(f"{name}={value}" for name, value in variables.items())
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional
 
 from vmcapsule.config import Config
 from vmcapsule.errors import one_line
+from vmcapsule.files import open_regular
 
 if TYPE_CHECKING:  # a hook without a log has no use for it
     import pwd
@@ -36,8 +37,6 @@ LOG_BYTES_MAX = 32 << 20
 CLEARED_MAX = 100
 _TEXT_CHARS_MAX = 4000
 _STAMP = "%Y-%m-%d %H:%M:%S"
-#: Never through a link, and never waiting for what only looks like a file.
-_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class EventLog(NamedTuple):
@@ -224,12 +223,7 @@ def _is_of(status: os.stat_result, uid: int) -> bool:
 
 
 def _open(path: Path, flags: int, mode: int = 0o600) -> io.FileIO:
-    """Open a regular file.  Raises `OSError`, for anything else too."""
-    fd = os.open(path, flags | _SAFELY, mode)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return io.FileIO(fd, "r+")
+    return io.FileIO(open_regular(path, flags, mode), "r+")
 
 
 def _open_log(path: Path) -> io.FileIO:

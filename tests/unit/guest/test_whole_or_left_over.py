@@ -5,6 +5,7 @@ What HTCondor's shadow does with the same outputs, one after the other, is the j
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -25,11 +26,11 @@ from typing import (
 )
 from unittest import mock
 
-import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.returned import make_job
+from tests.unit.users import acting_as
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DeliveryError
@@ -262,30 +263,21 @@ def shadow_writes(place: Path, content: Optional[bytes]) -> None:
         if not place.is_dir():
             place.unlink(missing_ok=True)
             place.mkdir()
-    elif place.is_fifo() or (place.is_file() and place.read_bytes() == CLOSED):
-        # It would wait at the one, and need not stop at the other, since this may be root.
-        raise PermissionError
+    elif place.is_fifo():
+        raise PermissionError  # where it would wait
     else:
         place.write_bytes(content)
 
 
-@pytest.fixture(autouse=True)
-def as_no_root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root, as whom tests may run, may write to anything."""
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).stat().st_mode & 0o200)
-
-
-@pytest.fixture
-def folders() -> Iterator[Callable[[], Path]]:
-    """A new folder for each example, in memory where that can be."""
+@contextlib.contextmanager
+def new_folder() -> Iterator[Path]:
+    """A folder of somebody's who may not write to everything; in memory where that can be."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-    with tempfile.TemporaryDirectory(dir=memory) as name:
-        yield lambda: Path(tempfile.mkdtemp(dir=name))
+    with acting_as(), tempfile.TemporaryDirectory(dir=memory) as name:
+        yield Path(name)
 
 
-anything = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+anything = settings(max_examples=250, deadline=None)
 
 
 @anything
@@ -296,20 +288,17 @@ anything = settings(
         ("a", "b/x", "c/x", "z"), {}, False, {},
     )
 )  # fmt: skip
-def test_outputs_that_collide_end_as_with_htcondor(
-    case: Case, folders: Callable[[], Path]
-) -> None:
-    folder = folders()
-    delivery = Delivery(case, folder)
-    native = folder / "native"
-    native.mkdir()
-    build(case.home, native)
-    failed = delivery.natively(native)
-    done = delivery.run()
-    assert set(done.left_over) == failed
-    assert seen(delivery.home) == seen(native)
-    delivery.bring(done.left_over)
-    shutil.rmtree(folder)
+def test_outputs_that_collide_end_as_with_htcondor(case: Case) -> None:
+    with new_folder() as folder:
+        delivery = Delivery(case, folder)
+        native = folder / "native"
+        native.mkdir()
+        build(case.home, native)
+        failed = delivery.natively(native)
+        done = delivery.run()
+        assert set(done.left_over) == failed
+        assert seen(delivery.home) == seen(native)
+        delivery.bring(done.left_over)
 
 
 class Failing:
@@ -338,36 +327,35 @@ class Failing:
     error=st.sampled_from(ERRORS),
 )
 def test_whatever_fails_an_output_is_whole_at_its_place_or_left_over(
-    case: Case, call: str, number: int, error: int, folders: Callable[[], Path]
+    case: Case, call: str, number: int, error: int
 ) -> None:
-    folder = folders()
-    delivery = Delivery(case, folder)
-    before = seen(delivery.home)
-    native = folder / "native"
-    native.mkdir()
-    build(case.home, native)
-    delivery.natively(native)
-    wanted = seen(native)
+    with new_folder() as folder:
+        delivery = Delivery(case, folder)
+        before = seen(delivery.home)
+        native = folder / "native"
+        native.mkdir()
+        build(case.home, native)
+        delivery.natively(native)
+        wanted = seen(native)
 
-    left_over: Optional[list[str]]
-    with mock.patch.object(os, call, Failing(call, number, error)):
-        try:
-            left_over = [*delivery.run().left_over]
-        except DeliveryError:
-            left_over = None
-    after = seen_without_drafts(delivery.home)
-    # Nothing is half there, and of the user's nothing is gone that would not be natively.
-    whole = [*before.values(), *wanted.values(), *case.outputs.values()]
-    assert all(what in whole for what in after.values())
-    for path, what in before.items():
-        assert (
-            path in after
-            and (after[path] == what or after[path] in whole)
-            or wanted.get(path) != what
-        )
-    # What is not left over is there, and the rest comes when nothing is in its way.
-    left_over = [*delivery.run(left_over).left_over]
-    for path in delivery.paths:
-        assert path in left_over or delivery.is_there(path)
-    delivery.bring(left_over)
-    shutil.rmtree(folder)
+        left_over: Optional[list[str]]
+        with mock.patch.object(os, call, Failing(call, number, error)):
+            try:
+                left_over = [*delivery.run().left_over]
+            except DeliveryError:
+                left_over = None
+        after = seen_without_drafts(delivery.home)
+        # Nothing is half there, and of the user's nothing is gone that would not be natively.
+        whole = [*before.values(), *wanted.values(), *case.outputs.values()]
+        assert all(what in whole for what in after.values())
+        for path, what in before.items():
+            assert (
+                path in after
+                and (after[path] == what or after[path] in whole)
+                or wanted.get(path) != what
+            )
+        # What is not left over is there, and the rest comes when nothing is in its way.
+        left_over = [*delivery.run(left_over).left_over]
+        for path in delivery.paths:
+            assert path in left_over or delivery.is_there(path)
+        delivery.bring(left_over)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,13 +21,6 @@ from vmcapsule.errors import GuestError
 from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit
 
 guest = load_guest()
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="guest-") as name:
-        Path(name).chmod(0o755)
-        yield Place(Path(name))
 
 
 def read(record: bytes) -> JobExit:

@@ -8,10 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -20,14 +19,6 @@ from vmcapsule import contract
 
 guest = load_guest()
 OUT, ERR = contract.STDOUT, contract.STDERR
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    # Not pytest's own folder: as root the job runs as nobody, who cannot enter that.
-    with tempfile.TemporaryDirectory(prefix="guest-") as name:
-        Path(name).chmod(0o755)
-        yield Place(Path(name))
 
 
 def test_exit_code_streams_and_new_files_come_back(place: Place) -> None:

@@ -155,7 +155,7 @@ def test_v2_words_survive(items: list[str]) -> None:
 
 @given(st.dictionaries(names, values))
 def test_v2_environments_survive(variables: dict[str, str]) -> None:
-    text = job_text.join_environment_v2(variables)
+    text = job_text.join_v2(f"{name}={value}" for name, value in variables.items())
     assert job_text.environment_v2(text) == variables
 
 
