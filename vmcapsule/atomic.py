@@ -22,7 +22,7 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Union
 
 #: So many files and folders are flushed one by one.
 FEW = 32
@@ -106,7 +106,7 @@ def _close(fds: Iterable[int]) -> None:
             os.close(fd)
 
 
-def flush_folder(folder: str) -> None:
+def flush_folder(folder: Union[str, Path]) -> None:
     """Wait until the names in a folder are on disk."""
     fd = os.open(folder, _FOLDER)
     try:
@@ -125,10 +125,10 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
         raise
-    flush_folder(os.fspath(path.parent))
+    flush_folder(path.parent)
 
 
-def write_new(path: str, data: bytes, mode: int = 0o600) -> None:
+def write_new(path: Union[str, Path], data: bytes, mode: int = 0o600) -> None:
     """Write a new file and wait until its contents are on disk; its name may not be."""
     fd = os.open(path, _NEW_FILE, mode)
     with os.fdopen(fd, "wb", buffering=0) as file:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Iterator, Union
 
+from vmcapsule.atomic import flush_folder
 from vmcapsule.capsule.states import held
 from vmcapsule.errors import SpaceError, TooLarge
 
@@ -25,6 +26,8 @@ def draft(folder: Path) -> Iterator[Path]:
         try:
             with held(aside):
                 yield aside
+                # Its record and ad are on disk, and its data disk can be made again.
+                flush_folder(aside)
                 aside.rename(folder)
         except BaseException:
             _remove_tree(aside, ignore_errors=True)

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, get_args, get_type_hints
 
+from vmcapsule.atomic import write_new
 from vmcapsule.capsule.states import State, state_of
 from vmcapsule.errors import TooLarge, UsageError
 from vmcapsule.files import read_regular
@@ -82,12 +83,12 @@ def save_capsule(capsule: Capsule, folder: Path) -> None:
 
     Raises `TooLarge` for one that `load_capsule` would not read.
     """
-    (folder / RECORD).write_bytes(_record_of(capsule))
+    write_new(folder / RECORD, _record_of(capsule))
 
 
 def save_source_ad(text: str, folder: Path) -> None:
     """Keep the source ad in ``folder``; `TooLarge` for one that `source_ad` would not read."""
-    (folder / SOURCE_AD).write_bytes(_ad_of(text))
+    write_new(folder / SOURCE_AD, _ad_of(text))
 
 
 def check_size(capsule: Capsule, source_ad: str) -> None:

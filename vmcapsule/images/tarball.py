@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
 
+from vmcapsule.atomic import publish
 from vmcapsule.errors import ToolError
 from vmcapsule.images.guest_root import debian_packages
 from vmcapsule.process import Arg, run
@@ -97,7 +98,7 @@ def build_tarball(
         progress("packing")
         path = folder / f"condor-{version}.tar" if target.is_dir() else target
         pack(tree, scratch / path.name)
-        (scratch / path.name).replace(path)
+        publish(scratch / path.name, path)
         return TarballInfo(path, version, glibc)
 
 

@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
+from vmcapsule.atomic import publish
 from vmcapsule.disk.empty_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat.format import fat_layout
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
@@ -243,7 +244,7 @@ def _publish(new: Path, target: Path, old: Path) -> None:
     if target.exists():
         target.rename(old)
     try:
-        new.rename(target)
+        publish(new, target)
     except OSError:
         if old.exists():
             old.rename(target)

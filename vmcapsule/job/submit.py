@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO, Optional
 
+from vmcapsule.atomic import publish
 from vmcapsule.classad.ads import Ad, quote, split_many
 from vmcapsule.config import machine_has_condor_config
 from vmcapsule.errors import SubmitError, ToolError, one_line
@@ -191,7 +192,7 @@ def _unpacked(tarball: Path, cache: Path) -> Path:
 
 def _publish(aside: Path, home: Path) -> None:
     try:
-        aside.rename(home)
+        publish(aside, home)
     except OSError:
         # Another process was faster; what it unpacked is the same.
         if not home.is_dir():

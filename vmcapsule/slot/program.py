@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Mapping, Optional
 
+from vmcapsule.atomic import write_file
 from vmcapsule.errors import SpaceError
 
 PROGRAM = "vmcapsule-execute.pyz"
@@ -45,25 +46,13 @@ def write_probe(target: Path, kernel: Optional[Path]) -> None:
 
     Raises `SpaceError` where it cannot be written or the kernel not be read.
     """
-    import tempfile  # not for hooks, which have no time for it
-
     from vmcapsule.vm.accelerator import PROBE_KERNEL
 
     try:
         members = _sources()
         if kernel is not None:
             members[f"vmcapsule/{PROBE_KERNEL}"] = kernel.read_bytes()
-        data = _archive(members, compressed=True)
-        fd, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        aside = Path(name)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            aside.chmod(0o755)
-            aside.replace(target)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        write_file(target, _archive(members, compressed=True), 0o755)
     except OSError as error:
         raise SpaceError(
             f"cannot write the program '{target}': {error.strerror or error}",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Optional
 
 from vmcapsule import process
+from vmcapsule.atomic import write_file
 from vmcapsule.errors import ToolError
 from vmcapsule.vm.confinement import SANDBOX, confined
 
@@ -101,7 +102,4 @@ def _remembered(path: Path) -> dict[str, object]:
 
 def _remember(path: Path, known: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(fd, "w") as file:
-        json.dump(known, file)
-    Path(name).replace(path)
+    write_file(path, json.dumps(known).encode())

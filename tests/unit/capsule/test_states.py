@@ -63,12 +63,18 @@ def test_no_other_way_can(tmp_path: Path, way: tuple[State, ...]) -> None:
     assert states.state_of(folder) is before
 
 
-@pytest.mark.parametrize("text", [b"", b"deliv", b"\xff", b"delivered " * 100])
+@pytest.mark.parametrize("text", ["deliv", "\udcff", "delivered " * 100, "/etc/passwd"])
 def test_a_state_that_is_none_is_no_reason_to_remove_anything(
-    tmp_path: Path, text: bytes
+    tmp_path: Path, text: str
 ) -> None:
-    (tmp_path / states.STATE).write_bytes(text)
-    with pytest.raises(UsageError, match="how far the capsule .* came: state: it "):
+    (tmp_path / states.STATE).symlink_to(text)
+    with pytest.raises(UsageError, match="how far the capsule .* came: state: it names no"):
+        states.state_of(tmp_path)
+
+
+def test_what_else_is_in_the_states_place_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / states.STATE)
+    with pytest.raises(UsageError, match="how far the capsule .* came: state: Invalid"):
         states.state_of(tmp_path)
 
 

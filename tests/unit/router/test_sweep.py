@@ -139,7 +139,7 @@ def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None
     # The user made a place that only root could write the output to.
     (tmp_path / "home").chmod(0o755)
     for path in [made.folder, *made.folder.rglob("*")]:
-        os.chown(path, 65534, 65534)
+        os.chown(path, 65534, 65534, follow_symlinks=False)
     (tmp_path / "s").chmod(0o777)
     open_way(tmp_path / "home")
     # Root's own goes first, and so all is imported: as somebody else, a Python in root's

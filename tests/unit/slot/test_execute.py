@@ -11,6 +11,7 @@ import pytest
 from tests.unit.returned import make_capsule, make_job
 from vmcapsule.capsule.record import (
     ISOLATION,
+    RECORD,
     RETURNED,
     UNREPORTED_SIGNAL,
     Capsule,
@@ -31,6 +32,7 @@ def made(tmp_path: Path) -> Capsule:
 
 def run(made: Capsule, qemu: str = "") -> subprocess.CompletedProcess[str]:
     """Boot ``made``, as recorded, where QEMU is a shell script."""
+    (made.folder / RECORD).unlink()
     save_capsule(made, made.folder)
     folder = made.folder / "bin"
     folder.mkdir()
