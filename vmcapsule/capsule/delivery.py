@@ -132,6 +132,13 @@ def forget_left_over(made: Capsule) -> None:
     (made.folder / states.LEFT_OVER).unlink(missing_ok=True)
 
 
+def expect_all(made: Capsule) -> None:
+    """Let everything be delivered that the run leaves which is about to begin."""
+    forget_left_over(made)
+    if made.state is not State.MADE:
+        states.enter(made.folder, State.MADE)
+
+
 def _settle(made: Capsule, left_over: Iterable[str]) -> None:
     """Note what is still to be delivered; when nothing is, that all was."""
     paths = list(left_over)

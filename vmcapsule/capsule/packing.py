@@ -15,7 +15,7 @@ from vmcapsule.job.source import SourceJob
 from vmcapsule.template.data_disk import data_bytes_for, put_data_disk
 from vmcapsule.template.tarball import HTCondorTarball, is_in
 from vmcapsule.template.template import Template
-from vmcapsule.transfer import drafts, outputs
+from vmcapsule.transfer import outputs, places
 
 
 class Plan(NamedTuple):
@@ -104,6 +104,6 @@ def put_obstacles(job: SourceJob, folder: Path) -> None:
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             if os.path.isdir(place):  # noqa: PTH112 - a place is a string
                 like.mkdir(parents=True)
-            elif drafts.obstacle(place):
+            elif places.obstacle(place):
                 like.parent.mkdir(parents=True, exist_ok=True)
                 like.touch(0o444)

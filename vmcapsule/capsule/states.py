@@ -20,7 +20,8 @@ left over   all outputs but a few are there    nobody: its owner delivers them b
 delivered   all outputs are there              ``cleanup`` or ``gc``
 =========== ================================== ===========================================
 
-A capsule can be *kept* in any state: its owner wants it, and ``gc`` leaves it alone.
+A capsule can be *kept* in any state: its owner wants it, and ``gc`` leaves it alone.  One
+that is booted again by hand is *made* again, whatever was delivered before.
 
 Whoever builds, runs, delivers or removes a capsule holds the lock in its folder, which
 ends with the process: what nobody holds can be swept up when nothing else needs it either.
@@ -59,7 +60,8 @@ class State(enum.Enum):
 
 
 #: What may follow what.  A delivery can be asked for again, and one that was killed is
-#: begun again; one that failed as a whole goes back to where it began.
+#: begun again; one that failed as a whole goes back to where it began.  After another run
+#: all is to be delivered.
 _FOLLOWS = {
     State.DRAFT: {State.MADE},
     State.MADE: {State.DELIVERING},
@@ -69,8 +71,8 @@ _FOLLOWS = {
         State.LEFT_OVER,
         State.DELIVERED,
     },
-    State.LEFT_OVER: {State.DELIVERING},
-    State.DELIVERED: {State.DELIVERING},
+    State.LEFT_OVER: {State.DELIVERING, State.MADE},
+    State.DELIVERED: {State.DELIVERING, State.MADE},
 }
 
 

@@ -142,7 +142,7 @@ def gc(arguments: argparse.Namespace) -> int:
 
 def boot(arguments: argparse.Namespace) -> int:
     """``vmcapsule boot``."""
-    from vmcapsule.capsule import states
+    from vmcapsule.capsule import delivery, states
     from vmcapsule.capsule.booting import boot_capsule
     from vmcapsule.capsule.record import load_capsule
 
@@ -150,6 +150,7 @@ def boot(arguments: argparse.Namespace) -> int:
     made = load_capsule(arguments.capsule)
     with report.progress(f"capsule {made.folder.name}") as progress, states.held(made.folder):
         progress("booting")
+        delivery.expect_all(made)
         kind = boot_capsule(
             made,
             cache=config.cache,

@@ -11,10 +11,11 @@ from vmcapsule.disk.fat.table import RUNS_MAX
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DeliveryError, DiskError, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
-from vmcapsule.transfer.drafts import Drafts, Obstacle, Stuck, why
+from vmcapsule.transfer.drafts import Drafts
 from vmcapsule.transfer.entries import FOLDER, LINK, Entries, Entry
 from vmcapsule.transfer.index import parse_index
 from vmcapsule.transfer.pack import Pieces
+from vmcapsule.transfer.places import Obstacle, Stuck, why
 
 PlaceOf = Callable[[str], Optional[str]]
 

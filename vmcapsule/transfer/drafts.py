@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from typing import Mapping, Optional, Sequence
 
 from vmcapsule.atomic import Unflushed
+from vmcapsule.transfer.places import (
+    Obstacle,
+    exchange,
+    has_default_acl,
+    obstacle,
+    remove,
+    take_back,
+    why,
+)
 
 _NOT_SEEN = "", False
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 #: The mode that HTCondor gives to folders that it makes for a remapped output.
 _IMPLIED = 0o700
-
-
-class Obstacle(Exception):
-    """Something is in the way of an output, over which HTCondor would not write."""
-
-
-class Stuck(Exception):
-    """What was begun cannot be taken back, so nothing of all may be put in place."""
 
 
 class Drafts:
@@ -96,7 +96,7 @@ class Drafts:
         draft = f"{os.path.dirname(target)}/{self._prefix}{number}"
         in_the_way = obstacle(target) if is_there else ""
         if in_the_way:
-            _remove(draft)
+            remove(draft)
             raise Obstacle(f"'{target}' {in_the_way}")
         fd = self._open(draft, target, mode)
         self._forget(target)
@@ -113,7 +113,7 @@ class Drafts:
         """Give up the file that was begun last.  Raises `Stuck`."""
         place, draft = self._last
         self._made.pop(place, None)
-        _take_back(draft)
+        take_back(draft)
 
     def put(self) -> Mapping[str, str]:
         """Rename everything to its place; say of what cannot come there why.
@@ -157,7 +157,7 @@ class Drafts:
             with contextlib.suppress(OSError):
                 for name in os.listdir(parent):
                     if name.startswith(self._prefix):
-                        _remove(f"{parent}/{name}")
+                        remove(f"{parent}/{name}")
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -167,7 +167,7 @@ class Drafts:
         """Rename one thing; of a folder that is there, too, return what is yet to go in."""
         try:
             if place in self._taken:
-                _exchange(draft, place)
+                exchange(draft, place)
                 return None
             if place not in self._made and not os.path.isdir(draft):
                 # In a folder that somebody made meanwhile nobody has looked yet.
@@ -196,7 +196,7 @@ class Drafts:
                 self._folders[above] = above, False
                 # A killed process may have begun one where somebody has made one since.
                 with contextlib.suppress(OSError):
-                    _remove(f"{os.path.dirname(above)}/{self._prefix}{number}")
+                    remove(f"{os.path.dirname(above)}/{self._prefix}{number}")
                 break
             if not takes_it and (above in self._made or os.path.lexists(above)):
                 raise Obstacle(f"'{above}' is no folder")
@@ -217,7 +217,7 @@ class Drafts:
             # An earlier output's file, or what a killed process left.
             if is_new and not mode:
                 raise Obstacle(f"'{place}' is no folder") from None
-            _remove(made)
+            remove(made)
             os.mkdir(made)
         try:
             os.chmod(made, mode or _IMPLIED)
@@ -240,14 +240,14 @@ class Drafts:
             fd = os.open(path, _NEW_FILE, mode & 0o777)
         except FileExistsError:
             # What a killed process left is never written into.
-            _remove(path)
+            remove(path)
             fd = os.open(path, _NEW_FILE, mode & 0o777)
         self._last = place, path
         try:
             folder = os.path.dirname(path)
             if folder not in self._masks:
                 self._unflushed.device(fd)
-                self._masks[folder] = 0o777 if _has_default_acl(folder) else self._umask
+                self._masks[folder] = 0o777 if has_default_acl(folder) else self._umask
             if mode & self._masks[folder]:
                 os.fchmod(fd, mode & 0o777)
             self._unflushed.file(fd)
@@ -255,7 +255,7 @@ class Drafts:
             try:
                 os.close(fd)
             finally:
-                _take_back(path)
+                take_back(path)
             raise
         return fd
 
@@ -271,72 +271,4 @@ class Drafts:
         draft = self._made.pop(place, None)
         if draft is not None:
             with contextlib.suppress(OSError):
-                _remove(draft)
-
-
-def _exchange(draft: str, place: str) -> None:
-    """Rename a folder to where something else is; that goes, or stays if this fails."""
-    if os.path.isdir(place):
-        os.replace(draft, place)
-        return
-    # Not under the name of a draft, which whoever comes next may remove.
-    aside = f"{os.path.dirname(draft)}/.before{os.path.basename(draft)}"
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(place, aside)
-    try:
-        os.replace(draft, place)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(aside, place)
-        raise
-    with contextlib.suppress(OSError):
-        os.unlink(aside)
-
-
-def _has_default_acl(folder: str) -> bool:
-    """Whether an access control list, and not the umask, says which modes files get there."""
-    try:
-        return "system.posix_acl_default" in os.listxattr(folder)
-    except OSError:
-        return False
-
-
-def _take_back(path: str) -> None:
-    try:
-        _remove(path)
-    except OSError as error:
-        raise Stuck(why(path, error)) from error
-
-
-def _remove(path: str) -> None:
-    """Remove what is there, if anything: a file, or a folder with all that is in it."""
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        return
-    except IsADirectoryError:
-        import shutil  # seldom needed, and slow to import
-
-        shutil.rmtree(path)
-
-
-def why(place: str, error: BaseException) -> str:
-    """What keeps an output from its place, in a few words that name the place."""
-    if isinstance(error, OSError):
-        return f"'{place}': {error.strerror or error}"
-    return str(error)
-
-
-def obstacle(place: str) -> str:
-    """Why HTCondor, which opens what is there for writing, would not write a file there."""
-    try:
-        mode = os.stat(place).st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except OSError as error:
-        return f"cannot be looked at: {error.strerror}"
-    if stat.S_ISDIR(mode):
-        return "is a folder"
-    if not stat.S_ISREG(mode):
-        return "is no regular file"
-    return "" if os.access(place, os.W_OK) else "is closed to writing"
+                remove(draft)

@@ -39,6 +39,9 @@ def test_a_capsule_begins_as_a_draft_and_is_made_when_it_is_published(tmp_path: 
         (State.DELIVERING, State.MADE),
         (State.DELIVERING, State.DELIVERING),
         (State.DELIVERING, State.DELIVERED, State.DELIVERING),
+        # It was run again.
+        (State.DELIVERING, State.DELIVERED, State.MADE),
+        (State.DELIVERING, State.LEFT_OVER, State.MADE),
     ],
 )
 def test_the_ways_of_the_picture_can_be_gone(tmp_path: Path, way: tuple[State, ...]) -> None:
@@ -52,7 +55,7 @@ def test_the_ways_of_the_picture_can_be_gone(tmp_path: Path, way: tuple[State, .
         (State.LEFT_OVER,),
         (State.DRAFT,),
         (State.DELIVERING, State.LEFT_OVER, State.DELIVERED),
-        (State.DELIVERING, State.DELIVERED, State.MADE),
+        (State.DELIVERING, State.DELIVERED, State.LEFT_OVER),
     ],
 )
 def test_no_other_way_can(tmp_path: Path, way: tuple[State, ...]) -> None:

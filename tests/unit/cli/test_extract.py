@@ -83,3 +83,22 @@ def test_asked_for_again_a_left_over_capsule_delivers_all(made: Capsule, home: P
     (home / "two").rmdir()
     main(["extract", str(made.folder)])
     assert found(home) == OUTPUTS
+
+
+def test_what_another_run_left_is_delivered_like_the_first(
+    made: Capsule, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmcapsule.capsule.booting.boot_capsule", lambda made, **_: "kvm")
+    for _ in range(2):
+        assert main(["extract", str(made.folder)]) == 0
+        assert found(home) == OUTPUTS
+        (home / "one").unlink()
+        (home / "two").unlink()
+        (home / "two").mkdir()
+        assert main(["boot", str(made.folder)]) == 0
+        assert made.state is State.MADE
+        assert main(["extract", str(made.folder)]) == 74
+        assert found(home) == {"one": b"1", "three": b"3"} and made.state is State.LEFT_OVER
+        assert main(["boot", str(made.folder)]) == 0
+        (home / "one").unlink()
+        (home / "two").rmdir()

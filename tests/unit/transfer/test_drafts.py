@@ -11,8 +11,9 @@ import pytest
 
 from tests.unit.users import acting_as, give
 from vmcapsule.process import run
-from vmcapsule.transfer import drafts
-from vmcapsule.transfer.drafts import Drafts, Obstacle
+from vmcapsule.transfer import places
+from vmcapsule.transfer.drafts import Drafts
+from vmcapsule.transfer.places import Obstacle
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def test_what_is_in_the_way_is_told(home: Path) -> None:
     ):
         with acting_as(), pytest.raises(Obstacle, match=f"{name}' {why}"):
             made.file(str(home / name), 0, 0o644)
-    assert drafts.obstacle(str(home / "nothing")) == ""
+    assert places.obstacle(str(home / "nothing")) == ""
 
 
 def test_two_outputs_of_one_name(home: Path) -> None:
