@@ -22,6 +22,8 @@ BUFFER_BYTES = 1 << 20
 _TRY_ANOTHER_WAY = frozenset(
     {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM}
 )
+#: Of this the kernel does not say whether it was in reading or in writing.
+_EITHER_SIDE = frozenset({errno.EIO})
 
 
 class Extent(NamedTuple):
@@ -124,7 +126,8 @@ def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, lengt
     The first of copy_file_range(2) (which shares blocks where the file system can),
     sendfile(2) and pread/pwrite that works for this pair of files does it.  The file
     position of ``dst_fd`` is changed.  Raises `DiskError` when the source ends early,
-    `SpaceError` when there is no room for the copy.
+    `Unreadable` when the system cannot read it, `SpaceError` when there is no room for the
+    copy.
     """
     done = 0
     movers = [_copy_file_range, _sendfile, _through_memory]
@@ -134,7 +137,7 @@ def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, lengt
         try:
             moved = mover(src_fd, src_offset + done, dst_fd, dst_offset + done, count)
         except OSError as error:
-            if error.errno in _TRY_ANOTHER_WAY and len(movers) > 1:
+            if error.errno in _TRY_ANOTHER_WAY | _EITHER_SIDE and len(movers) > 1:
                 movers.pop(0)
                 continue
             raise write_error(error, f"cannot copy to offset {dst_offset + done}") from error
@@ -163,8 +166,19 @@ def _sendfile(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int
 
 
 def _through_memory(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int) -> int:
-    data = os.pread(src_fd, min(n, BUFFER_BYTES), src_offset)
+    try:
+        data = os.pread(src_fd, min(n, BUFFER_BYTES), src_offset)
+    except OSError as error:
+        raise Unreadable(error, f"cannot read at offset {src_offset}") from error
     return os.pwrite(dst_fd, data, dst_offset) if data else 0
+
+
+class Unreadable(DiskError):
+    """The system cannot read a file that is being copied; ``cause`` says why."""
+
+    def __init__(self, cause: OSError, what: str) -> None:
+        super().__init__(f"{what}: {cause.strerror}")
+        self.cause = cause
 
 
 def write_error(error: OSError, what: str) -> Exception:
@@ -193,7 +207,7 @@ def data_extents(fd: int, size_bytes: int) -> Iterator[Extent]:
             if error.errno in _TRY_ANOTHER_WAY:
                 yield Extent(at, size_bytes - at)
                 return
-            raise DiskError(f"cannot find the holes of a file: {error.strerror}") from error
+            raise Unreadable(error, "cannot find the holes of a file") from error
         start, end = min(start, size_bytes), min(end, size_bytes)
         if end > start:
             yield Extent(start, end - start)

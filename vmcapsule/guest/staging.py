@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Iterable, NamedTuple, Sequence, Union
+from typing import Iterable, Iterator, NamedTuple, Sequence, Union
 
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.extents import Extent, copy_range, write_extents
+from vmcapsule.disk.extents import Extent, Unreadable, copy_range, write_extents
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import InputError, SpaceError, TooLarge
@@ -118,11 +119,8 @@ def _stale(volume: FatVolume) -> list[str]:
 
 
 def _fill_copy(image_fd: int, extents: Sequence[Extent], source: Path, size_bytes: int) -> None:
-    fd = _open_source(source, size_bytes)
-    try:
+    with _opened(source, size_bytes) as fd:
         _copy(fd, 0, image_fd, extents)
-    finally:
-        os.close(fd)
 
 
 def _copy(fd: int, position: int, image_fd: int, extents: Iterable[Extent]) -> None:
@@ -143,12 +141,9 @@ def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
         if stretches[0].length == entry.size_bytes <= SMALL_BYTES:
             _read_small(source, bulk.room_for(stretches[0]))
             continue
-        fd = _open_source(source, entry.size_bytes)
-        try:
+        with _opened(source, entry.size_bytes) as fd:
             for offset, length, pack, pack_offset in stretches:
                 _copy(fd, offset, image_fd, packs[pack].part(pack_offset, length))
-        finally:
-            os.close(fd)
     bulk.write()
 
 
@@ -192,6 +187,18 @@ def _read_small(source: str, room: memoryview) -> None:
         raise unreadable(source, error) from error
     if length != len(room):
         raise _changed(source)
+
+
+@contextlib.contextmanager
+def _opened(source: Union[str, Path], size_bytes: int) -> Iterator[int]:
+    """Open a file of that size to be copied; what cannot be read of it names it."""
+    fd = _open_source(source, size_bytes)
+    try:
+        yield fd
+    except Unreadable as error:
+        raise unreadable(source, error.cause) from error.cause
+    finally:
+        os.close(fd)
 
 
 def _open_source(source: Union[str, Path], size_bytes: int) -> int:

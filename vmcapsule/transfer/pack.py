@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Iterable, Iterator, NamedTuple
 
 from vmcapsule.contract import FILE_BYTES_MAX, PACK_BYTES_MAX, PACKS_MAX
-from vmcapsule.disk.extents import Extent, data_extents
+from vmcapsule.disk.extents import Extent, Unreadable, data_extents
 from vmcapsule.errors import InputError, TooLarge
 from vmcapsule.transfer.entries import FOLDER, Entries, Entry, Stretch
 
@@ -181,6 +181,8 @@ def _data_of(source: str, size_bytes: int) -> Iterator[tuple[int, int]]:
         raise unreadable(source, error) from error
     try:
         yield from data_extents(fd, size_bytes)
+    except Unreadable as error:
+        raise unreadable(source, error.cause) from error.cause
     finally:
         os.close(fd)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import Callable
 
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import raw_edit
-from vmcapsule.errors import InputError
+from vmcapsule.errors import DiskError, InputError
 from vmcapsule.guest import staging
 from vmcapsule.process import run
 from vmcapsule.transfer.entries import Stretch
@@ -91,3 +93,66 @@ def test_what_lies_side_by_side_is_written_at_once_and_all_of_it_in_its_place(
             room[:] = bytes([number]) * length
         bulk.write()
         assert image.read() == wanted
+
+
+def failing_reads(monkeypatch: pytest.MonkeyPatch, bad: Path) -> None:
+    """A disk with a bad block below ``bad``, as each way to copy meets it."""
+
+    def answer(call: Callable[..., int], which: int) -> Callable[..., int]:
+        def asked(*arguments: int) -> int:
+            if os.path.realpath(f"/proc/self/fd/{arguments[which]}") == str(bad):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return call(*arguments)
+
+        return asked
+
+    for name, source in (("copy_file_range", 0), ("sendfile", 1), ("pread", 0), ("readv", 0)):
+        monkeypatch.setattr(os, name, answer(getattr(os, name), source))
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL + 1, 3 << 20])
+def test_an_input_that_cannot_be_read_is_named_however_large_it_is(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = data_disk(tmp_path / "data.vmdk", 64 << 20)
+    bad = tmp_path / "tree" / "bad"
+    bad.parent.mkdir()
+    bad.write_bytes(bytes(size))
+    failing_reads(monkeypatch, bad)
+    with pytest.raises(InputError, match=f"cannot read the input file '{bad}': Input/output"):
+        stage(disk, str(bad.parent))
+
+
+def test_a_disk_that_cannot_be_written_is_not_taken_for_the_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = data_disk(tmp_path / "data.vmdk", 64 << 20)
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "good").write_bytes(bytes(1 << 20))
+
+    def failing(*arguments: int) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for name in ("copy_file_range", "sendfile", "pwrite"):
+        monkeypatch.setattr(os, name, failing)
+    with pytest.raises(DiskError, match="cannot write at offset .*: Input/output error"):
+        stage(disk, str(tmp_path / "tree"))
+
+
+def test_a_sparse_input_whose_holes_cannot_be_found_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = data_disk(tmp_path / "data.vmdk", 64 << 20)
+    bad = tmp_path / "bad"
+    with bad.open("wb") as file:
+        file.truncate(1 << 20)
+    seek = os.lseek
+
+    def failing(fd: int, at: int, how: int) -> int:
+        if how == os.SEEK_DATA:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return seek(fd, at, how)
+
+    monkeypatch.setattr(os, "lseek", failing)
+    with pytest.raises(InputError, match=f"cannot read the input file '{bad}': Input/output"):
+        stage(disk, str(bad))
