@@ -20,11 +20,16 @@ import contextlib, resource
 resource.setrlimit(resource.RLIMIT_CPU, ({CPU_LIMIT_S}, {CPU_LIMIT_S}))
 from vmcapsule.classad import text as classad_text
 from vmcapsule.classad.ads import parse_ad, split_finalize, split_translate
-from vmcapsule.errors import AdError
+from vmcapsule.errors import AdError, DeliveryError
 from vmcapsule.job import text as job_text
+from vmcapsule.job.source import read_job
 from vmcapsule.slot import starter
 from vmcapsule.template.template import parse_vmx
+from vmcapsule.transfer.outputs import Destinations
 N = 1 << 20
+def job(**texts):
+    lines = "".join(f'{{name}} = "{{text}}"\\n' for name, text in texts.items())
+    return read_job(parse_ad('JobUniverse = 5\\nCmd = "/bin/true"\\nIwd = "/home"\\n' + lines))
 """
 CASES = {
     "blanks in an environment": """
@@ -63,6 +68,22 @@ CASES = {
     "what the starter wrote": """
         ad = " " * N + "\\n" + "NumJobStarts" * (N // 12) + " = 1\\nNumJobStarts = 7"
         assert starter._count(ad, "NumJobStarts") == 7""",
+    "as many listed outputs as there are": """
+        places = Destinations(job(TransferOutput=",".join(f"d/f{n}" for n in range(N // 8))))
+        assert places.place(f"d/f{N // 8 - 1}") == f"/home/f{N // 8 - 1}"
+        assert all(places.place(f"x/{n}") is None for n in range(N // 8))""",
+    "as many of them with their paths": """
+        items = ",".join(f"d{n}/f" for n in range(N // 8))
+        places = Destinations(job(TransferOutput=items)._replace(preserve_relative_paths=True))
+        assert all(places.place(f"d{n}") for n in range(N // 8))
+        assert all(places.place(f"x/{n}") is None for n in range(N // 8))""",
+    "as many that a failed job leaves": """
+        places = Destinations(job(FailureFiles=",".join(f"d{n}/f" for n in range(N // 8))))
+        assert all(places.returned_name(f"d{n}") is None for n in range(N // 8))""",
+    "a remap to a path of a mebibyte": """
+        places = Destinations(job(TransferOutputRemaps="a=" + "b/" * (N // 2)))
+        with contextlib.suppress(DeliveryError):
+            places.place("a")""",
     "settings of a VM": "parse_vmx('a' + ' ' * N + '\\nb=c' + ' ' * N + 'd')",
 }
 

@@ -7,12 +7,15 @@ The rules are HTCondor's file transfer's (``FileTransfer::ExpandFileTransferList
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterable, Mapping, Optional
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator, Mapping, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.errors import DeliveryError
+from vmcapsule.transfer.index import PATH_BYTES_MAX
 
 if TYPE_CHECKING:
     from vmcapsule.job.source import SourceJob
@@ -68,53 +71,92 @@ class Destinations:
 
 def _rules(job: SourceJob) -> tuple[_Rule, ...]:
     """The first rule that gives a name for a path gives its."""
-    keep = job.preserve_relative_paths
     items = (*(job.transfer_output or ()), *job.failure_outputs)
     rules: list[_Rule] = [partial(_core, f"core.{job.job_id}")]
     if job.transfer_output is None:
         # A folder is there only because a failure file is in it.
-        around = tuple(job.failure_outputs) if not keep else ()
-        rules.append(partial(_top, around))
-    return (*rules, *(_item_rule(item, keep) for item in items))
+        around = () if job.preserve_relative_paths else job.failure_outputs
+        rules.append(partial(_top, sorted(around)))
+    if job.preserve_relative_paths:
+        return (*rules, partial(_kept, sorted({_base(item) for item in items})))
+    return (*rules, partial(_first, _by_base(items)))
 
 
 def _core(name: str, path: str) -> Optional[str]:
     return path if path == name else None
 
 
-def _top(listed: tuple[str, ...], path: str) -> Optional[str]:
+def _top(listed: Sequence[str], path: str) -> Optional[str]:
     """The default is the top level; a guest that sends more was not asked to."""
-    if "/" in path or any(item.startswith(path + "/") for item in listed):
-        return None
-    return path
+    return None if "/" in path or _is_above(path, listed) else path
 
 
-def _item_rule(item: str, keep: bool) -> _Rule:
-    """The rule of one item of a list of outputs; ``keep``: with its relative path."""
-    base = os.path.normpath(item.rstrip("/") or ".")
-    if base == ".":
-        return lambda path: path
-    if keep:
-        return partial(_kept, base)
-    if item.endswith(("/", "/.")):
-        return partial(_inside, base + "/")
-    return partial(_moved, base, os.path.basename(base))
+def _kept(bases: Sequence[str], path: str) -> Optional[str]:
+    """Listed items, what is below them, and the folders that they lie in."""
+    is_listed = any(_has(bases, above) for above in _upward(path))
+    return path if is_listed or _is_above(path, bases) else None
 
 
-def _kept(base: str, path: str) -> Optional[str]:
-    """The item, what is below it, and the folders that it lies in."""
-    related = path == base or path.startswith(base + "/") or base.startswith(path + "/")
-    return path if related else None
+def _first(rules: Mapping[str, Sequence[tuple[int, _Rule]]], path: str) -> Optional[str]:
+    """The name that the first item gives which is, or is above, the path."""
+    found = sorted(
+        ((number, rule) for above in _upward(path) for number, rule in rules.get(above, ())),
+        key=itemgetter(0),
+    )
+    return next(filter(None, (rule(path) for _, rule in found)), None)
+
+
+def _by_base(items: Iterable[str]) -> dict[str, list[tuple[int, _Rule]]]:
+    """The rule of each item, with its number in the list, by the path that it speaks of.
+
+    There may be as many items as outputs: each path is to meet but a few.
+    """
+    rules: dict[tuple[str, bool], tuple[int, _Rule]] = {}
+    for number, item in enumerate(items):
+        base, inside = _base(item), item.endswith(("/", "/."))
+        rule: _Rule = partial(_moved, base, os.path.basename(base))
+        if base == ".":
+            rule = str
+        elif inside:
+            rule = partial(_inside, base + "/")
+        # The first of equals gives the name.
+        rules.setdefault((base, inside), (number, rule))
+    by_base: dict[str, list[tuple[int, _Rule]]] = {}
+    for (base, _), numbered in rules.items():
+        by_base.setdefault(base, []).append(numbered)
+    return by_base
+
+
+def _base(item: str) -> str:
+    """The path that an item of a list of outputs speaks of; "." for all there is."""
+    return os.path.normpath(item.rstrip("/") or ".")
+
+
+def _upward(path: str) -> Iterator[str]:
+    """A path, the folders that it lies in, and "." for the outermost."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+    yield "."
+
+
+def _has(ordered: Sequence[str], path: str) -> bool:
+    at = bisect_left(ordered, path)
+    return ordered[at : at + 1] == [path]
+
+
+def _is_above(path: str, ordered: Sequence[str]) -> bool:
+    """Whether one of ``ordered`` lies below ``path``."""
+    at = bisect_left(ordered, path + "/")
+    return at < len(ordered) and ordered[at].startswith(path + "/")
 
 
 def _inside(folder: str, path: str) -> Optional[str]:
     return path[len(folder) :] if path.startswith(folder) else None
 
 
-def _moved(base: str, top: str, path: str) -> Optional[str]:
-    if path == base or path.startswith(base + "/"):
-        return top + path[len(base) :]
-    return None
+def _moved(base: str, top: str, path: str) -> str:
+    return top + path[len(base) :]
 
 
 def _plain(place: str) -> str:
@@ -125,7 +167,7 @@ def _plain(place: str) -> str:
 
 def wanted_outputs(job: SourceJob) -> tuple[str, ...]:
     """The outputs that ``job`` must leave, each once; () where it need not leave any."""
-    items = (os.path.normpath(item.rstrip("/") or ".") for item in job.transfer_output or ())
+    items = (_base(item) for item in job.transfer_output or ())
     return tuple(dict.fromkeys(item for item in items if item != "."))
 
 
@@ -138,6 +180,8 @@ def _remap(remaps: Mapping[str, str], name: str) -> str:
         return name
     top, below = name, ""
     for _ in range(REMAPS_MAX):
+        if len(top) > PATH_BYTES_MAX:
+            return top + below  # the system will say no
         folder = top
         while folder and folder not in remaps:
             folder = folder.rpartition("/")[0]
