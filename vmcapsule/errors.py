@@ -1,9 +1,11 @@
 """The errors of vmcapsule: each kind has its exit status, hold code and a remedy.
 
-Exit statuses lie in the range of ``sysexits.h`` (64 to 78) so that they are rarely
-mistaken for a job's own.  Hold codes are HTCondor's ``HoldReasonCode`` where it has one
-that fits (6 ``FailedToCreateProcess``, 12 ``TransferOutputError``, 13
-``TransferInputError``), else 26 (``SystemPolicy``), with the exit status as the subcode.
+Exit statuses are in the range of ``sysexits.h`` (64 to 78), so that few jobs have the same.
+A hold code is the ``HoldReasonCode`` with which a job is held: HTCondor's own where one fits
+(6 ``FailedToCreateProcess``, 12 ``TransferOutputError``, 13 ``TransferInputError``), else 26
+(``SystemPolicy``), with the exit status as the subcode.
+
+Text that a stranger may have written goes through `one_line` before anybody is shown it.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ HOLD_TRANSFER_INPUT = 13
 HOLD_SYSTEM_POLICY = 26
 HOLD_INPUT_LIMIT = 32
 
-#: The exit status where the operating system said no and nothing better is known.
+#: The exit status for an error of the operating system that nothing here explains better.
 SYSTEM_ERROR = 71
 
-#: A line for people: long enough for two paths and a sentence.
+#: Enough for two paths and a sentence.
 LINE_CHARS_MAX = 1000
 _GAP = " ... "
 
@@ -43,7 +45,7 @@ class VmCapsuleError(Exception):
 
 
 class SystemFailure(VmCapsuleError):
-    """The operating system said no, and nothing better is known."""
+    """An error of the operating system that nothing here explains better."""
 
     exit_status = SYSTEM_ERROR
 
@@ -59,9 +61,10 @@ def from_os(error: OSError) -> SystemFailure:
 
 
 def escaped(text: str) -> str:
-    """``text`` without what could move a terminal's cursor or begin another line.
+    """``text`` with an escape for each character that is not printable.
 
-    What is not printable becomes an escape, as do bytes that were not UTF-8.
+    So nothing in it moves a terminal's cursor or begins another line.  Bytes that were not
+    UTF-8 become escapes, too.
     """
     if text.isprintable():
         return text
@@ -69,13 +72,13 @@ def escaped(text: str) -> str:
 
 
 def one_line(text: str, chars_max: int = LINE_CHARS_MAX) -> str:
-    """Whatever ``text`` is, one printable line of at most ``chars_max`` characters.
+    """Any text as one printable line of at most ``chars_max`` characters.
 
-    So it can stand in a message, a log or an ad, whoever wrote it and however long it is.
-    Runs of blanks become one blank, all else is `escaped`.  Of a longer text the beginning
-    and the end are kept: the end is where programs complain.
+    It can stand in a message, a log or an ad, whoever wrote it.  Each run of blanks and line
+    breaks becomes one blank, and the rest is `escaped`.  Of a text that is too long the
+    beginning and the end stay: programs say at the end what is wrong.
     """
-    # However long the text is, no more of it than that is looked at.
+    # A text may have many mebibytes: only so much of it is looked at.
     if len(text) > 8 * chars_max:
         text = f"{text[: 4 * chars_max]} {_GAP} {text[-4 * chars_max :]}"
     line = escaped(" ".join(text.split()))
@@ -108,7 +111,7 @@ class AdError(VmCapsuleError):
 
 
 class JobRefused(VmCapsuleError):
-    """The job asks for something that a capsule cannot honour; names the attribute."""
+    """The job asks for something that a capsule cannot give; names the attribute."""
 
     exit_status = 65
 
@@ -157,7 +160,7 @@ class SpaceError(VmCapsuleError):
 
 
 class TooLarge(SpaceError):
-    """The job's files are more than its data disk, or any capsule, can carry."""
+    """The job's files do not fit onto its data disk, or into any capsule."""
 
 
 class DeliveryError(VmCapsuleError):
@@ -168,7 +171,7 @@ class DeliveryError(VmCapsuleError):
 
 
 class OutputMissing(DeliveryError):
-    """The job did not leave an output as it was to; everything else was delivered."""
+    """An output that the job was to leave is not there; everything else was delivered."""
 
 
 class OutputBlocked(DeliveryError):

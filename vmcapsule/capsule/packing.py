@@ -90,20 +90,21 @@ def pack(
 
 
 def put_obstacles(job: SourceJob, folder: Path) -> None:
-    """Put a like of what is in the way of listed outputs where their `WANTED` come.
+    """Make a stand-in below `WANTED` for what is in the way of a listed output.
 
-    When the job's run has ended HTCondor itself then fails to write there, and holds the
-    routed job as it would hold the source.  What gets in the way later is seen too late.
+    It is a folder, or a file that is closed to writing.  When the run has ended HTCondor's
+    file transfer fails to write there, and holds the routed job as it would hold the source.
+    What gets in the way after this has no stand-in.
     """
     to = outputs.Destinations(job)
     for item in outputs.wanted_outputs(job):
-        like, place = folder / WANTED / item, to.place(item)
+        stand_in, place = folder / WANTED / item, to.place(item)
         if place is None:
             continue
-        # Of two items one may lie where the other has its obstacle: one is enough.
+        # Of two items one may lie below the other's stand-in: one of them is enough.
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             if os.path.isdir(place):  # noqa: PTH112 - a place is a string
-                like.mkdir(parents=True)
+                stand_in.mkdir(parents=True)
             elif places.obstacle(place):
-                like.parent.mkdir(parents=True, exist_ok=True)
-                like.touch(0o444)
+                stand_in.parent.mkdir(parents=True, exist_ok=True)
+                stand_in.touch(0o444)

@@ -22,9 +22,9 @@ SOURCE_AD = "source.ad"
 RETURNED = "returned"
 #: In there: the name of the accelerator that the guest ran with.
 ISOLATION = "isolation"
-#: A folder with an empty file, or folder, for each output that the job was to leave and did
-#: leave: of one that is not there HTCondor's file transfer tells, and holds the job, by
-#: itself.  On the access point it has likes of what is in the way of such outputs.
+#: A folder with an empty file, or folder, for each listed output that the job left.  For one
+#: that is missing there HTCondor's own file transfer holds the job.  On the access point the
+#: folder has a stand-in for what is in the way of such an output (`packing.put_obstacles`).
 WANTED = "wanted"
 #: By what the program on the execute point dies when the guest did not report.  Linux
 #: defines SIGSTKFLT and never sends it.

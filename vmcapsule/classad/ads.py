@@ -1,13 +1,13 @@
-"""ClassAds in and out: one ad, several, and the frames that HTCondor's hooks are sent.
+"""ClassAds read and written: one ad, several, or the two that HTCondor's hooks are sent.
 
-The text form is HTCondor's *long form*, one ``Attr = expr`` a line, as ``condor_q -long``,
-``condor_submit -dump`` and the JobRouter's hooks write and read it.  An ad in brackets
-("new form") is read too and turned into long form.  An expression that nobody touches is
-printed as it was read, character for character: the ClassAd library judges and evaluates
-expressions here, it never rewrites them.
+Ads are written in HTCondor's *long form*, one ``Attr = expr`` a line, as ``condor_q -long``,
+``condor_submit -dump`` and the JobRouter's hooks have it.  An ad in brackets (*new form*) is
+read too, and becomes long form.  An expression that nobody changes is printed as it was
+read, character for character: HTCondor's ClassAd library checks and evaluates expressions,
+and never writes them.
 
-Text that came from bytes may hold lone surrogates where those were not UTF-8
-(``errors="surrogateescape"``); they pass through.
+Bytes that are not UTF-8 are lone surrogates in the text, as ``errors="surrogateescape"``
+makes them, and become the same bytes again.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ import re
 from functools import cached_property
 from typing import Any, Final, Iterable, Mapping, Optional, Sequence, Union
 
+from vmcapsule.classad import library
 from vmcapsule.classad import text as lex
-from vmcapsule.errors import AdError, ToolError, one_line
+from vmcapsule.errors import AdError, one_line
 
-#: A name and the text of its expression, in long form; an ad as it stands in a text.
+#: A name and the text of its expression in long form.
 _Item = tuple[str, str]
+#: The items of one ad, in order; a name may come more than once.
 _Block = list[_Item]
 
 #: What can stand for a value in `Ad.with_`: an expression's text, or a plain value.
 Value = Union[str, int, float, bool]
 
-#: No pattern here looks beyond the equals sign: text of any length is read once.
+#: It ends at the equals sign, so that an expression of any length is gone through once.
 _NAME = re.compile(r"('(?:[^'\\]|\\.)+'|[A-Za-z_][\w.]*)\s*=(?!=|\?=|!=)", re.A | re.S)
 _BLANKS = " \t\n\r\f\v"
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
 #: The line between the two ads that a hook is sent.
 SEPARATOR = re.compile(r"^-{3,}[ \t]*\r?$", re.MULTILINE)
-_SIMPLE = frozenset({"true", "false", "undefined"})
-_QUOTED_CHARS = 120
 
 
 class Ad:
-    """A ClassAd: attributes with the text of their expressions, names in any case.
+    """A ClassAd.  It never changes; `parse_ad` makes one.
 
-    ``attributes`` holds (name, expression in long form) in order, each name once.  Make
-    one with `parse_ad`; an `Ad` never changes.
+    ``attributes`` holds (name, expression in long form) in order.  As in HTCondor, names
+    that differ only in case are the same name, and each comes once.
     """
 
     def __init__(self, attributes: tuple[tuple[str, str], ...] = ()) -> None:
@@ -61,7 +60,7 @@ class Ad:
 
     @cached_property
     def _library_ad(self) -> Any:
-        return _build(self.attributes)
+        return library.build(self.attributes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,7 +85,9 @@ class Ad:
         literal: Any = lex.literal_string(text)
         if literal is None:
             literal = lex.literal_integer(text)
-        return literal if literal is not None else _evaluate(self._library_ad, name, text)
+        if literal is not None:
+            return literal
+        return library.evaluate(self._library_ad, name, text)
 
     def string(self, name: str) -> Optional[str]:
         """Evaluate to a string; `AdError` for any other type."""
@@ -100,7 +101,10 @@ class Ad:
         return value  # type: ignore[no-any-return]
 
     def integer(self, name: str) -> Optional[int]:
-        """Evaluate to an integer, a real cut off as HTCondor does; `AdError` otherwise."""
+        """Evaluate to an integer; `AdError` for what is no number.
+
+        Of a real the fraction is cut off, as HTCondor does.
+        """
         value = self.number(name)
         try:
             return None if value is None else int(value)
@@ -108,12 +112,12 @@ class Ad:
             raise self._wrong(name, "an integer", value) from error
 
     def boolean(self, name: str) -> Optional[bool]:
-        """Evaluate to a truth value (a number is true unless 0); `AdError` otherwise."""
+        """Evaluate to a truth value; any number but 0 is true, `AdError` for all else."""
         value = self._typed(name, "true or false", bool, int, float)
         return None if value is None else bool(value)
 
     def shown(self, name: str) -> str:
-        """Return ``name = expression`` for a message: one line, not too long, printable."""
+        """Return ``name = expression`` for a message, shortened where it is long."""
         return f"{name} = {_shorten(self.expr(name) or 'undefined')}"
 
     def _typed(self, name: str, kind: str, *types: type) -> Any:
@@ -127,11 +131,11 @@ class Ad:
         return AdError(message, f"give {name} as {kind}")
 
     def with_(self, changes: Mapping[str, Value]) -> Ad:
-        """Return an ad in which ``changes`` replace or follow the attributes.
+        """Return an ad with ``changes``, by name: each replaces an attribute or is added.
 
-        A ``str`` is the text of an expression (`quote` makes a string's); plain numbers
-        and truth values are written as ClassAds write them.  Raises `AdError` for text
-        that is no expression.
+        A ``str`` is the text of an expression; for a string, `quote` makes that text.
+        Numbers and truth values are written as ClassAds write them.  Raises `AdError` for
+        text that is no expression.
         """
         made = {name.lower(): (name, _expression(name, text)) for name, text in changes.items()}
         kept = [
@@ -141,7 +145,7 @@ class Ad:
         return Ad((*kept, *made.values()))
 
     def without(self, names: Iterable[str]) -> Ad:
-        """Return the ad without the attributes named, whether it has them or not."""
+        """Return the ad without the attributes of these names; it need not have them."""
         dropped = {name.lower() for name in names}
         return Ad(tuple(item for item in self.attributes if item[0].lower() not in dropped))
 
@@ -159,9 +163,9 @@ def quote(value: str) -> str:
 
 
 def parse_ad(text: str) -> Ad:
-    """Read one ad in long or new form; blank lines and comments are passed over.
+    """Read one ad in long or new form; blank lines and comments do not count.
 
-    Raises `AdError` with the number and text of a line that cannot be parsed, and when
+    Raises `AdError` when a line cannot be parsed, with its number and text, and when
     ``text`` holds more than one ad.
     """
     blocks = _blocks(text, 1)
@@ -178,16 +182,16 @@ def parse_ad(text: str) -> Ad:
 def split_many(text: str) -> tuple[Ad, ...]:
     """Read ads that blank lines separate, as ``condor_q -long`` prints them.
 
-    ``condor_submit -dump`` prints only what differs for all but the first job of a
-    cluster: an ad without ClusterId is laid over the last one that has it.
+    ``condor_submit -dump`` prints all attributes of a cluster's first job; of each further
+    one only ProcId and what differs.  Such an ad gets the rest from the first.
     """
     return _chain(_blocks(text, 1))
 
 
 def split_translate(text: str) -> tuple[Optional[Ad], Ad]:
-    """Read TRANSLATE_JOB's input: the route, a line of dashes, the source ad.
+    """Read what TRANSLATE_JOB is sent: the route's ad, a line of dashes, the source ad.
 
-    A job ad alone is taken as well; the route is then None.
+    Where there is a job ad alone, the route is None.
     """
     above, below = _framed(text)
     if below is None:
@@ -197,7 +201,7 @@ def split_translate(text: str) -> tuple[Optional[Ad], Ad]:
 
 
 def split_finalize(text: str) -> tuple[Ad, Ad]:
-    """Read JOB_FINALIZE's input: the source ad, a line of dashes, the routed ad."""
+    """Read what JOB_FINALIZE is sent: the source ad, a line of dashes, the routed ad."""
     above, below = _framed(text)
     if below is None:
         remedy = "give the source ad, a line '------', the routed ad"
@@ -227,7 +231,7 @@ def _single(blocks: Sequence[_Block], what: str) -> Ad:
 
 
 def _ad(items: Iterable[_Item]) -> Ad:
-    """Make an ad of checked items; of two with the same name the last wins."""
+    """Make an ad of checked items; of those with the same name the last counts."""
     merged: dict[str, _Item] = {}
     for name, text in items:
         key = name.lower()
@@ -236,6 +240,7 @@ def _ad(items: Iterable[_Item]) -> Ad:
 
 
 def _chain(blocks: Sequence[_Block]) -> tuple[Ad, ...]:
+    """Make the ads of blocks, with what the jobs of a cluster have in common."""
     ads: list[Ad] = []
     cluster: Optional[_Block] = None
     for block in blocks:
@@ -281,7 +286,7 @@ def _is_remark(line: str) -> bool:
 def _line_item(line: str, number: int) -> _Item:
     try:
         name, text = _name_and_text(line)
-        _check(text)
+        library.check(text)
     except lex.TextError as error:
         raise _bad_line(number, line, str(error)) from error
     return name, text
@@ -304,7 +309,7 @@ def _record(text: str, start: int, number: int) -> tuple[_Block, int]:
             counted = offset
             name, expr = _name_and_text(body)
             expr = lex.to_long_form(expr)
-            _check(expr)
+            library.check(expr)
             items.append((name, expr))
     except lex.TextError as error:
         shown = text[start:].split("\n")[line - number]
@@ -318,7 +323,7 @@ def _bad_line(number: int, line: str, reason: str) -> AdError:
 
 
 def _shorten(text: str) -> str:
-    return one_line(text, _QUOTED_CHARS)
+    return one_line(text, library.QUOTED_CHARS)
 
 
 def _expression(name: str, value: Value) -> str:
@@ -330,79 +335,9 @@ def _expression(name: str, value: Value) -> str:
     try:
         if "\n" in text:
             raise lex.TextError("an expression is one line")
-        _check(text)
+        library.check(text)
     except lex.TextError as error:
         raise AdError(
             f"{name} = {_shorten(text)}: {error}", "give a ClassAd expression"
         ) from error
     return text
-
-
-def _check(text: str) -> None:
-    """Raise `TextError` unless long form ``text`` is one whole expression."""
-    if text.lower() in _SIMPLE or lex.literal_integer(text) is not None:
-        return
-    if "\0" in text:
-        raise lex.TextError("it holds a NUL character")
-    new = lex.to_new_form(text)
-    lex.check_expression(new)
-    if lex.literal_string(text) is not None:
-        return
-    library = _library()
-    try:
-        library.ExprTree(lex.escape_surrogates(new) + "\n")
-    except _errors(library) as error:
-        raise lex.TextError("it is no ClassAd expression") from error
-
-
-def _errors(library: Any) -> tuple[type[Exception], ...]:
-    """What the library raises for what it cannot parse or evaluate.
-
-    Its own error class came after HTCondor 23, whose library raises Python's.
-    """
-    own = getattr(library, "ClassAdException", RuntimeError)
-    return (own, ValueError, TypeError, KeyError, SyntaxError, RuntimeError)
-
-
-def _build(attributes: Iterable[_Item]) -> Any:
-    """Hand an ad to the ClassAd library, all attributes in one parse."""
-    parts = []
-    for name, text in attributes:
-        plain = _PLAIN_NAME.match(name) or name.startswith("'")
-        key = name if plain and name.lower() not in _SIMPLE else f"'{name}'"
-        parts.append(f"{key} = {lex.escape_surrogates(lex.to_new_form(text))}\n")
-    return _library().ClassAd("[" + ";".join(parts) + "]")
-
-
-def _evaluate(library_ad: Any, name: str, text: str) -> Any:
-    library = _library()
-    try:
-        value = library_ad.eval(name.strip("'"))
-    except _errors(library) as error:
-        raise AdError(f"{name} = {_shorten(text)}: cannot be evaluated ({error})") from error
-    if not isinstance(value, library.Value):
-        return value
-    if value is library.Value.Error:
-        raise AdError(f"{name} = {_shorten(text)}: evaluates to ERROR", f"correct {name}")
-    return None
-
-
-def _library() -> Any:
-    """The ClassAd library: HTCondor's version 2 module, else version 1's.
-
-    Imported when it is first needed, since that takes tens of milliseconds.
-    """
-    try:
-        import classad2 as library
-    except ImportError:
-        try:
-            import classad as library
-        except ImportError as error:
-            raise ToolError(
-                "HTCondor's Python module 'classad2' is not installed",
-                "install the Python package 'htcondor' (on Debian: python3-htcondor)",
-            ) from error
-        if not hasattr(library, "ExprTree"):
-            remedy = "remove it and install the Python package 'htcondor'"
-            raise ToolError("the Python package 'classad' is not HTCondor's", remedy) from None
-    return library

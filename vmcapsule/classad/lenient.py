@@ -1,7 +1,7 @@
 """What can be told of a job whose ad cannot be parsed: enough to hold it, or to end it.
 
-Nothing here raises, whatever the text is.  A line counts where it gives one of a few names a
-plain literal; all other lines are passed over.
+Nothing here raises, whatever the text is.  Of all its lines those count that give a plain
+literal to one of a few attributes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Mapping, Optional
 from vmcapsule.classad import text as lex
 from vmcapsule.classad.ads import SEPARATOR, Ad
 
-#: Longer values are passed over; no path is longer.
+#: A string that is longer does not count; no path is.
 VALUE_CHARS_MAX = 4096
 _KINDS: Mapping[str, type] = {
     "ClusterId": int,
@@ -40,10 +40,11 @@ def frame(text: str) -> tuple[str, Optional[str]]:
 
 
 def told(text: str) -> Ad:
-    """An ad of what ``text`` tells of a few attributes; of two for a name the last counts.
+    """An ad of the few attributes that can be made out in ``text``.
 
-    Each has the type that HTCondor gives it, so that asking for its value never raises.
-    Strings hold no control characters; bytes that are not UTF-8 pass through.
+    Each has the type that HTCondor gives it, so that asking for its value never raises.  Of
+    several lines for one of them the last counts.  Strings hold no control characters, but
+    may hold bytes that are not UTF-8.
     """
     found: dict[str, tuple[str, str]] = {}
     names = {name.lower(): name for name in _KINDS}

@@ -1,9 +1,9 @@
-"""The text of ClassAd expressions: its two dialects, its tokens, its simple literals.
+"""The text of ClassAd expressions in HTCondor's two forms: tokens, brackets, plain literals.
 
-*Long form* (hooks, ``condor_q -long``, ``condor_submit -dump``) has one attribute a line;
-in its strings a backslash is an ordinary character unless a double quote follows that is
-not the last character of the line.  *New form* (an ad in brackets) escapes as C does.
-Only text is handled here; what an expression means is for the ClassAd library to say.
+*Long form* (hooks, ``condor_q -long``, ``condor_submit -dump``) has one attribute a line.  In
+its strings a backslash is an ordinary character, unless a double quote follows which is not
+the last character of the line.  *New form* (an ad in brackets) has the escapes of C.
+What an expression means is for the ClassAd library to say (`vmcapsule.classad.library`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Iterator, Mapping, Optional
 
-#: Strings, quoted names and comments are passed over whole; brackets and ';' matter.
+#: A string, a quoted name or a comment is one token, whatever is in it.
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")
       | (?P<name>'(?:[^'\\]|\\.)*')
@@ -28,7 +28,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
-#: A backslash that the long form means as itself.
+#: A backslash that is an ordinary character in long form.
 _PLAIN_BACKSLASH = re.compile(r'\\(?!"(?![\r\n]|\Z))')
 
 
@@ -37,14 +37,14 @@ class TextError(ValueError):
 
 
 def to_new_form(expr: str) -> str:
-    """Rewrite a long form expression (one line, stripped) for the new form's parser."""
+    """Write an expression of the long form, one line without blanks around it, in new form."""
     return _PLAIN_BACKSLASH.sub(r"\\\\", expr)
 
 
 def to_long_form(expr: str) -> str:
-    """Rewrite a new form expression for one line of long form: no comments, no escapes.
+    """Write an expression of the new form on one line of long form, without its comments.
 
-    Raises `TextError` for a string that holds a line break: long form has no way to say it.
+    Raises `TextError` for a string with a line break in it, which long form cannot say.
     """
     parts = []
     for match in _tokens(expr):
@@ -58,27 +58,27 @@ def to_long_form(expr: str) -> str:
 
 
 def quote(value: str) -> str:
-    """Write ``value`` as a string of the long form; `TextError` for what it cannot hold."""
+    """Write ``value`` as a string of the long form; `TextError` for what that cannot hold."""
     if re.search(r"[\r\n\0]", value):
         raise TextError("a string with a line break or a NUL cannot be written in an ad")
     return '"' + value.replace('"', '\\"') + '"'
 
 
 def literal_string(expr: str) -> Optional[str]:
-    """Return the value of a long form expression that is one string, else None."""
+    """Return the value of an expression of the long form that is just a string, or None."""
     match = _STRING.fullmatch(to_new_form(expr))
     return _unescape(match.group(1)) if match else None
 
 
 def literal_integer(expr: str) -> Optional[int]:
-    """Return the value of an expression that is one decimal integer, else None."""
+    """Return the value of an expression that is just a decimal integer, or None."""
     return int(expr) if _NUMBER.match(expr) else None
 
 
 def check_expression(expr: str) -> None:
-    """Check that a new form expression ends where it says: quotes and brackets are closed.
+    """Raise `TextError` where an expression of the new form has a stray bracket or ``;``.
 
-    The ClassAd library takes what stands before a stray ``]`` or ``;`` for the whole.
+    The ClassAd library would read as far as that and take it for the whole expression.
     """
     if not expr.strip():
         raise TextError("there is no expression after '='")
@@ -101,10 +101,10 @@ def _bracket(char: str, open_brackets: list[str]) -> None:
 
 
 def record_items(text: str, start: int) -> tuple[list[tuple[int, str]], int]:
-    """Split the record whose ``[`` is at ``start`` at its own ``;``.
+    """Split a record in new form, whose ``[`` is at ``start``, into its items.
 
-    Returns (offset, text) of each item that is not empty, without the comments before it,
-    and the offset after the ``]``.
+    Returns (offset, text) of each item, without the comments before it, and the offset
+    after the ``]``.  Raises `TextError` where a bracket or quote is not closed.
     """
     items: list[tuple[int, str]] = []
     open_brackets: list[str] = []
@@ -128,10 +128,10 @@ def record_items(text: str, start: int) -> tuple[list[tuple[int, str]], int]:
 
 
 def rename(expr: str, names: Mapping[str, str]) -> str:
-    """Write other names for attributes that a long form expression refers to.
+    """Give attributes that an expression of the long form refers to another name.
 
-    ``names`` are the new names by the old ones in lower case.  Raises `TextError` for what
-    is no expression.
+    ``names`` has the new name for each old one in lower case.  Raises `TextError` where a
+    quote is not closed.
     """
 
     def other(match: re.Match[str]) -> str:
@@ -153,7 +153,7 @@ def _tokens(text: str, start: int = 0) -> Iterator[re.Match[str]]:
 
 
 def _unescape(body: str) -> str:
-    """Decode the escapes of the new form; octal ones are bytes of UTF-8."""
+    """Decode the escapes of the new form; an octal one stands for a byte of UTF-8."""
     if "\\" not in body:
         return body
 
@@ -171,7 +171,7 @@ def _unescape(body: str) -> str:
 
 
 def escape_surrogates(expr: str) -> str:
-    """Write bytes that are not UTF-8 (lone surrogates) as octal escapes of the new form."""
+    """Write bytes that are not UTF-8 (lone surrogates here) as octal escapes of new form."""
     # Most are ASCII; a set of so many characters takes long to compile.
     if expr.isascii():
         return expr

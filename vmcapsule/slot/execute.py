@@ -130,8 +130,8 @@ def hand_back(
     ``came`` has the kind of each output, by its path.
 
     Under another name than they came: the capsule on the access point keeps its own
-    until the outputs are delivered, so that a run can be repeated.  An output that file
-    transfer could not send gets a like that it cannot send either.
+    until the outputs are delivered, so that a run can be repeated.  For an output that
+    file transfer could not send natively there is a stand-in that it cannot send either.
     """
     returned = made.folder / RETURNED
     returned.mkdir(exist_ok=True)
