@@ -25,6 +25,9 @@ Job record (``JOB_RECORD``, JSON, written by the host)
     time_zone         name of the host's time zone, as in /etc/timezone, or null
     user              login name the job should find itself under, or null
     cpus, memory_mib  ints, what the job asked for
+    disk_kib          int, what it asked for: to be free where it runs, its inputs aside
+    work_disk_bytes   int, the size of the disk to work on that comes along (ext4, labeled
+                      `WORK_LABEL`); 0: none
     condor_version    HTCondor is in /condor-<this>, to which the tarball unpacks; null for the
                       direct runner
 
@@ -126,6 +129,9 @@ EXIT_RECORD = RECORD_DIR + "/exit.json"
 GUEST_LOG = RECORD_DIR + "/guest.log"
 #: The personal HTCondor's logs, kept when the job could not be run, in one file.
 CONDOR_LOG = RECORD_DIR + "/condor.log"
+
+#: The name of the file system on the disk that the guest works on, if one comes along.
+WORK_LABEL = "CONDOR-WORK"
 
 #: What the guest replaces by the sandbox's path in values of the environment.
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"

@@ -25,6 +25,7 @@ from init.processes import kill_below, kill_user, limit
 from init.record import read_job
 from init.report import MESSAGE_CHARS_MAX
 from init.unpack import Unpacker
+from init.work_disk import check_room, mount_work_disk
 
 MYPY = False
 if MYPY:
@@ -84,12 +85,13 @@ class Guest:
         self.log(
             f"runner {job['runner']}, executable {job['executable']!r}, user {job['user']!r}"
         )
-        self.make_folders()
+        self.make_folders(job.get("work_disk_bytes") or 0)
         self.make_home(job)
         runner = Condor(job, self) if job["runner"] == "condor" else Direct(job, self)
         try:
             self.sandbox = runner.prepare()
             self.timed("unpack_input", self.unpack)
+            check_room(job, self.sandbox)
             job_ad = read_text(os.path.join(self.data_dir, JOB_AD))
             before = runner.run(self.sandbox, job_ad, report)
         except BaseException:
@@ -121,11 +123,14 @@ class Guest:
             job, wanted, self.data_dir, self.sandbox, self.login, before, self.report, self.log
         )
 
-    def make_folders(self) -> None:
+    def make_folders(self, work_disk_bytes: int) -> None:
         if os.path.isdir(self.work):
             remove_tree(self.work)  # a machine that was stopped half-way and started anew
-        for name in ("", "execute"):
-            os.makedirs(os.path.join(self.work, name), 0o755)
+        os.makedirs(self.work, 0o755)
+        if self.whole_machine and work_disk_bytes:
+            size_bytes = work_disk_bytes
+            self.timed("work_disk", lambda: mount_work_disk(self.work, size_bytes, self.log))
+        os.mkdir(os.path.join(self.work, "execute"), 0o755)
 
     def make_home(self, job: "Job") -> None:
         """Choose the job's login, and give it a home like its user's."""

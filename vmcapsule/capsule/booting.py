@@ -7,6 +7,7 @@ from typing import Callable, Optional
 
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.errors import ToolError
+from vmcapsule.guest.work_disk import raw_work_disk
 from vmcapsule.vm import accelerator, boot
 
 
@@ -31,18 +32,20 @@ def boot_capsule(
             f"use a machine where guests run with {accelerator.DEVICE} and this user may use "
             "it, and a template that has its kernel beside its disks",
         )
-    machine = boot.Machine(
-        system_disk=made.system_disk,
-        data_disk=made.data_disk,
-        cpus=made.cpus,
-        memory_mib=made.memory_mib,
-        accelerator=kind,
-        kernel=made.kernel,
-        initrd=made.initrd,
-        cmdline=made.cmdline,
-        network=made.network,
-    )
-    boot.boot(
-        machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
-    )
+    with raw_work_disk(made.folder, made.work_bytes) as work_disk:
+        machine = boot.Machine(
+            system_disk=made.system_disk,
+            data_disk=made.data_disk,
+            cpus=made.cpus,
+            memory_mib=made.memory_mib,
+            accelerator=kind,
+            kernel=made.kernel,
+            initrd=made.initrd,
+            cmdline=made.cmdline,
+            network=made.network,
+            work_disk=work_disk,
+        )
+        boot.boot(
+            machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
+        )
     return kind

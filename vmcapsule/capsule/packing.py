@@ -65,6 +65,7 @@ def plan(
         require_kvm=config.require_kvm or job.require_kvm,
         timeout_s=config.timeout_s,
         wanted_outputs=",".join(outputs.wanted_outputs(job)),
+        work_bytes=bundle.work_bytes(load, job),
     )
     check_size(planned, job.long_form())
     return Plan(planned, job, template, load)

@@ -60,6 +60,8 @@ class Capsule(NamedTuple):
     timeout_s: Optional[float] = None
     #: What the job is to leave, by sandbox-relative path, separated by commas.
     wanted_outputs: str = ""
+    #: How large the disk is that the guest works on, made anew for each run; 0: there is none.
+    work_bytes: int = 0
 
     @property
     def console(self) -> Path:
@@ -143,6 +145,8 @@ def load_capsule(folder: Path) -> Capsule:
         record = json.loads(read_regular(path, TEXT_BYTES_MAX))
         if record.pop("format") != FORMAT:
             raise ValueError("of another version")
+        # One that was made before something was added has not what is added.
+        record = {**Capsule._field_defaults, **record}
         known = {name: _checked(record[name], name, kinds) for name, kinds in _kinds().items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"

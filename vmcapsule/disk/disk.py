@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple, Tuple
 
+from vmcapsule.disk.extents import open_image
 from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.disk.vmdk.write import sources_of, write_sparse
 
 
 class Disk(NamedTuple):
@@ -28,3 +31,19 @@ class Disk(NamedTuple):
         """
         disk = read_vmdk(path)
         return cls(disk.path, disk.files, disk.capacity_bytes, disk.form)
+
+
+def from_raw(raw: Path, target: Path, *, like: Path) -> Disk:
+    """Make the new disk ``target`` of a raw image, without its holes, so that it can travel.
+
+    It is for the kind of controller that the disk ``like`` is for.  Raises `SpaceError` or
+    `DiskError`.
+    """
+    fd = open_image(raw, os.O_RDONLY)
+    try:
+        size_bytes = os.fstat(fd).st_size
+        adapter = read_vmdk(like).adapter
+        write_sparse(sources_of(fd, size_bytes), size_bytes, target, adapter=adapter)
+    finally:
+        os.close(fd)
+    return Disk.at(target)

@@ -13,6 +13,7 @@ from vmcapsule.guest import files as guest_files
 from vmcapsule.guest.ad import guest_ad, sandbox_ad
 from vmcapsule.guest.script import joined
 from vmcapsule.guest.staging import NO_RUN_AD, Payload, packed
+from vmcapsule.guest.work_disk import work_bytes_for
 from vmcapsule.job.source import SourceJob
 from vmcapsule.template.tarball import HTCondorTarball
 from vmcapsule.transfer import sandbox
@@ -40,9 +41,12 @@ def payload(
     ):
         if not (path.is_file() and os.access(path, os.R_OK)):
             raise ConfigError(f"{knob}: there is no readable file '{path}'", f"correct {knob}")
+    copies = [(contract.TARBALL, tarball.path)] if tarball and staged else []
+    carried = packed(sandbox.input_members(job), [], copies)
+    record = job_record(job, tarball, work_bytes(carried, job))
     texts = [
         (contract.INIT_SCRIPT, joined(init_script)),
-        (contract.JOB_RECORD, json.dumps(job_record(job, tarball), indent=1).encode() + b"\n"),
+        (contract.JOB_RECORD, json.dumps(record, indent=1).encode() + b"\n"),
         (contract.JOB_AD, _guest_ad(job).encode(errors="surrogateescape")),
         (contract.SANDBOX_AD, _sandbox_ad(job).encode(errors="surrogateescape")),
         (contract.MACHINE_AD, guest_files.machine_ad(job).encode()),
@@ -54,11 +58,20 @@ def payload(
     if tarball:
         config = guest_files.condor_config(job, tarball.version)
         texts.append((contract.CONDOR_CONFIG, config.encode()))
-    copies = [(contract.TARBALL, tarball.path)] if tarball and staged else []
-    return packed(sandbox.input_members(job), texts, copies)
+    return carried._replace(texts=(*texts, *carried.texts))
 
 
-def job_record(job: SourceJob, tarball: Optional[HTCondorTarball]) -> dict[str, Any]:
+def work_bytes(load: Payload, job: SourceJob) -> int:
+    """How large the disk is that the guest works on; 0: there is none."""
+    carried = load.packs
+    return work_bytes_for(
+        len(carried.entries), sum(carried.pack_sizes_bytes), job.request_disk_kib * 1024
+    )
+
+
+def job_record(
+    job: SourceJob, tarball: Optional[HTCondorTarball], work_disk_bytes: int
+) -> dict[str, Any]:
     """The job record of `vmcapsule.contract`."""
     outputs = job.transfer_output
     return {
@@ -78,6 +91,8 @@ def job_record(job: SourceJob, tarball: Optional[HTCondorTarball]) -> dict[str, 
         "user": job.owner,
         "cpus": job.request_cpus,
         "memory_mib": job.request_memory_mib,
+        "disk_kib": job.request_disk_kib,
+        "work_disk_bytes": work_disk_bytes,
         "condor_version": tarball.version if tarball else None,
     }
 

@@ -21,6 +21,7 @@ from vmcapsule.errors import (
     TemplateError,
     VmCapsuleError,
 )
+from vmcapsule.guest.work_disk import FROM_BYTES
 from vmcapsule.resources import resource
 from vmcapsule.template.tarball import is_in, tarball_of
 from vmcapsule.template.template import CONDOR, Template, load
@@ -232,6 +233,7 @@ def parse_probe(data: bytes) -> Mapping[str, Any]:
         "writable_by_all": bool,
         "condor": str,
         "memory_kib": int,
+        "free_root_bytes": int,
     }
     for name, kind in fields.items():
         if not isinstance(record, dict) or type(record.get(name)) is not kind:
@@ -271,6 +273,12 @@ def judge(probe: Mapping[str, Any], mount_point: str, condor: str = "") -> List[
     if not probe["writable_by_all"]:
         text = "the data disk is not writable by all users"
         findings.append(Finding(ERROR, text, "mount it with the option umask=000"))
+    if probe["free_root_bytes"] < FROM_BYTES:
+        text = (
+            f"the machine's root has {probe['free_root_bytes'] >> 20} MiB free, and jobs that "
+            f"need up to {FROM_BYTES >> 20} MiB of disk run there"
+        )
+        findings.append(Finding(WARNING, text, "make it larger"))
     if all(finding.level == OK for finding in findings):
         text = f"data disk at {mount_point}, writable by all; user 'condor' is there"
         findings.append(Finding(OK, text))

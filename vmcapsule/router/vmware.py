@@ -9,12 +9,15 @@ from vmcapsule.capsule.packing import Plan
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.disk import Disk
+from vmcapsule.disk.disk import Disk, from_raw
 from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.template.template import Template
 
+#: The disk that the guest works on, where the job needs more than a little; empty, it takes
+#: a few KiB for each GiB.
+WORK_DISK = "condor-work.vmdk"
 #: What condor_submit would have added to the Requirements of such a job.
 _REQUIREMENTS = (
     '(TARGET.Arch == "X86_64") && (TARGET.HasVM =?= true)'
@@ -30,7 +33,18 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
     Its other disks stay in the template, whence HTCondor transfers them.
     """
     made, vmx = planned.capsule, planned.template.vmx
-    copy_sparse(vmx, aside / vmx.name)
+    if made.work_bytes:
+        from vmcapsule.guest.work_disk import raw_work_disk  # seldom needed
+        from vmcapsule.template.vmx import with_disk
+
+        text = vmx.read_text(encoding="utf-8", errors="surrogateescape")
+        text = with_disk(text, WORK_DISK, made.data_disk.name)
+        (aside / vmx.name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        with raw_work_disk(aside, made.work_bytes) as raw:
+            assert raw is not None  # it has a size
+            from_raw(raw, aside / WORK_DISK, like=planned.template.data_disk)
+    else:
+        copy_sparse(vmx, aside / vmx.name)
     DataDisk(aside / made.data_disk.name).make_transferable(aside)
     return made._replace(vmx=made.folder / vmx.name)
 
@@ -41,7 +55,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
     return CapsuleFacts(
         folder=made.folder,
         vmx=template.vmx.name,
-        vmdk_files=(made.data_disk.name,),
+        vmdk_files=(made.data_disk.name, *([WORK_DISK] if made.work_bytes else [])),
         other_files=(),
         memory_mib=made.memory_mib,
         cpus=made.cpus,

@@ -44,6 +44,8 @@ class Machine(NamedTuple):
     initrd: Optional[Path] = None
     cmdline: str = ""
     network: bool = False
+    #: A raw disk whose content nobody needs when the machine is off.
+    work_disk: Optional[Path] = None
 
 
 def boot(
@@ -90,6 +92,7 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
         "-chardev", f"file,id=console,path={_escape(console)}", "-serial", "chardev:console",
         "-drive", _drive(machine.system_disk, machine, "snapshot=on"),
         "-drive", _drive(machine.data_disk, machine, "cache=writeback"),
+        *_work_drive(machine),
         "-device", "virtio-rng-pci",
         "-nic", "user,model=virtio-net-pci" if machine.network else "none",
     ]  # fmt: skip
@@ -101,9 +104,21 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
 
 
 def _drive(disk: Path, machine: Machine, option: str) -> str:
+    return f"driver=vmdk,{_file(disk, machine)},{option}"
+
+
+def _work_drive(machine: Machine) -> list[str]:
+    """Last of all, so that no other disk has another name for it in the guest."""
+    if machine.work_disk is None:
+        return []
+    file = _file(machine.work_disk, machine)
+    return ["-drive", f"driver=raw,{file},cache=unsafe,discard=unmap"]
+
+
+def _file(disk: Path, machine: Machine) -> str:
     # A guest that boots from its boot sector may be old: it gets the disks it knows.
     interface = "virtio" if machine.kernel is not None else "ide"
-    return f"driver=vmdk,file.driver=file,file.filename={_escape(disk)},if={interface},{option}"
+    return f"file.driver=file,file.filename={_escape(disk)},if={interface}"
 
 
 def _escape(path: Path) -> str:

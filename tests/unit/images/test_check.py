@@ -30,6 +30,7 @@ GOOD: Dict[str, Any] = {
     "writable_by_all": True,
     "condor": "23.9.6 25.1",
     "memory_kib": 475136,
+    "free_root_bytes": 2 << 30,
 }
 
 
@@ -60,6 +61,12 @@ def check(folder: Path, **knobs: str) -> List[Finding]:
 
 def errors(findings: List[Finding]) -> List[str]:
     return [f"{f.text}; {f.remedy}" for f in findings if f.level == "error"]
+
+
+def test_a_root_with_little_room_costs_a_warning() -> None:
+    findings = judge({**GOOD, "free_root_bytes": (2 << 30) - 1}, "/condor-data")
+    (found,) = [finding for finding in findings if finding.level == "warning"]
+    assert "has 2047 MiB free, and jobs that need up to 2048 MiB" in found.text
 
 
 def test_good_template_leaves_only_what_a_boot_would_tell(folder: Path) -> None:

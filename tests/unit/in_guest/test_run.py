@@ -620,3 +620,21 @@ def test_exit_record_is_the_last_thing_written(place: Place) -> None:
     record_ns = (folder / "exit.json").stat().st_mtime_ns
     assert all(p.stat().st_mtime_ns <= record_ns for p in folder.glob("output.*"))
     assert json.loads((folder / "exit.json").read_text())["state"] == "exited"
+
+
+def test_a_job_that_cannot_have_the_disk_it_requests_is_not_run(place: Place) -> None:
+    record = place.job("echo ran > ran", disk_kib=1 << 50, work_disk_bytes=1 << 61)
+    assert record["state"] == "failed" and record["failure"]["stage"] == "disk"
+    assert f"requests {1 << 50} KiB of disk" in record["failure"]["message"]
+    assert "KiB free" in record["failure"]["message"]
+    assert not (place.data / contract.OUTPUT_INDEX).exists()
+
+
+def test_a_job_that_requests_what_is_free_is_run(place: Place) -> None:
+    record = place.job("echo ran", disk_kib=1000, work_disk_bytes=1 << 61)
+    assert record["failure"] is None and record["exit_code"] == 0
+
+
+def test_a_small_job_is_run_on_whatever_root_a_template_has(place: Place) -> None:
+    record = place.job("echo ran", disk_kib=1 << 50, work_disk_bytes=0)
+    assert record["failure"] is None and record["exit_code"] == 0

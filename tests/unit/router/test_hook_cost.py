@@ -39,6 +39,8 @@ SLOW = {
         "vmcapsule.vm.boot",
         "vmcapsule.guest.extract",
         "vmcapsule.process",
+        "vmcapsule.disk.ext4",
+        "vmcapsule.template.vmx",
     ),
     *("vmcapsule.local.run", "vmcapsule.cli.arguments"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -42,6 +43,16 @@ def test_the_machine_has_what_it_was_given() -> None:
     system, data = found["-drive"]
     assert "/t/system.vmdk" in system and "snapshot=on" in system
     assert "/c/data.vmdk" in data and "snapshot" not in data
+
+
+@pytest.mark.parametrize(("kernel", "bus"), [(MACHINE.kernel, "virtio"), (None, "ide")])
+def test_a_work_disk_comes_last_and_nothing_of_it_is_flushed(
+    kernel: Optional[Path], bus: str
+) -> None:
+    machine = MACHINE._replace(work_disk=Path("/c/work,.raw"), kernel=kernel)
+    *_, work = options(machine)["-drive"]
+    assert "driver=raw" in work and "filename=/c/work,,.raw" in work
+    assert f"if={bus}" in work and "cache=unsafe" in work
 
 
 def test_there_is_no_network_unless_asked_for() -> None:
