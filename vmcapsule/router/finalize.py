@@ -14,7 +14,7 @@ from vmcapsule.capsule.states import State
 from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
-from vmcapsule.files import read_regular
+from vmcapsule.files import open_regular, read_regular
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.job.source import id_of
 
@@ -129,12 +129,14 @@ def undelivered(text: str, error: VmCapsuleError) -> Ad:
 
 def _leave_note(note: Path, text: str) -> None:
     """Append to a file; a note that cannot be left is not worth a job."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
     try:
-        with os.fdopen(os.open(note, flags, 0o644), "wb") as file:
+        with os.fdopen(open_regular(note, flags, 0o644), "wb") as file:
             file.write(text.encode(errors="backslashreplace"))
     except OSError as error:
-        print(f"vmcapsule: warning: cannot leave a note: {error}", file=sys.stderr)
+        print(
+            f"vmcapsule: warning: cannot leave a note: {one_line(str(error))}", file=sys.stderr
+        )
 
 
 def exit_attributes(job_exit: JobExit) -> Ad:

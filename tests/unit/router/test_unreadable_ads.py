@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, Optional
@@ -149,6 +150,25 @@ def test_a_finalize_that_cannot_read_the_source_says_that_nothing_was_delivered(
     assert "line 3 of the ad cannot be parsed" in (ad.string("ExitReason") or "")
     note = (at_home / "job.log.vmcapsule").read_text()
     assert note.startswith("Job 4.2: ") and "vmcapsule extract 4.2" in note
+
+
+def test_a_note_waits_for_nobody(at_home: Path) -> None:
+    """Opening a FIFO to write waits for a reader, and a hook has no time limit."""
+    os.mkfifo(at_home / "job.log.vmcapsule")
+    code = (
+        "import sys; from vmcapsule.cli import hook_commands\n"
+        "sys.exit(hook_commands.finalize(None))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[3],
+        input=f'Iwd = "{at_home}"\nUserLog = "job.log"\n{BAD}\n------\n',
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0 and "ExitReason" in done.stdout
+    assert "cannot leave a note" in done.stderr
 
 
 def test_nor_does_one_that_cannot_read_the_routed_ad_lose_its_job(at_home: Path) -> None:
