@@ -16,7 +16,7 @@ def main(tree: Path, disk: Path) -> None:
     from vmcapsule.transfer import sandbox
 
     load = staging.packed(sandbox.tree(str(tree), tree.name), texts=())
-    staging.stage(load, DataDisk(disk), disk.parent)
+    staging.stage(load, DataDisk(disk))
 
 
 if __name__ == "__main__":

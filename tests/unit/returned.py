@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
+from tests.unit.edits import raw_edit
 from vmcapsule import contract
 from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
@@ -14,7 +15,7 @@ from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.transfer.entries import Entry, Stretch
 from vmcapsule.transfer.index import dump_index

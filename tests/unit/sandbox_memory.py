@@ -17,7 +17,7 @@ from vmcapsule.transfer import sandbox
 
 def stage(disk: Path, folder: str) -> None:
     load = staging.packed(sandbox.tree(folder, "tree"), texts=())
-    staging.stage(load, DataDisk(disk), disk.parent)
+    staging.stage(load, DataDisk(disk))
 
 
 def deliver_some(disk: Path, folder: str) -> None:

@@ -83,7 +83,7 @@ def pack(
     made, offset = planned.capsule, planned.capsule.part_offset_bytes
     with making.draft(made.folder) as aside:
         disk = put_data_disk(planned.template, aside, made.data_bytes, offset)
-        staging.stage(planned.load, disk, aside)
+        staging.stage(planned.load, disk)
         save_source_ad(planned.job.long_form(), aside)
         made = finish(planned, aside)
         save_capsule(made, aside)

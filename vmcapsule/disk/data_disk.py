@@ -61,13 +61,12 @@ class DataDisk(NamedTuple):
             yield FatVolume.open(image, offset_bytes)
 
     @contextmanager
-    def edited(self, scratch: Path) -> Iterator[FatVolume]:
-        """Open the volume for reading and writing, inside the ``with`` block only.
+    def edited(self) -> Iterator[FatVolume]:
+        """Open the volume of a flat disk for reading and writing, inside the ``with`` block.
 
-        A flat disk of one file is edited in place; any other is written anew in ``scratch``
-        and takes the old one's place when the block ends well.
+        Raises `DiskError` for a disk of another form.
         """
-        with raw_edit(self.path, scratch) as raw:
+        with raw_edit(self.path) as raw:
             yield FatVolume.open(raw.fd, locate_fat(raw.fd, raw.size_bytes, self.offset_bytes))
 
     def overwrite(self, name: str, data: bytes) -> None:

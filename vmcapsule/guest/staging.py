@@ -62,7 +62,7 @@ def packed(
     return Payload((*texts, index), tuple(copies), plan)
 
 
-def stage(load: Payload, disk: DataDisk, scratch: Path) -> None:
+def stage(load: Payload, disk: DataDisk) -> None:
     """Write ``load`` onto a data disk.
 
     Records of an earlier run that lie there are removed first.  Raises `TooLarge`,
@@ -80,7 +80,7 @@ def stage(load: Payload, disk: DataDisk, scratch: Path) -> None:
         **{name: len(data) for name, data in texts.items()},
         **{name: path.stat().st_size for name, path in copies.items()},
     }
-    with disk.edited(scratch) as volume:
+    with disk.edited() as volume:
         fd = volume.fd
         try:
             layout = lay_out(volume, files, remove=_stale(volume))

@@ -174,7 +174,7 @@ def _check_data(template: Template, offset: Optional[int], scratch: Path) -> Lis
 
 def _check_boot(template: Template, config: Config, scratch: Path) -> List[Finding]:
     copy = DataDisk(template.data_disk, config.disk_part_offset_bytes).copied(scratch)
-    with copy.edited(scratch) as volume:
+    with copy.edited() as volume:
         put_files(volume, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
     machine = Machine(
         system_disk=template.system_disk,

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.edits import raw_edit
 from tests.unit.returned import OFFSET_BYTES, make_disk, make_job, small_template
 from vmcapsule.capsule import making, packing, record
 from vmcapsule.capsule.record import (
@@ -27,7 +28,7 @@ from vmcapsule.capsule.record import (
 from vmcapsule.config import load_config
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, raw_view, read_vmdk
+from vmcapsule.disk.vmdk.vmdk import FORMS, raw_view, read_vmdk
 from vmcapsule.errors import InputError, SpaceError, TooLarge, UsageError
 from vmcapsule.template.data_disk import put_data_disk
 from vmcapsule.template.template import load

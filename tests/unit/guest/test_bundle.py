@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.edits import raw_edit
 from vmcapsule import contract, process
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit, raw_view
+from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_view
 from vmcapsule.errors import ConfigError, DiskError, InputError, SpaceError
 from vmcapsule.guest import bundle, extract, staging
 from vmcapsule.guest.exit_record import read_record
@@ -31,7 +32,7 @@ INIT = resource("guest/condor-init.py")
 def disk(tmp_path: Path) -> Path:
     raw = tmp_path / "raw"
     build_data_disk(raw, size_bytes=16 << 20, offset_bytes=OFFSET_BYTES)
-    create_vmdk(raw, tmp_path / "data.vmdk", "monolithicSparse")
+    create_vmdk(raw, tmp_path / "data.vmdk", "monolithicFlat")
     return tmp_path / "data.vmdk"
 
 
@@ -76,7 +77,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
     tarball = disk.parent / "condor-1.tar"
     tarball.write_bytes(b"archive")
     load = bundle.payload(job, init_script=INIT, tarball=HTCondorTarball(tarball, "1"))
-    staging.stage(load, DataDisk(disk, OFFSET_BYTES), disk.parent)
+    staging.stage(load, DataDisk(disk, OFFSET_BYTES))
     assert contents(disk) == {
         "prog": b"#!/bin/sh\n",
         "in": b"",
@@ -100,7 +101,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
 
 def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, DataDisk(disk), tmp_path)
+    staging.stage(load, DataDisk(disk))
     with raw_view(disk, tmp_path) as raw:
         process.run(
             ["dd", f"if={raw.path}", f"of={tmp_path / 'volume'}", "bs=512"]
@@ -115,21 +116,12 @@ def differing(one: bytes, other: bytes) -> list[int]:
     return [at for at, (a, b) in enumerate(zip(one, other)) if a != b]
 
 
-@pytest.fixture
-def flat(disk: Path) -> Path:
-    folder = disk.parent / "flat"
-    folder.mkdir()
-    create_vmdk(disk.with_name("raw"), folder / "data.vmdk", "monolithicFlat")
-    return folder / "data.vmdk"
-
-
 @pytest.mark.parametrize("is_sent", [True, False])
 def test_how_often_a_job_was_started_is_told_where_the_disk_lies(
-    flat: Path, job: SourceJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sent: bool
+    disk: Path, job: SourceJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sent: bool
 ) -> None:
-    disk = flat
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, DataDisk(disk), tmp_path)
+    staging.stage(load, DataDisk(disk))
     if is_sent:
         DataDisk(disk).make_transferable(tmp_path)
     assert read(disk, contract.RUN_AD).strip() == b""
@@ -147,14 +139,14 @@ def test_how_often_a_job_was_started_is_told_where_the_disk_lies(
 
 
 def test_a_file_keeps_its_size_when_it_is_overwritten(
-    flat: Path, job: SourceJob, tmp_path: Path
+    disk: Path, job: SourceJob, tmp_path: Path
 ) -> None:
-    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(flat), tmp_path)
-    before = flat.with_name("data-flat.vmdk").read_bytes()
+    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
+    before = disk.with_name("data-flat.vmdk").read_bytes()
     for name, data in ((contract.RUN_AD, b"short"), ("none", b"x")):
         with pytest.raises(DiskError, match=f"'{name}'"):
-            DataDisk(flat).overwrite(name, data)
-    assert flat.with_name("data-flat.vmdk").read_bytes() == before
+            DataDisk(disk).overwrite(name, data)
+    assert disk.with_name("data-flat.vmdk").read_bytes() == before
 
 
 def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> None:
@@ -162,9 +154,7 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
         stale = (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY")
         files = {**dict.fromkeys(stale, b"old"), "kept.txt": b"the template's own"}
         put_files(FatVolume.open(raw.fd, OFFSET_BYTES), files)
-    staging.stage(
-        bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk), disk.parent
-    )
+    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
     with DataDisk(disk).opened(disk.parent) as volume:
         paths = {file.path for file in volume.walk()}
         assert read_record(volume) is None
@@ -177,7 +167,7 @@ def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) ->
     (job.iwd / "in/big").write_bytes(bytes(range(256)) * (80 << 10))
     load = bundle.payload(job, init_script=INIT, tarball=None)
     with pytest.raises(SpaceError) as caught:
-        staging.stage(load, DataDisk(disk), disk.parent)
+        staging.stage(load, DataDisk(disk))
     needed = int(re.findall(r"need (\d+) bytes", str(caught.value))[0])
     assert 23 << 20 < needed < 25 << 20
     assert disk.read_bytes() == before
@@ -187,7 +177,7 @@ def test_a_file_that_shrinks_while_it_is_packed_is_an_error(disk: Path, job: Sou
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").write_bytes(b"")
     with pytest.raises(InputError, match="in/A' changed while it was packed"):
-        staging.stage(load, DataDisk(disk), disk.parent)
+        staging.stage(load, DataDisk(disk))
 
 
 def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
@@ -196,7 +186,7 @@ def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").unlink()
     with pytest.raises(InputError, match="in/A': No such file"):
-        staging.stage(load, DataDisk(disk), disk.parent)
+        staging.stage(load, DataDisk(disk))
 
 
 def test_a_missing_init_script_names_its_knob(job: SourceJob, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Iterator
 
 import pytest
 
+from tests.unit.edits import raw_edit
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from tests.unit.users import acting_as, give
 from vmcapsule import contract
@@ -19,7 +20,7 @@ from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk import vmdk
-from vmcapsule.disk.vmdk.vmdk import FORMS, raw_edit, read_vmdk
+from vmcapsule.disk.vmdk.vmdk import FORMS, read_vmdk
 from vmcapsule.errors import DiskError, ExecFailed, GuestError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.edits import raw_edit
 from tests.unit.sandbox_memory import deliver, stage
 from tests.unit.transfer.test_costs import data_disk
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import raw_edit
 from vmcapsule.errors import DiskError, InputError
 from vmcapsule.guest import staging
 from vmcapsule.process import run

@@ -69,7 +69,7 @@ def test_what_is_put_first_lies_where_linux_writes_fast(
         sandbox.tree(str(tmp_path / "large"), "large"),
         texts=[("init", b"#"), ("vmcapsule/x", b"y")],
     )
-    staging.stage(load, DataDisk(disk), tmp_path)
+    staging.stage(load, DataDisk(disk))
     with DataDisk(disk).opened(tmp_path) as volume:
         pack = volume.lookup(contract.INPUT_PACK % 0)
     assert pack is not None

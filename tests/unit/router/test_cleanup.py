@@ -8,6 +8,7 @@ from typing import Optional
 
 import pytest
 
+from tests.unit.edits import raw_edit
 from tests.unit.returned import put_into
 from vmcapsule import contract
 from vmcapsule.capsule.record import RETURNED, Capsule, save_capsule
@@ -16,7 +17,7 @@ from vmcapsule.classad.ads import quote
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_edit
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError
 from vmcapsule.router.cleanup import cleanup, settle
 

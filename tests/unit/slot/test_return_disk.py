@@ -9,6 +9,7 @@ from typing import Mapping, Optional, Sequence
 
 import pytest
 
+from tests.unit.edits import raw_edit
 from tests.unit.returned import EXITED, file, make_job
 from vmcapsule import contract
 from vmcapsule.capsule import delivery
@@ -17,7 +18,7 @@ from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.empty_disk import make_data_disk
 from vmcapsule.disk.fat.tree import lay_out, put_files
 from vmcapsule.disk.fat.volume import FatVolume
-from vmcapsule.disk.vmdk.vmdk import raw_edit, read_vmdk
+from vmcapsule.disk.vmdk.vmdk import read_vmdk
 from vmcapsule.errors import SpaceError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import read_exit

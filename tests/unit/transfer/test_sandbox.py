@@ -184,7 +184,7 @@ def test_an_unreadable_file_is_named(content: str) -> None:
             path.chmod(0o777)
         with acting_as(), pytest.raises(InputError, match="prog': Permission denied"):
             load = staging.packed(input_members(job(folder)), texts=())
-            staging.stage(load, DataDisk(disk), folder)
+            staging.stage(load, DataDisk(disk))
 
 
 def test_the_executable_may_be_the_guests_own(iwd: Path) -> None:

@@ -121,27 +121,19 @@ def _where_it_lies(disk: Vmdk, stack: ExitStack, flags: int) -> Optional[DiskMap
 
 
 @contextmanager
-def raw_edit(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
-    """Open a disk as a raw image for reading and writing.
+def raw_edit(vmdk_path: Path) -> Iterator[RawDisk]:
+    """Open a monolithicFlat disk as a raw image for reading and writing.
 
-    A monolithicFlat disk is edited in place.  Any other is converted into a folder of its
-    own in ``scratch``, and when the block ends without an exception, back to the same form
-    aside and then renamed over the old files; on an exception the disk stays as it was.
-    A streamOptimized disk becomes monolithicSparse, as a guest cannot write to a stream.
+    Raises `DiskError` for one of another form.
     """
     disk = read_vmdk(vmdk_path)
-    if _is_raw(disk):
-        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDWR) as raw:
-            yield raw
-        return
-    with _aside(scratch) as folder:
-        image = _to_raw(disk, folder)
-        with _opened(image, disk.capacity_bytes, os.O_RDWR) as raw:
-            yield raw
-        form = "monolithicSparse" if disk.form == "streamOptimized" else disk.form
-        with _aside(disk.path.parent) as new_folder:
-            new = create_vmdk(image, new_folder / disk.path.name, form, adapter=disk.adapter)
-            _replace(disk, new)
+    if not _is_raw(disk):
+        raise DiskError(
+            f"'{disk.path}' is {disk.form}: only a disk whose file is its image is edited",
+            "convert it with qemu-img to monolithicFlat",
+        )
+    with _opened(disk.files[1], disk.capacity_bytes, os.O_RDWR) as raw:
+        yield raw
 
 
 def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> Vmdk:
@@ -262,21 +254,3 @@ def _qemu_img(arguments: Sequence[Union[str, Path]], target: Path) -> None:
                 f"no room for '{target}'", "free some room on that file system"
             ) from error
         raise
-
-
-def _replace(old: Vmdk, new: Vmdk) -> None:
-    """Rename the files of ``new`` over those of ``old``, the descriptor's last."""
-    folder = old.path.parent
-    mode = old.path.stat().st_mode & 0o777
-    targets = {file: folder / file.name for file in new.files}
-    for target in targets.values():
-        if target not in old.files and os.path.lexists(target):
-            raise DiskError(f"'{target}' is in the way", "it is not part of the disk: move it")
-    try:
-        for file in reversed(new.files):
-            file.chmod(mode)
-            file.replace(targets[file])
-        for file in set(old.files) - set(targets.values()):
-            file.unlink()
-    except OSError as error:
-        raise DiskError(f"cannot replace '{error.filename}': {error.strerror}") from error
