@@ -33,6 +33,8 @@ from vmcapsule.template.template import Template
 
 #: What QEMU needs in the slot beside its guest's memory.
 QEMU_MEMORY_MIB = 128
+#: What a guest's system and its HTCondor write beside the job, and logs.
+GUEST_KIB = 64 << 10
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
@@ -55,6 +57,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         cpus=made.cpus,
         network=made.network,
         size_kib=size_kib(data_kib, shared),
+        data_kib=data_kib,
         program=PROGRAM,
         shared_files=tuple(shared),
         wanted_outputs=tuple(item for item in made.wanted_outputs.split(",") if item),
@@ -109,7 +112,15 @@ def _held_for_the_slot(template: Ad) -> dict[str, Value]:
 
 
 def _request_disk_kib(job: SourceJob, capsule: CapsuleFacts) -> int:
-    return 2 * capsule.size_kib + job.request_disk_kib
+    """What is in use at the peak, which is while the guest packs the outputs.
+
+    By then there is what came into the slot; where the guest works, on the layer over its
+    system disk or on a work disk, the inputs, unpacked, and what the job wrote, for which it
+    has its own request; and on the data disk the outputs once more.  Later the guest's work
+    is gone, and the disk that goes back takes less than it did.
+    """
+    work_kib = capsule.data_kib + job.request_disk_kib + GUEST_KIB
+    return capsule.size_kib + work_kib + job.request_disk_kib
 
 
 ROUTE = Route(

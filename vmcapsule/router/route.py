@@ -33,7 +33,8 @@ class CapsuleFacts(NamedTuple):
     they take up together with ``shared_files``; ``memory_mib`` includes what the guest needs
     for itself.  ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are
     the template's that go with it, by full path, and ``wanted_outputs`` what the job must
-    leave.  ``demands`` are attributes that must be true of the machine it runs on.
+    leave.  ``data_kib`` is what the data disk alone takes up, and ``demands`` are attributes
+    that must be true of the machine it runs on.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class CapsuleFacts(NamedTuple):
     memory_mib: int
     cpus: int
     size_kib: int
+    data_kib: int = 0
     network: bool = False
     program: str = ""
     shared_files: tuple[Path, ...] = ()

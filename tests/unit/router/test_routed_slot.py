@@ -7,11 +7,14 @@ from typing import Any, Optional
 
 import classad2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
+from vmcapsule.router.qemu import GUEST_KIB
 from vmcapsule.router.route import REMOVED_WHEN_HELD
 from vmcapsule.slot.execute import AVOID_S
 
@@ -229,3 +232,24 @@ def test_a_held_one_goes_when_its_hold_was_seen() -> None:
     own = template().with_({"PeriodicRemove": "NumJobStarts > 9"})
     expected = f"(NumJobStarts > 9) || ({REMOVED_WHEN_HELD})"
     assert routed(own=own).expr("PeriodicRemove") == expected
+
+
+#: Of bytes that a template has: its system disk, kernel and initrd.
+SHARED_KIB = 400_000
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 1 << 40), st.data())
+def test_what_is_claimed_is_in_use_at_the_peak_and_no_more(
+    inputs_kib: int, request_kib: int, data: st.DataObject
+) -> None:
+    outputs_kib = data.draw(st.integers(0, request_kib))
+    facts = CAPSULE._replace(size_kib=SHARED_KIB + inputs_kib, data_kib=inputs_kib)
+    job = recorded(f"RequestDisk = {request_kib}\n")
+    claimed_kib = routed_ad(job, template(), facts).integer("RequestDisk")
+    came, unpacked, written = SHARED_KIB + inputs_kib, inputs_kib, request_kib
+    packing = came + unpacked + written + GUEST_KIB + outputs_kib
+    # What comes back is as long as the outputs, and tables and records.
+    returning = came + outputs_kib + outputs_kib + (2 << 10)
+    assert claimed_kib is not None and claimed_kib >= max(packing, returning)
+    # All of what may be written is an output: that is the most there can be.
+    assert claimed_kib == packing + request_kib - outputs_kib
