@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -143,7 +144,9 @@ def _running(
     try:
         yield qemu
     finally:
-        qemu.kill()
+        # With a network QEMU is not the process that was started, but of its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(qemu.pid, signal.SIGKILL)
         qemu.wait()
 
 

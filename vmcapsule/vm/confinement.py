@@ -9,6 +9,7 @@ nobody listens.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from vmcapsule import process
 from vmcapsule.errors import ToolError
@@ -21,6 +22,7 @@ SANDBOX = (
     "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 )
 PASTA = "pasta"
+TUN = Path("/dev/net/tun")
 _CHECK_TIMEOUT_S = 15
 _SAID_CHARS = 300
 #: What pasta makes the host's resolver of, which may well be on the host's loopback.
@@ -72,6 +74,12 @@ def _pasta() -> list[str]:
 def check_network() -> None:
     """Raise `ToolError`, saying what lacks, where no guest can have a network."""
     command = confined([process.find("true")], network=True)
+    # pasta finds that out too late: what it has started by then waits for it for ever.
+    if not os.access(TUN, os.R_OK | os.W_OK):
+        raise ToolError(
+            f"no guest can have a network here: this user may not use {TUN}",
+            "open it to all users, as udev does by default",
+        )
     done = process.run(command, timeout_s=_CHECK_TIMEOUT_S, check=False)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").splitlines()

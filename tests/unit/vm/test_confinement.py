@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.own_host import OUTSIDE, reason_against, run_there
+from vmcapsule.errors import ToolError
+from vmcapsule.vm import confinement
 
 WHY_NOT = reason_against()
 needs_network = pytest.mark.skipif(bool(WHY_NOT), reason=f"no network for a guest: {WHY_NOT}")
@@ -25,3 +27,21 @@ def test_whatever_a_card_sends_reaches_others_and_not_the_hosts_loopback(
     assert {address for address, _, _ in stay.visitors} == {OUTSIDE}
     # The host's resolver is on its loopback, and is asked for names all the same.
     assert stay.stdout.split() == [socket.inet_aton(OUTSIDE).hex()]
+
+
+def test_pasta_is_not_started_where_it_would_leave_a_process_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pasta").write_text(f"#!/bin/sh\ntouch {tmp_path}/started; exit 1\n")
+    (tmp_path / "pasta").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "tun").touch()
+    monkeypatch.setattr(confinement, "TUN", tmp_path / "tun")
+    with pytest.raises(ToolError, match="no guest can have a network here"):
+        confinement.check_network()
+    assert (tmp_path / "started").exists()
+    (tmp_path / "started").unlink()
+    monkeypatch.setattr(confinement, "TUN", tmp_path / "none")
+    with pytest.raises(ToolError, match="may not use .*/none"):
+        confinement.check_network()
+    assert not (tmp_path / "started").exists()
