@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+from pathlib import Path
 from typing import List, Optional
 
 from tests.conformance import document, results, table
-from tests.conformance.cases import Case, load_cases
+from tests.conformance.cases import Case, load_cases, with_room
+from tests.conformance.place import HOME
 from tests.conformance.suite import run_suite
 from tests.conformance.ways import COMPARED
 from tests.pool.pool import Pool
@@ -51,7 +54,8 @@ def _run(
     pool = Pool(args.suite, "conformance")
     pool.start()
     try:
-        found = run_suite(pool, cases, ways, lambda step: print(step, file=sys.stderr))
+        cases = with_room(cases, _free_bytes(pool.path(HOME)), _say)
+        found = run_suite(pool, cases, ways, _say)
     finally:
         pool.stop()
     print("\n".join(table.lines(found.verdicts, ways)))
@@ -61,6 +65,16 @@ def _run(
         kept = results.merged(old, found, names, COMPARED)
         document.PAGE.write_text(document.text(every, kept), encoding="utf-8")
     return 1 if table.is_wrong(found.verdicts) else 0
+
+
+def _free_bytes(folder: Path) -> int:
+    """What is free where a folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _say(step: str) -> None:
+    print(step, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Collection, Dict, Iterable, List, Tuple
+from typing import Callable, Collection, Dict, Iterable, List, Tuple
 
 from vmcapsule.errors import UsageError
 
@@ -21,7 +21,7 @@ CASES = Path(__file__).parent / "cases"
 EXPECTED, PREPARE, SUBMIT_FILE, DAG_FILE = "expected.ini", "prepare", "job.sub", "job.dag"
 #: What a section of ``expected.ini`` may say.
 _KEYS = {
-    "case": {"submit", "native", "vague", "ignore", "slow", "busy"},
+    "case": {"submit", "native", "vague", "ignore", "slow", "busy", "room_gib"},
     "refused": {"ways", "names"},
     "different": {"ways", "what", "reason", "perhaps"},
 }
@@ -53,7 +53,8 @@ class Case:
     ``submit`` are options for condor_submit.  ``native_waits``: no machine of the pool can
     run it as it is, and so nobody waits for that.  Of files that match ``vague`` only
     the kind is compared, of those that match ``ignore`` nothing.  A case ``is_busy`` that
-    takes so much CPU time that, emulated, it could as well be the hypervisor's.
+    takes so much CPU time that, emulated, it could as well be the hypervisor's.  One is run
+    only where ``room_gib`` are free, if it needs much.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Case:
     ignore: Tuple[str, ...] = ()
     is_slow: bool = False
     is_busy: bool = False
+    room_gib: int = 0
     expected: Tuple[Expected, ...] = field(default=())
 
     @property
@@ -92,6 +94,20 @@ def load_cases(names: Iterable[str], ways: Collection[str], folder: Path = CASES
     return [read_case(folder / name, ways) for name in wanted]
 
 
+def with_room(cases: Iterable[Case], free_bytes: int, say: Callable[[str], None]) -> List[Case]:
+    """The cases for which ``free_bytes`` are enough; ``say`` is told of each other one."""
+    kept = []
+    for case in cases:
+        if case.room_gib << 30 <= free_bytes:
+            kept.append(case)
+        else:
+            say(
+                f"{case.name}: left out: it needs {case.room_gib} GiB, and "
+                f"{free_bytes >> 30} GiB are free here"
+            )
+    return kept
+
+
 def read_case(folder: Path, ways: Collection[str]) -> Case:
     """Read a case's folder; ``ways`` are those that may differ from the native one."""
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
@@ -111,6 +127,7 @@ def read_case(folder: Path, ways: Collection[str]) -> Case:
         ignore=tuple(about.get("ignore", "").split()),
         is_slow=about.get("slow") == "yes",
         is_busy=about.get("busy") == "yes",
+        room_gib=int(about.get("room_gib", "0")),
         expected=tuple(expected),
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.cases import CASES, load_cases, read_case
+from tests.conformance.cases import CASES, load_cases, read_case, with_room
 from tests.conformance.test_representative import CASES as REPRESENTATIVE
 from tests.conformance.ways import COMPARED, NATIVE, WAYS
 from vmcapsule.errors import UsageError
@@ -54,6 +54,7 @@ ROWS = {
     "modes": "inputs-modes inputs-set-id outputs-modes outputs-set-id",
     "empty": "inputs-empty outputs-empty",
     "sizes": "inputs-sparse inputs-5g outputs-sparse outputs-5g",
+    "request_disk": "outputs-sparse-20g",
     "queue": "queue-list queue-matching initialdir",
     "usage and time": "cpu-time time",
 }
@@ -166,3 +167,11 @@ def test_a_case_that_does_not_say_what_it_is_about(tmp_path: Path) -> None:
 def test_a_case_that_is_not_there() -> None:
     with pytest.raises(UsageError, match="there is no case 'no-such-case'"):
         load_cases(["no-such-case"], COMPARED)
+
+
+def test_a_case_for_which_there_is_no_room_is_left_out_with_the_reason() -> None:
+    cases = load_cases(["outputs-sparse-20g", "exit-code"], COMPARED)
+    said: list[str] = []
+    assert [case.name for case in with_room(cases, 49 << 30, said.append)] == ["exit-code"]
+    assert said == ["outputs-sparse-20g: left out: it needs 50 GiB, and 49 GiB are free here"]
+    assert with_room(cases, 50 << 30, said.append) == cases
