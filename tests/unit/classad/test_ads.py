@@ -324,3 +324,12 @@ def test_importing_does_no_work() -> None:
         "assert 'classad2' in sys.modules or 'classad' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_ad_knows_itself_as_my_in_a_process_that_parsed_nothing_before() -> None:
+    script = (
+        "from vmcapsule.classad.ads import parse_ad\n"
+        "assert parse_ad('A = 1\\nB = my.A + 1').integer('B') == 2"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
