@@ -30,7 +30,8 @@ def draft(folder: Path) -> Iterator[Path]:
                 flush_folder(aside)
                 aside.rename(folder)
         except BaseException:
-            _remove_tree(aside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove_tree(aside)
             raise
     except TooLarge:
         raise
@@ -52,13 +53,24 @@ def remove(folder: Path) -> None:
 
     One that is gone already is no error: others may be sweeping, too.
     """
-    doomed = folder.with_name(f".{folder.name.lstrip('.')}.{os.getpid()}.gone")
+    doomed = folder
     with contextlib.suppress(FileNotFoundError):
-        folder.rename(doomed)
+        if not folder.name.startswith("."):
+            doomed = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.gone")
+            folder.rename(doomed)
         _remove_tree(doomed)
 
 
-def _remove_tree(folder: Path, ignore_errors: bool = False) -> None:
+def _remove_tree(folder: Path) -> None:
     import shutil  # seldom needed, and slow to import
 
-    shutil.rmtree(folder, ignore_errors)
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        # A folder of ours that we may not look into, such as one that came back.
+        for here, inside, _ in os.walk(folder):
+            for name in inside:
+                path = Path(here, name)
+                if not path.is_symlink():
+                    path.chmod(0o700)
+        shutil.rmtree(folder)

@@ -33,6 +33,7 @@ FORMAT = 1
 #: So much may be written of a record or an ad: so much is read.  The outputs that a job
 #: lists are in both, and in an ad that anybody has seen they take less than a mebibyte.
 TEXT_BYTES_MAX = 16 << 20
+_PATHS = ("data_disk", "system_disk", "vmx", "kernel", "initrd")
 
 
 class Capsule(NamedTuple):
@@ -148,13 +149,16 @@ def load_capsule(folder: Path) -> Capsule:
         # One that was made before something was added has not what is added.
         record = {**Capsule._field_defaults, **record}
         known = {name: _checked(record[name], name, kinds) for name, kinds in _kinds().items()}
+        for name in _PATHS:
+            if "\0" in (known[name] or ""):
+                raise ValueError(f"{name} is no path")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not a record: {error}"
         raise UsageError(
             f"'{folder}' is no capsule: {RECORD}: {reason}",
             "give the folder that 'vmcapsule translate' or 'vmcapsule run --keep' made",
         ) from error
-    for name in ("data_disk", "system_disk", "vmx", "kernel", "initrd"):
+    for name in _PATHS:
         if known[name] is not None:
             known[name] = path.parent / known[name]
     return Capsule(folder=path.parent, **known)

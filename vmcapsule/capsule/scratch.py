@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 import time
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
@@ -35,20 +37,36 @@ def find(scratch: Path, job_id: Optional[str] = None) -> tuple[Found, ...]:
 
 def _find(scratch: Path, job_id: Optional[str]) -> Iterator[Found]:
     try:
-        entries = os.scandir(scratch)
+        with os.scandir(scratch) as entries:
+            named = [(entry, naming.read_name(entry.name)) for entry in entries]
     except FileNotFoundError:
         return
-    with entries:
-        for entry in entries:
-            name = naming.read_name(entry.name)
-            if name is None or (job_id is not None and name.job_id != job_id):
-                continue
-            # Others delete here, too.
-            with contextlib.suppress(FileNotFoundError):
-                status = entry.stat(follow_symlinks=False)
-                if entry.is_dir(follow_symlinks=False):
-                    age_s = max(time.time() - status.st_mtime, 0.0)
-                    yield Found(scratch / entry.name, name, status.st_uid, status.st_gid, age_s)
+    capsules = [(e, name) for e, name in named if name and job_id in (None, name.job_id)]
+    mounted = _mounted_in(scratch) if capsules else frozenset()
+    for entry, name in capsules:
+        if entry.name in mounted:
+            continue
+        # Others delete here, too, and make what nobody else may look at.
+        with contextlib.suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                age_s = max(time.time() - status.st_mtime, 0.0)
+                yield Found(scratch / entry.name, name, status.st_uid, status.st_gid, age_s)
+
+
+def _mounted_in(scratch: Path) -> frozenset[str]:
+    """What in a folder is a mount point, or has one in it.
+
+    It may be a user's file system, and then his program answers there, or does not.
+    """
+    above = os.path.realpath(scratch).encode(errors="surrogateescape") + b"/"
+    names = set()
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        # The fifth field (proc(5)); blanks and the like in it are octal numbers.
+        place = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), line.split(b" ")[4])
+        if place.startswith(above):
+            names.add(os.fsdecode(place[len(above) :].split(b"/")[0]))
+    return frozenset(names)
 
 
 def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.edits import raw_edit
 from tests.unit.returned import OFFSET_BYTES, make_disk, make_job, small_template
+from tests.unit.users import acting_as, give
 from vmcapsule.capsule import making, packing, record
 from vmcapsule.capsule.record import (
     RECORD,
@@ -144,7 +145,8 @@ def test_removing_takes_the_folder_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("data_disk", 5), ("cpus", "2"), ("kernel", []), ("cmdline", None)]
+    ("name", "value"),
+    [("data_disk", 5), ("cpus", "2"), ("kernel", []), ("cmdline", None), ("vmx", "a\0b")],
 )
 def test_a_record_of_other_types_is_no_record(tmp_path: Path, name: str, value: object) -> None:
     made = make(tmp_path / "c")
@@ -219,3 +221,17 @@ def test_a_job_of_which_too_much_is_to_be_kept_is_refused_before_it_is_packed(
     with pytest.raises(TooLarge):
         packing.plan(job, load(config.template), config, None, "run")
     assert not config.scratch_dir_prefix.exists()
+
+
+def test_a_folder_that_nobody_may_look_into_goes_too(tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    (folder / "returned/closed/inner").mkdir(parents=True)
+    (folder / "returned/elsewhere").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine").mkdir(mode=0o750)
+    for path in ("returned/closed/inner", "returned/closed", "returned"):
+        (folder / path).chmod(0)
+    give(tmp_path)
+    with acting_as():
+        making.remove(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o750

@@ -16,7 +16,9 @@ def answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What a condor_q prints that is found first; its arguments are in ``asked`` beside."""
     program = tmp_path / "condor_q"
     program.write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/asked\ncat {tmp_path}/answer\n'
+        "#!/bin/sh\n"
+        'case "$*" in *-totals*) echo "-- Schedd: ap : <[::1]:9618> @ now"; exit;; esac\n'
+        f'printf "%s\\n" "$@" > {tmp_path}/asked\ncat {tmp_path}/answer\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -57,6 +59,7 @@ def test_only_what_is_a_path_is_asked_for(answer: Path) -> None:
     for text, found in (
         ('VmCapsuleDir = "/scratch/x"', True),
         ('Managed = "External"', True),
+        ('VmCapsuleDir = "' + "x" * 5000 + '"', False),
         ("A = 1", False),
         ("VmCapsuleDir = " + "{" * 100 + "}" * 100, False),
         ("VmCapsuleDir = {}\nManaged = {}", False),

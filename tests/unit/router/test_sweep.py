@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Optional
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from tests.unit.returned import make_capsule, make_job, put_into
 from tests.unit.users import open_way
@@ -15,11 +19,12 @@ from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
-from vmcapsule.router import sweep
+from vmcapsule.router import job_queue, sweep
 
 #: Stands in for HTCondor's tools, which a machine for unit tests has not.
 TOOL = """#!/bin/sh
 case "$0 $*" in
+*condor_q*-totals*) echo; echo; echo "-- Schedd: HOST : <10.0.0.1:9618?addrs=x> @ 11/24/26" ;;
 *condor_q*'isString(VmCapsuleDir)'*) cat {folder}/needed.json ;;
 *condor_q*) cat {folder}/queue.json 2>/dev/null ;;
 *condor_history*) cat {folder}/history.json 2>/dev/null ;;
@@ -142,8 +147,6 @@ def test_root_sweeps_with_the_owners_rights(tools: Path, tmp_path: Path) -> None
         os.chown(path, 65534, 65534, follow_symlinks=False)
     (tmp_path / "s").chmod(0o777)
     open_way(tmp_path / "home")
-    # Root's own goes first, and so all is imported: as somebody else, a Python in root's
-    # home could not read its library any more.
     put_into(made_for(tmp_path, 1), State.DELIVERING)
     code = (
         "import sys; from pathlib import Path; from vmcapsule.router.sweep import sweep\n"
@@ -167,3 +170,69 @@ def test_a_new_translation_clears_what_earlier_ones_left(tmp_path: Path) -> None
     scratch.clear(tmp_path / "s", "4.1", "host#4.1#1")
     stay = {other_proc.folder.name, other_queue.name, began.folder.name, kept.folder.name}
     assert left(tmp_path) == stay
+
+
+def of_schedd(tmp_path: Path, schedd: str, proc: int) -> Capsule:
+    """A capsule whose outputs were delivered, of a job in that schedd's queue."""
+    home = tmp_path / "home"
+    home.mkdir(exist_ok=True)
+    numbers = {"ClusterId": "4", "ProcId": str(proc)}
+    job = make_job(home, **numbers, GlobalJobId=quote(f"{schedd}#4.{proc}#1"))
+    made = make_capsule(tmp_path / "s", job, {}, naming.ROUTED)
+    put_into(made, State.DELIVERED)
+    return made
+
+
+def test_what_another_schedd_may_need_stays(tools: Path, tmp_path: Path) -> None:
+    """Two access points can share a scratch folder, and two schedds a machine."""
+    own = of_schedd(tmp_path, "host", 0)
+    others = [of_schedd(tmp_path, name, 1) for name in ("two@host", "other.host", "other.host")]
+    said = swept(tmp_path)
+    assert f"removed {own.folder}: delivered" in said
+    assert "left alone 2 of the schedd 'other.host', which was not asked" in said
+    assert "left alone 1 of the schedd 'two@host'" in said
+    assert left(tmp_path) == {made.folder.name for made in others}
+
+
+def test_what_does_not_say_of_which_schedd_it_is_stays(tools: Path, tmp_path: Path) -> None:
+    made = make_capsule(tmp_path / "s", make_job(tmp_path), {}, naming.ROUTED)
+    put_into(made, State.DELIVERED)
+    assert "left alone 1 of the schedd that made it and is not named" in swept(tmp_path)
+    assert made.folder.exists()
+
+
+def test_where_the_schedd_has_no_name_nothing_goes(tools: Path, tmp_path: Path) -> None:
+    made = of_schedd(tmp_path, "host", 0)
+    (tools / "condor_q").write_text("#!/bin/sh\necho 'no such thing'\n")
+    assert "'condor_q -totals' does not name its schedd: no such thing" in swept(tmp_path)
+    assert made.folder.exists()
+
+
+def test_what_a_user_says_in_an_ad_keeps_no_answer_from_us(tools: Path, tmp_path: Path) -> None:
+    needed, orphan = of_schedd(tmp_path, "host", 0), of_schedd(tmp_path, "host", 1)
+    (tools / "needed.json").write_bytes(
+        b'[{"VmCapsuleDir": "\xff\x01", "GlobalJobId": "host#9.0#1"},'
+        b'{"VmCapsuleDir": "' + os.fsencode(needed.folder) + b'"}]'
+    )
+    assert f"removed {orphan.folder}" in swept(tmp_path)
+    assert left(tmp_path) == {needed.folder.name}
+
+
+@given(
+    st.text(min_size=1),
+    st.integers(0, 1 << 31),
+    st.integers(0, 1 << 31),
+    st.none() | st.integers(0, 1 << 40),
+)
+def test_a_global_job_id_says_which_schedd_gave_it(
+    schedd: str, cluster: int, proc: int, time_s: Optional[int]
+) -> None:
+    time = "" if time_s is None else f"#{time_s}"
+    assume(not re.search(r"#\d+\.\d+\Z", schedd))
+    assert job_queue.schedd_of(f"{schedd}#{cluster}.{proc}{time}") == schedd.lower()
+
+
+@given(st.none() | st.text())
+def test_what_is_no_global_job_id_says_nothing(text: Optional[str]) -> None:
+    said = job_queue.schedd_of(text)
+    assert said is None or re.search(r"#\d+\.\d+(#\d+)?\Z", text or "")
