@@ -35,8 +35,9 @@ LONGEST_S, LONGEST_FOR_ONE_S = 900, 60
 #: Jobs that nothing can run are not waited for longer than this.
 _NATIVE_WAITS_S = 15
 _POLL_S = 2
-#: In so many looks one after the other a job must be held: some are released again.
-_HELD_LOOKS = 4
+#: In so many looks one after the other a job must be held: some are released again, and
+#: what a held one's run left is delivered when the routed job has left the queue.
+_HELD_LOOKS = 10
 _STATES = {condor.COMPLETED: ENDED, condor.HELD: HELD, condor.REMOVED: REMOVED}
 _RANGE = re.compile(r"^(\d+)\.(\d+) - (\d+)\.(\d+)$", re.MULTILINE)
 #: DAGMan's file that stands in for the case's: it includes that and may add to it.

@@ -356,5 +356,18 @@ def test_what_was_in_an_outputs_way_keeps_the_capsule_of_a_held_job(
     assert found(home) == OUTPUTS
 
 
+def test_a_closed_file_keeps_only_its_own_output_of_a_held_job_back(
+    made: Capsule, home: Path, tmp_path: Path
+) -> None:
+    (home / "out3").write_bytes(b"old")
+    (home / "out3").chmod(0o444)
+    give(tmp_path)
+    with acting_as():
+        held = "JobStatus = 5\nHoldReasonCode = 12\n"
+        _, event = cleanup(f"VmCapsuleDir = {quote(str(made.folder))}\n{held}")
+    assert event.startswith("kept") and "out3' is closed to writing" in event
+    assert found(home) == {**OUTPUTS, "out3": b"old"}
+
+
 def found_files(home: Path) -> list[Path]:
     return sorted(path for path in home.iterdir() if path.is_file())
