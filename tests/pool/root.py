@@ -45,6 +45,8 @@ USERS = ("alice", "bob")
 #: Outside of what the host's accounts use, so that no file inside is a host user's.
 FIRST_UID = 60101
 _CONDOR = "condor"
+#: What a root takes, and its packages while it is built.
+_ROOM_BYTES = 1 << 30
 _DIGEST = "etc/vmcapsule-pool.digest"
 
 
@@ -98,6 +100,10 @@ def build_root(folder: Path, suite: str) -> None:
     for leftover in (aside, folder / "root.old"):
         if leftover.exists():
             shutil.rmtree(leftover)
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        message = f"{folder} has {free >> 20} MiB free, a pool's root may take more"
+        raise ToolError(message, f"free {_ROOM_BYTES >> 20} MiB there")
     try:
         debian_packages(aside, suite=suite, packages=[*PACKAGES], options=_options(suite))
     except ToolError as error:

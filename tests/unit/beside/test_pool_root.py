@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Callable
 
@@ -79,6 +80,23 @@ def test_a_bad_root_does_not_replace_a_good_one(build: Callable[[str], Path]) ->
         build("usr/bin/ip")
     assert (good / "mark").exists()
     assert not (build("") / "mark").exists()
+
+
+def test_a_full_disk_is_not_taken_for_a_suite_that_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def packages(folder: Path, **_: object) -> None:
+        raise ToolError("mmdebstrap failed: No space left on device")
+
+    monkeypatch.setattr(root, "find", lambda program: program)
+    monkeypatch.setattr(root, "debian_packages", packages)
+    with pytest.raises(root.SuiteUnavailable):
+        root.build_root(tmp_path, "unstable")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(ToolError, match="1 MiB free") as caught:
+        root.build_root(tmp_path, "unstable")
+    assert not isinstance(caught.value, root.SuiteUnavailable)
 
 
 @pytest.mark.parametrize("gone", [LOG, "usr/bin/ip", "etc/vmcapsule-pool.digest"])
