@@ -7,7 +7,7 @@ from typing import Callable, Tuple
 
 from bench.place import Place
 from bench.results import Outcome
-from bench.rows import boot, hooks, quickstart, router, staging, xfs
+from bench.rows import boot, hooks, quickstart, router, slot, staging, xfs
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ ROWS: Tuple[Row, ...] = (
     Row("translate", "the translate hook: a Python that imports classad2", hooks.translate),
     Row("boot", "a capsule with the direct runner: a kernel that powers off", boot.direct),
     Row("boot-condor", "the same under the guest's HTCondor", boot.condor),
+    Row("slot-disk", "1 GiB in and out in a slot: what the routed job claims", slot.disk),
     Row("growth", "staging, from 1 to 10,000 files and from 1 MiB to 4 GiB", staging.growth),
     Row("router", "up to 200 jobs through a pool's JobRouter: natively", router.jobs),
 )
