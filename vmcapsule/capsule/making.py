@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Iterator, Union
 
 from vmcapsule.atomic import flush_folder
-from vmcapsule.capsule.states import held
+from vmcapsule.capsule.states import locked
 from vmcapsule.errors import SpaceError, TooLarge
 
 
@@ -24,7 +24,7 @@ def draft(folder: Path) -> Iterator[Path]:
         aside = folder.with_name(f".{folder.name}.{os.urandom(4).hex()}")
         aside.mkdir(mode=0o700)
         try:
-            with held(aside):
+            with locked(aside):
                 yield aside
                 # Its record and ad are on disk, and its data disk can be made again.
                 flush_folder(aside)

@@ -80,7 +80,7 @@ def clear(scratch: Path, job_id: str, global_job_id: Optional[str]) -> None:
         name = found.name
         if name.kind != naming.ROUTED or name.digest != digest or found.uid != os.getuid():
             continue
-        with contextlib.suppress(CapsuleGone), states.held_if_free(found.path) as free:
+        with contextlib.suppress(CapsuleGone), states.locked_if_free(found.path) as free:
             if free and not (states.is_kept(found.path) or _is_begun(found.path)):
                 making.remove(found.path)
 

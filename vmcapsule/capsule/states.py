@@ -114,7 +114,7 @@ def is_kept(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a capsule's lock, waiting for whoever has it.
 
     Raises `CapsuleGone` where the capsule is gone, or goes meanwhile.
@@ -127,7 +127,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held_if_free(folder: Path) -> Iterator[bool]:
+def locked_if_free(folder: Path) -> Iterator[bool]:
     """Hold a capsule's lock if nobody else does; tells whether.  Raises `CapsuleGone`."""
     try:
         fd = _take_lock(folder, wait=False)

@@ -148,7 +148,7 @@ def boot(arguments: argparse.Namespace) -> int:
 
     config = report.configuration()
     made = load_capsule(arguments.capsule)
-    with report.progress(f"capsule {made.folder.name}") as progress, states.held(made.folder):
+    with report.progress(f"capsule {made.folder.name}") as progress, states.locked(made.folder):
         progress("booting")
         delivery.expect_all(made)
         kind = boot_capsule(
@@ -168,7 +168,7 @@ def extract(arguments: argparse.Namespace) -> int:
 
     folder = _capsule_folder(arguments.capsule)
     made = load_capsule(folder)
-    with states.held(made.folder):
+    with states.locked(made.folder):
         if arguments.again:
             delivery.forget_left_over(made)
         elif made.state is states.State.DELIVERED:

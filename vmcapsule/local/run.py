@@ -66,7 +66,7 @@ def run_job(
     progress("packing")
     with clock.phase("pack"):
         made = pack(plan(job, template, config, tarball, naming.RUN))
-    with states.held(made.folder):
+    with states.locked(made.folder):
         return _run_packed(made, job, config, timeout_s, keep, progress, clock)
 
 

@@ -45,7 +45,7 @@ def cleanup(text: str) -> tuple[str, str]:
     except UsageError as error:
         return job_id, f"kept {folder}: {error.message}"
     try:
-        with states.held(made.folder):
+        with states.locked(made.folder):
             return job_id, _over(made, routed)
     except CapsuleGone:
         return job_id, f"{folder} is gone already"

@@ -56,7 +56,7 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
             f"the capsule '{folder}' is of job {made.job_id}, not of {job_id}",
             "give the source ad that belongs to the routed ad",
         )
-    with states.held(made.folder):
+    with states.locked(made.folder):
         if made.state is State.DELIVERED:
             job_exit = delivery.exit_of(made)
             delivery.check_missing(job_exit)

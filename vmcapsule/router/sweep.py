@@ -82,7 +82,7 @@ def _sweep(theirs: Sequence[scratch.Found], asked: _Asked, say: Say) -> None:
     # In any order: what takes long every time does not always keep the same ones waiting.
     for found in random.sample(theirs, len(theirs)):
         try:
-            with states.held_if_free(found.path) as free:
+            with states.locked_if_free(found.path) as free:
                 event = _one(found, asked) if free else None
         except CapsuleGone:
             continue  # somebody else removed it

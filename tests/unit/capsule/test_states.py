@@ -93,16 +93,16 @@ def test_the_lock_ends_with_its_holder(tmp_path: Path) -> None:
     inner, outer = os.pipe()
     child = os.fork()
     if child == 0:
-        with states.held(tmp_path):
+        with states.locked(tmp_path):
             os.write(outer, b"x")
             signal.pause()
         os._exit(0)
     os.read(inner, 1)
-    with states.held_if_free(tmp_path) as free:
+    with states.locked_if_free(tmp_path) as free:
         assert not free
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    with states.held_if_free(tmp_path) as free:
+    with states.locked_if_free(tmp_path) as free:
         assert free
     for end in (inner, outer):
         os.close(end)
@@ -126,7 +126,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) ->
     monkeypatch.setattr(fcntl, "flock", flock)
 
 
-@pytest.mark.parametrize("hold", [states.held, states.held_if_free])
+@pytest.mark.parametrize("hold", [states.locked, states.locked_if_free])
 def test_the_lock_of_a_capsule_that_went_meanwhile_is_not_held(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -149,11 +149,11 @@ def test_of_a_capsule_that_was_replaced_meanwhile_the_new_one_is_held(
         folder.mkdir()
 
     meanwhile(monkeypatch, replace)
-    with states.held(folder), states.held_if_free(folder) as free:
+    with states.locked(folder), states.locked_if_free(folder) as free:
         assert not free
 
 
 def test_what_is_no_lock_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / states.LOCK)
-    with pytest.raises(OSError, match="not a regular file"), states.held(tmp_path):
-        pytest.fail("it was held")
+    with pytest.raises(OSError, match="not a regular file"), states.locked(tmp_path):
+        pytest.fail("it was locked")

@@ -19,12 +19,12 @@ def test_nobody_else_is_at_work_on_a_capsule_that_is_booted(
     seen = []
 
     def boot(*_: object, **__: object) -> str:
-        with states.held_if_free(made.folder) as free:
+        with states.locked_if_free(made.folder) as free:
             seen.append(free)
         return "tcg"
 
     monkeypatch.setattr(booting, "boot_capsule", boot)
     assert commands.boot(argparse.Namespace(capsule=made.folder, timeout=None)) == 0
     assert seen == [False]
-    with states.held_if_free(made.folder) as free:
+    with states.locked_if_free(made.folder) as free:
         assert free

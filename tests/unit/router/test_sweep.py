@@ -103,7 +103,7 @@ def test_what_somebody_is_at_work_on_stays(tools: Path, tmp_path: Path) -> None:
         swept(tmp_path)
         assert aside.exists()
     made = made_for(tmp_path, 1, naming.RUN)
-    with states.held(made.folder):
+    with states.locked(made.folder):
         swept(tmp_path)
         assert made.folder.exists()
 
