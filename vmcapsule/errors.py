@@ -159,8 +159,13 @@ class SpaceError(VmCapsuleError):
     exit_status = 73
 
 
-class TooLarge(SpaceError):
-    """The job's files do not fit onto its data disk, or into any capsule."""
+class TooLarge(VmCapsuleError):
+    """The job is more than its data disk, its routed ad or any capsule can carry.
+
+    Waiting does not help, as it may where there is too little room.
+    """
+
+    exit_status = 72
 
 
 class DeliveryError(VmCapsuleError):

@@ -9,7 +9,7 @@ from typing import Iterator, Union
 
 from vmcapsule.atomic import flush_folder
 from vmcapsule.capsule.states import locked
-from vmcapsule.errors import SpaceError, TooLarge
+from vmcapsule.errors import SpaceError
 
 
 @contextlib.contextmanager
@@ -33,8 +33,6 @@ def draft(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 _remove_tree(aside)
             raise
-    except TooLarge:
-        raise
     except (OSError, SpaceError) as error:
         raise space_error(folder.parent, error) from error
 

@@ -24,8 +24,8 @@ EPILOG = """\
 Exit status: 'run' exits with the job's own, or 128 + the signal that killed it.
 When vmcapsule itself fails: 64 usage, 65 job or ad refused, 66 input missing,
 67 template, 68 disk damaged, 69 program missing or failed, 70 vmcapsule's own
-fault, 71 system error, 73 no room, 74 outputs not delivered, 75 guest timed
-out, 76 guest failed, 78 configuration.
+fault, 71 system error, 72 job too large for a capsule, 73 no room, 74 outputs
+not delivered, 75 guest timed out, 76 guest failed, 78 configuration.
 
 Configuration is HTCondor's: VM_CAPSULE_... in condor_config, or
 _CONDOR_VM_CAPSULE_... in the environment; see docs/configuration.md.

@@ -23,7 +23,7 @@ from vmcapsule.job.policy import read_logs
 from vmcapsule.job.source import id_of, read_job
 from vmcapsule.resources import resource
 from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD
-from vmcapsule.router.routed_ad import routed_ad
+from vmcapsule.router.routed_ad import routed_ad, sizes
 from vmcapsule.router.routes import route_of
 from vmcapsule.router.user_log import told_logs
 from vmcapsule.template.tarball import tarball_of
@@ -50,19 +50,28 @@ def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
     route = route_of(ad_template)
     template = load(config.template)
     planned = plan(job, template, config, tarball_of(config), naming.ROUTED)
+    facts = route.facts(planned.capsule, template, _largest_kib(planned.capsule))
+    ad = routed_ad(job, route, ad_template, facts)
+    if asked is not None:
+        _check_length(ad, config.pipe_buffer_max_bytes)
     made = pack(planned, route.finish)
     try:
-        data_kib = made.data_disk.stat().st_size // 1024
-        ad = routed_ad(job, route, ad_template, route.facts(made, template, data_kib))
-        if asked is not None:
-            _check_length(ad, config.pipe_buffer_max_bytes)
-        else:
+        if asked is None:
             # Made by hand: no queue knows of it, and whoever made it removes it.
             states.keep(made.folder)
-        return ad, made
+        facts = route.facts(made, template, made.data_disk.stat().st_size // 1024)
+        return ad.with_(sizes(job, route, facts)), made
     except BaseException:
         making.remove(made.folder)
         raise
+
+
+def _largest_kib(planned: Capsule) -> int:
+    """What the data disk of a capsule takes up at most, before it is known.
+
+    A sparse disk has a table beside what is in it.
+    """
+    return (planned.data_bytes + planned.data_bytes // 1024 + (1 << 20)) // 1024
 
 
 def _name_of(route: Optional[Ad]) -> Optional[str]:

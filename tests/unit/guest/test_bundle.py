@@ -16,7 +16,7 @@ from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_view
-from vmcapsule.errors import ConfigError, DiskError, InputError, SpaceError
+from vmcapsule.errors import ConfigError, DiskError, InputError, TooLarge
 from vmcapsule.guest import bundle, extract, staging
 from vmcapsule.guest.exit_record import read_record
 from vmcapsule.guest.script import joined
@@ -166,7 +166,7 @@ def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) ->
     before = disk.read_bytes()
     (job.iwd / "in/big").write_bytes(bytes(range(256)) * (80 << 10))
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    with pytest.raises(SpaceError) as caught:
+    with pytest.raises(TooLarge) as caught:
         staging.stage(load, DataDisk(disk))
     needed = int(re.findall(r"need (\d+) bytes", str(caught.value))[0])
     assert 23 << 20 < needed < 25 << 20

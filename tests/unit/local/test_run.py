@@ -152,10 +152,31 @@ def test_an_ad_that_the_router_would_cut_off_is_refused(tmp_path: Path, config: 
     note = {"ad": f'Note = "{"x" * 20_000}"\n', "route": "capsule"}
     with pytest.raises(TooLarge, match="PIPE_BUFFER_MAX = 10240"):
         translated(tmp_path, config, tmp_path / "s", "qemu", **note)
-    assert list((tmp_path / "s").iterdir()) == []
+    assert not (tmp_path / "s").exists(), "nothing is packed for it"
     more = {"PIPE_BUFFER_MAX": "65536"}
     ad, _ = translated(tmp_path, config, tmp_path / "s", "qemu", **note, **more)
     assert len(ad.string("Note") or "") == 20_000
+
+
+@pytest.mark.parametrize("classad", ["vmware", "qemu"])
+def test_an_ad_that_just_fits_is_taken(tmp_path: Path, config: Config, classad: str) -> None:
+    """Before anything is packed it is known how long the ad is, but for a few digits."""
+    note = {"ad": f'Note = "{"x" * 5000}"\n', "route": "capsule"}
+    ad, made = translated(tmp_path, config, tmp_path / "s", classad, **note)
+    size_bytes = len(ad.long_form())
+    assert (
+        ad.integer("TransferInputSizeMB")
+        == ((ad.integer("DiskUsage") or 0) - 1024 * (ad.integer("RequestMemory") or 0) + 1023)
+        // 1024
+    )
+    for limit, is_taken in ((size_bytes - 1, False), (size_bytes + 16, True)):
+        more = {**note, "PIPE_BUFFER_MAX": str(limit)}
+        if is_taken:
+            again, _ = translated(tmp_path, config, tmp_path / "s", classad, **more)
+            assert len(again.long_form()) == size_bytes
+        else:
+            with pytest.raises(TooLarge):
+                translated(tmp_path, config, tmp_path / "s", classad, **more)
 
 
 def test_nothing_is_packed_for_a_kind_of_job_that_is_not_known(
@@ -175,4 +196,4 @@ def test_a_translation_whose_ad_cannot_be_made_leaves_no_capsule(
     scratch = tmp_path / "a,b"
     with pytest.raises(AdError, match="comma"):
         translated(tmp_path, config, scratch, classad)
-    assert list(scratch.iterdir()) == []
+    assert not scratch.exists()

@@ -1,0 +1,51 @@
+"""``vmcapsule config``: the JobRouter's configuration, and what HTCondor makes of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.test_cli import vmcapsule
+from vmcapsule import errors
+from vmcapsule.classad.ads import parse_ad
+
+pytest.importorskip("classad2")
+
+
+def printed(folder: Path, **knobs: object) -> str:
+    named = {"CONDOR_TARBALL": "/srv/condor-1.tar", **knobs}
+    env = {f"_CONDOR_VM_CAPSULE_{name}": str(value) for name, value in named.items()}
+    done = vmcapsule("config", cwd=folder, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def setting(text: str, name: str) -> str:
+    """A parameter's value, lines that go on with a backslash joined."""
+    match = re.search(rf"^{name} = (.*)$", text.replace("\\\n", " "), re.MULTILINE)
+    assert match, name
+    return match[1]
+
+
+ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.VmCapsuleError)
+]
+
+
+@pytest.mark.parametrize("kind", ERRORS, ids=lambda kind: kind.__name__)
+def test_only_what_passes_or_an_administrator_mends_is_tried_again(
+    tmp_path: Path, kind: type[errors.VmCapsuleError]
+) -> None:
+    """A job that is more than a capsule can carry will not be less in a quarter of an hour."""
+    held = (
+        f'WantJobRouter = true\nHoldReason = "vmcapsule: x"\nEnteredCurrentStatus = 5\n'
+        f"HoldReasonCode = {kind.hold_code}\nHoldReasonSubCode = {kind.exit_status}\n"
+    )
+    release = setting(printed(tmp_path), "SYSTEM_PERIODIC_RELEASE_VmCapsule")
+    is_released = parse_ad(held + f"Released = {release}\n").boolean("Released")
+    passing = {"TemplateError", "ToolError", "SystemFailure", "SpaceError", "ConfigError"}
+    assert is_released is (kind.__name__ in passing)
