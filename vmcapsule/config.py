@@ -28,6 +28,7 @@ CONFIG_FILES = (
     Path("~/.condor/user_config"),
 )
 DEFAULT_MEMORY_OVERHEAD_MIB = 256
+DEFAULT_AD_TEMPLATE = "vmware.classad"
 #: HTCondor's own default.
 DEFAULT_PIPE_BUFFER_MAX_BYTES = 10240
 _PIPE_BUFFER_MAX = "PIPE_BUFFER_MAX"
@@ -56,8 +57,8 @@ class Config(NamedTuple):
     init_script: Path
     #: VM_CAPSULE_DATA_DISK_MOUNT_POINT: absolute, in the guest.
     data_disk_mount_point: str
-    #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE: an existing file, or the name of one of ours.
-    classad_template: Path
+    #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE: an existing file; None where nobody chose one.
+    classad_template: Optional[Path]
     #: VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE_<ROUTE>: (route in upper case, file), of routes
     #: that have one of their own.
     route_templates: tuple[tuple[str, Path], ...]
@@ -83,6 +84,11 @@ class Config(NamedTuple):
 
     def ad_template_of(self, route: Optional[str]) -> Path:
         """The ad template that a route's jobs are made from."""
+        chosen = self.chosen_template_of(route)
+        return resource(f"templates/{DEFAULT_AD_TEMPLATE}") if chosen is None else chosen
+
+    def chosen_template_of(self, route: Optional[str]) -> Optional[Path]:
+        """The same, None where nobody chose one."""
         return dict(self.route_templates).get((route or "").upper(), self.classad_template)
 
 
@@ -192,12 +198,12 @@ class _Reader:
             raise _wrong(knob, str(path), "is not a file", "create it, or correct")
         return path
 
-    def ad_template(self, knob: str) -> Path:
-        value = self._get(knob) or "vmware.classad"
+    def ad_template(self, knob: str) -> Optional[Path]:
+        value = self._get(knob)
+        if value is None:
+            return None
         if "/" in value or value.startswith("~"):
-            path = self.existing_file(knob)
-            assert path is not None  # the knob is set
-            return path
+            return self.existing_file(knob)
         name = value if value.endswith(".classad") else value + ".classad"
         try:
             return resource("templates/" + name)
@@ -209,7 +215,8 @@ class _Reader:
     def route_templates(self, prefix: str) -> tuple[tuple[str, Path], ...]:
         names = [name for name in self._values if name.startswith(PREFIX + prefix)]
         knobs = [(name[len(PREFIX) :], name[len(PREFIX + prefix) :]) for name in sorted(names)]
-        return tuple((route, self.ad_template(knob)) for knob, route in knobs)
+        found = ((route, self.ad_template(knob)) for knob, route in knobs)
+        return tuple((route, path) for route, path in found if path is not None)
 
     def mount_point(self, knob: str) -> Optional[str]:
         value = self._get(knob)

@@ -122,7 +122,8 @@ def test_defaults_suit_one_user_on_one_machine(cache: Path) -> None:
     assert config.template == cache / "templates"
     assert config.scratch_dir_prefix == cache / "scratch"
     assert config.init_script.name == "condor-init.py"
-    assert config.classad_template.name == "vmware.classad"
+    assert config.classad_template is None
+    assert config.ad_template_of(None).name == "vmware.classad"
     assert config.data_disk_mount_point == "/condor-data"
     assert (config.condor_tarball, config.condor_tarball_version) == (None, None)
     assert (config.translate_log, config.exit_log, config.timeout_s) == (None, None, None)
@@ -245,7 +246,8 @@ def test_an_empty_value_counts_as_unset() -> None:
 def test_one_of_our_ad_templates_can_be_named() -> None:
     for name in ("vmware", "vmware.classad"):
         config = load_config({"VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": name})
-        assert config.classad_template.name == "vmware.classad"
+        assert config.classad_template == config.ad_template_of(None)
+        assert config.ad_template_of(None).name == "vmware.classad"
 
 
 def test_an_unknown_knob_far_from_all_is_told_what_there_is() -> None:

@@ -8,12 +8,17 @@ from pathlib import Path
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
 from vmcapsule.resources import resource
+from vmcapsule.router.routes import read_ad_template, route_of
+
+#: The route that is printed, and what its jobs are where nobody chose: any pool can run them.
+_ROUTE, _AD_TEMPLATE = "capsule", "qemu"
 
 
 def router_snippet(config: Config) -> str:
     """The whole snippet for this installation, with what ``config`` says of it.
 
-    Raises `ConfigError` when there is no HTCondor tarball to name.
+    Raises `ConfigError` when there is no HTCondor tarball to name, and for an ad template of
+    which no route can be made.
     """
     if config.condor_tarball is None:
         raise ConfigError(
@@ -21,7 +26,11 @@ def router_snippet(config: Config) -> str:
             "build one with 'vmcapsule tarball build' first",
         )
     text = resource("templates/router.config").read_text(encoding="utf-8")
+    ad_template = config.chosen_template_of(_ROUTE) or _shipped(_AD_TEMPLATE)
     values = {
+        "route": _ROUTE,
+        "classad": _name(ad_template),
+        "universe": route_of(read_ad_template(ad_template)).universe_name,
         "template": str(config.template),
         "tarball": str(config.condor_tarball),
         "scratch": str(config.scratch_dir_prefix),
@@ -29,6 +38,16 @@ def router_snippet(config: Config) -> str:
     }
     # '$(NAME)' is HTCondor's and stays.
     return string.Template(text.replace("$(", "$$(")).substitute(values)
+
+
+def _shipped(name: str) -> Path:
+    return resource(f"templates/{name}.classad")
+
+
+def _name(ad_template: Path) -> str:
+    """As the knob names it: one of ours by its name alone, so that it moves as we do."""
+    is_ours = ad_template.parent == _shipped(_AD_TEMPLATE).parent
+    return ad_template.stem if is_ours else str(ad_template)
 
 
 def execute_snippet(program: Path) -> str:

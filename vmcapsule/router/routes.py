@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vmcapsule.classad.ads import Ad
+from pathlib import Path
+
+from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import AdError, ConfigError
 from vmcapsule.router import qemu, vmware
 from vmcapsule.router.route import Route, kind
@@ -10,6 +12,21 @@ from vmcapsule.router.route import Route, kind
 #: Another kind of routed job is another line here.
 ROUTES = (qemu.ROUTE, vmware.ROUTE)
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
+
+
+def read_ad_template(path: Path) -> Ad:
+    """Read an ad template; `ConfigError` for one that cannot be read."""
+    try:
+        return parse_ad(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(
+            f"{_KNOB}: cannot read '{path}': {reason}", f"correct {_KNOB}"
+        ) from error
+    except AdError as error:
+        raise ConfigError(
+            f"{_KNOB}: '{path}': {error.message}", "make it with 'condor_submit -dump'"
+        ) from error
 
 
 def route_of(template: Ad) -> Route:
@@ -34,4 +51,22 @@ def route_of(template: Ad) -> Route:
     raise ConfigError(
         f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type)}",
         f"use one with {known}",
+    )
+
+
+def check_fits(route: Route, file: Path, asked: Ad) -> None:
+    """Raise `ConfigError` where the JobRouter makes another kind of job of what we print.
+
+    It puts its own route's universe, of which ``asked`` tells, in place of the one that the
+    ad template ``file`` has.
+    """
+    universe = asked.integer("TargetUniverse")
+    if universe in (None, route.universe):
+        return
+    name = asked.string("Name") or "?"
+    raise ConfigError(
+        f"the JobRouter's route '{name}' has TargetUniverse = {universe}, its ad template "
+        f"'{file}' JobUniverse = {route.universe}",
+        f"write 'UNIVERSE {route.universe_name}' into JOB_ROUTER_ROUTE_{name}, or name another "
+        f"ad template in {_KNOB}",
     )

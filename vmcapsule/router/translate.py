@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Optional
 
 from vmcapsule.capsule import making, naming, scratch, states
@@ -13,7 +12,6 @@ from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.errors import (
     AdError,
-    ConfigError,
     InputError,
     TooLarge,
     VmCapsuleError,
@@ -24,7 +22,7 @@ from vmcapsule.job.source import id_of, read_job
 from vmcapsule.resources import resource
 from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD
 from vmcapsule.router.routed_ad import routed_ad, sizes
-from vmcapsule.router.routes import route_of
+from vmcapsule.router.routes import check_fits, read_ad_template, route_of
 from vmcapsule.router.user_log import told_logs
 from vmcapsule.template.tarball import tarball_of
 from vmcapsule.template.template import load
@@ -45,9 +43,12 @@ def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
     if asked is not None:
         # The router sends a job that has no run; a person may try one that is running.
         scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
-    ad_template = _ad_template(config.ad_template_of(_name_of(asked)))
+    file = config.ad_template_of(asked.string("Name") if asked is not None else None)
+    ad_template = read_ad_template(file)
     # The ad template's own universe says what is made: nothing is packed before it is known.
     route = route_of(ad_template)
+    if asked is not None:
+        check_fits(route, file, asked)
     template = load(config.template)
     planned = plan(job, template, config, tarball_of(config), naming.ROUTED)
     facts = route.facts(planned.capsule, template, _largest_kib(planned.capsule))
@@ -72,10 +73,6 @@ def _largest_kib(planned: Capsule) -> int:
     A sparse disk has a table beside what is in it.
     """
     return (planned.data_bytes + planned.data_bytes // 1024 + (1 << 20)) // 1024
-
-
-def _name_of(route: Optional[Ad]) -> Optional[str]:
-    return route.string("Name") if route is not None else None
 
 
 def _check_length(ad: Ad, limit_bytes: int) -> None:
@@ -145,18 +142,3 @@ def _subcode(error: VmCapsuleError) -> int:
     if isinstance(error, InputError) and isinstance(cause, OSError):
         return cause.errno or error.exit_status
     return error.exit_status
-
-
-def _ad_template(path: Path) -> Ad:
-    knob = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
-    try:
-        return parse_ad(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(
-            f"{knob}: cannot read '{path}': {reason}", f"correct {knob}"
-        ) from error
-    except AdError as error:
-        raise ConfigError(
-            f"{knob}: '{path}': {error.message}", "make it with 'condor_submit -dump'"
-        ) from error

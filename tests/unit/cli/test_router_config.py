@@ -49,3 +49,37 @@ def test_only_what_passes_or_an_administrator_mends_is_tried_again(
     is_released = parse_ad(held + f"Released = {release}\n").boolean("Released")
     passing = {"TemplateError", "ToolError", "SystemFailure", "SpaceError", "ConfigError"}
     assert is_released is (kind.__name__ in passing)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "named", "universe"),
+    [
+        ({}, "qemu", "VANILLA"),
+        ({"CONDOR_CLASSAD_TEMPLATE": "qemu.classad"}, "qemu", "VANILLA"),
+        ({"CONDOR_CLASSAD_TEMPLATE": "vmware"}, "vmware", "VM"),
+        ({"CONDOR_CLASSAD_TEMPLATE": "{own}"}, "{own}", "VM"),
+        ({"CONDOR_CLASSAD_TEMPLATE_capsule": "vmware"}, "vmware", "VM"),
+        ({"CONDOR_CLASSAD_TEMPLATE_other": "vmware"}, "qemu", "VANILLA"),
+    ],
+)
+def test_the_route_fits_the_ad_template(
+    tmp_path: Path, knobs: dict[str, str], named: str, universe: str
+) -> None:
+    own = tmp_path / "own.classad"
+    own.write_text('JobUniverse = 13\nJobVMType = "vmware"\n')
+    given = {name: value.format(own=own) for name, value in knobs.items()}
+    text = printed(tmp_path, **given)
+    assert setting(text, "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE") == named.format(own=own)
+    assert re.findall(r"^  UNIVERSE (\w+)$", text, re.MULTILINE) == [universe]
+
+
+def test_no_route_is_printed_for_an_ad_template_of_no_known_kind(tmp_path: Path) -> None:
+    own = tmp_path / "own.classad"
+    own.write_text("JobUniverse = 7\n")
+    env = {
+        "_CONDOR_VM_CAPSULE_CONDOR_TARBALL": "/srv/condor-1.tar",
+        "_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": str(own),
+    }
+    done = vmcapsule("config", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "JobUniverse = 7" in done.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
@@ -86,6 +87,7 @@ def translated(
     *,
     ad: str = "",
     route: str = "",
+    universe: Optional[int] = None,
     **more: str,
 ) -> tuple[Ad, Capsule]:
     knobs = {
@@ -95,7 +97,8 @@ def translated(
         "VM_CAPSULE_CONDOR_TARBALL": str(config.condor_tarball),
         "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": classad,
     }
-    text = f'[ Name = "{route}" ]\n------\n' if route else ""
+    target = "" if universe is None else f"; TargetUniverse = {universe}"
+    text = f'[ Name = "{route}"{target} ]\n------\n' if route else ""
     return translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
 
 
@@ -177,6 +180,30 @@ def test_an_ad_that_just_fits_is_taken(tmp_path: Path, config: Config, classad: 
         else:
             with pytest.raises(TooLarge):
                 translated(tmp_path, config, tmp_path / "s", classad, **more)
+
+
+@pytest.mark.parametrize(
+    ("classad", "fits", "name"), [("vmware", 13, "VM"), ("qemu", 5, "VANILLA")]
+)
+@pytest.mark.parametrize("universe", [5, 9, 13])
+def test_a_route_and_an_ad_template_that_do_not_fit_are_both_named(
+    tmp_path: Path, config: Config, classad: str, fits: int, name: str, universe: int
+) -> None:
+    def made() -> Ad:
+        return translated(
+            tmp_path, config, tmp_path / "s", classad, route="slow", universe=universe
+        )[0]
+
+    if universe == fits:
+        assert made().integer("JobUniverse") == universe
+        return
+    with pytest.raises(ConfigError) as failed:
+        made()
+    said = str(failed.value)
+    for word in ("'slow'", f"TargetUniverse = {universe}", f"{classad}.classad'"):
+        assert word in said, said
+    assert f"JobUniverse = {fits}" in said and f"UNIVERSE {name}" in said
+    assert not (tmp_path / "s").exists()
 
 
 def test_nothing_is_packed_for_a_kind_of_job_that_is_not_known(
