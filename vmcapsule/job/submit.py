@@ -58,8 +58,9 @@ _COMMANDS_TEXT = """
     use_oauth_services use_scitokens use_x509userproxy want_graceful_removal want_io_proxy
     when_to_transfer_output x509userproxy
 """
-#: Commands for jobs of the vanilla universe, to find what a misspelt one was to be.
-COMMANDS = tuple(_COMMANDS_TEXT.split())
+#: Commands for jobs of the vanilla universe, to find what a misspelt one was to be; the last
+#: is one where an access point's configuration says so.
+COMMANDS = (*_COMMANDS_TEXT.split(), "wantjobrouter")
 
 
 def is_submit_file(text: str) -> bool:

@@ -11,8 +11,6 @@ from tests.unit.cli.test_cli import vmcapsule
 from vmcapsule import errors
 from vmcapsule.classad.ads import parse_ad
 
-pytest.importorskip("classad2")
-
 
 def printed(folder: Path, **knobs: object) -> str:
     named = {"CONDOR_TARBALL": "/srv/condor-1.tar", **knobs}
@@ -83,3 +81,14 @@ def test_no_route_is_printed_for_an_ad_template_of_no_known_kind(tmp_path: Path)
     done = vmcapsule("config", cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (78, "")
     assert "JobUniverse = 7" in done.stderr
+
+
+def test_a_job_asks_for_a_capsule_with_a_command_like_any_other(tmp_path: Path) -> None:
+    """Without a plus sign condor_submit would take it for a typing error."""
+    text = printed(tmp_path)
+    found = re.search(r"^EXTENDED_SUBMIT_COMMANDS @=(\w+)\n(.*?)^@\1$", text, re.M | re.S)
+    assert found, text
+    # What the access point has of its own stays.
+    own, command = found[2].split("\n", 1)
+    assert own.strip() == "$(EXTENDED_SUBMIT_COMMANDS)"
+    assert parse_ad(command).boolean("WantJobRouter") is True
