@@ -24,7 +24,10 @@ _TOKEN = re.compile(
 )
 _CLOSES = {"]": "[", ")": "(", "}": "{"}
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A name with what is selected of it: MY.Name, TARGET.Name, or Name and of a record a field.
+_REFERENCE = re.compile(
+    r"(?<![\w.])(?P<scope>MY\s*\.\s*)?(?P<name>[A-Z_]\w*)(?:\s*\.\s*\w+)*", re.ASCII | re.I
+)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
 _ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
@@ -128,20 +131,33 @@ def record_items(text: str, start: int) -> tuple[list[tuple[int, str]], int]:
 
 
 def rename(expr: str, names: Mapping[str, str]) -> str:
-    """Give attributes that an expression of the long form refers to another name.
+    """Give attributes of its own ad that a long form expression refers to another name.
 
-    ``names`` has the new name for each old one in lower case.  Raises `TextError` where a
-    quote is not closed.
+    ``names`` has the new name for each old one in lower case; TARGET's attributes keep
+    theirs.  Raises `TextError` where a quote is not closed.
     """
 
     def other(match: re.Match[str]) -> str:
-        return names.get(match.group().lower(), match.group())
+        new = names.get(match["name"].lower())
+        if new is None:
+            return match.group()
+        begin, end = (place - match.start() for place in match.span("name"))
+        return match.group()[:begin] + new + match.group()[end:]
 
     parts = [
-        match.group() if match.lastgroup else _WORD.sub(other, match.group())
+        match.group() if match.lastgroup else _REFERENCE.sub(other, match.group())
         for match in _tokens(to_new_form(expr))
     ]
     return to_long_form("".join(parts))
+
+
+def references(expr: str) -> set[str]:
+    """The names, in lower case, that may be attributes of a long form expression's own ad.
+
+    Names of functions and keywords are among them.  Raises `TextError` as `rename` does.
+    """
+    plain = (m.group() for m in _tokens(to_new_form(expr)) if m.lastgroup is None)
+    return {found["name"].lower() for part in plain for found in _REFERENCE.finditer(part)}
 
 
 def _tokens(text: str, start: int = 0) -> Iterator[re.Match[str]]:

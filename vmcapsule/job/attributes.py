@@ -98,6 +98,12 @@ _ACCOUNTING_TEXT = """
     maxjobretirementtime niceuser owner
 """
 _ACCOUNTING = frozenset(_ACCOUNTING_TEXT.split())
+#: What HTCondor notes of a job as it is routed, and as it is run.
+_OF_LIFE = (
+    *("hookkeyword", "managed", "routed", "routename", "wantjobrouter"),
+    *("committed", "cumulative", "jobcurrent", "joblast", "jobrun", "jobstart", "last"),
+    *("machineattr", "match_", "num", "remote", "total"),
+)
 
 
 def belongs_to_source(name: str) -> bool:
@@ -109,3 +115,8 @@ def belongs_to_source(name: str) -> bool:
 def is_accounting(name: str) -> bool:
     """Is this one of HTCondor's own that says for whom a job runs, and how it counts?"""
     return name.lower() in _ACCOUNTING
+
+
+def is_of_life(name: str) -> bool:
+    """Is this one of HTCondor's own that says what became of a job: routed, run, run again?"""
+    return belongs_to_source(name) and name.lower().startswith(_OF_LIFE)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError
+from vmcapsule.job.text import split_list
 
 _SUCCESS = ("JobSuccessExitCode", "JobSuccessExitSignal", "JobSuccessExitBySignal")
 
@@ -16,9 +17,11 @@ class Policy(NamedTuple):
     """Expressions that are evaluated while the job waits and when it has ended.
 
     None for one that the ad has not, and for a rank that prefers nothing.  ``success`` holds
-    (name, expression) of what the others call success.
+    (name, expression) of what the others call success.  ``machine_attrs`` are names of what
+    they are told of the last ``machine_attrs_history`` machines (JobMachineAttrs).
     """
 
+    requirements: Optional[str]
     rank: Optional[str]
     on_exit_hold: Optional[str]
     on_exit_hold_reason: Optional[str]
@@ -26,6 +29,8 @@ class Policy(NamedTuple):
     on_exit_remove: Optional[str]
     max_retries: Optional[str]
     success: tuple[tuple[str, str], ...]
+    machine_attrs: tuple[str, ...]
+    machine_attrs_history: int
 
 
 class Logs(NamedTuple):
@@ -39,6 +44,7 @@ def read_policy(ad: Ad) -> Policy:
     """The policy of a source ad."""
     rank = ad.expr("Rank")
     return Policy(
+        requirements=ad.expr("Requirements"),
         # condor_submit's default, which says nothing.
         rank=None if rank in ("0", "0.0") else rank,
         on_exit_hold=ad.expr("OnExitHold"),
@@ -47,6 +53,8 @@ def read_policy(ad: Ad) -> Policy:
         on_exit_remove=ad.expr("OnExitRemove"),
         max_retries=ad.expr("JobMaxRetries"),
         success=tuple((name, text) for name in _SUCCESS for text in [ad.expr(name)] if text),
+        machine_attrs=split_list(ad.string("JobMachineAttrs") or ""),
+        machine_attrs_history=ad.integer("JobMachineAttrsHistoryLength") or 0,
     )
 
 

@@ -10,6 +10,7 @@ from vmcapsule import contract
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router.at_exit import at_exit
+from vmcapsule.router.matching import matching
 from vmcapsule.router.route import REMOVED_WHEN_HELD, CapsuleFacts, Route
 from vmcapsule.router.user_log import told_logs
 
@@ -46,8 +47,7 @@ def routed_ad(job: SourceJob, route: Route, template: Ad, capsule: CapsuleFacts)
     changes: dict[str, Value] = dict(_from_source(job, kept))
     changes.update(_common(job, kept, capsule))
     changes.update(sizes(job, route, capsule))
-    if "Requirements" not in kept and route.requirements:
-        changes["Requirements"] = route.requirements
+    changes.update(matching(job, kept, route.requirements))
     if capsule.demands:
         required = changes.get("Requirements") or kept.expr("Requirements") or "true"
         demands = [f"(TARGET.{name} =?= true)" for name in capsule.demands]
@@ -76,8 +76,6 @@ def _from_source(job: SourceJob, template: Ad) -> dict[str, Value]:
         name: text for name, text in job.custom if name not in template
     }
     changes.update(job.accounting)
-    if job.policy.rank is not None:
-        changes["Rank"] = job.policy.rank
     return changes
 
 

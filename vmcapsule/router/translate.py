@@ -11,7 +11,6 @@ from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
 from vmcapsule.errors import (
-    AdError,
     InputError,
     TooLarge,
     VmCapsuleError,

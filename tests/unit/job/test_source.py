@@ -40,6 +40,9 @@ def recorded(name: str) -> Ad:
 
 
 POLICY = Policy(
+    requirements='(false) && (TARGET.Arch == "X86_64") && (TARGET.OpSys == "LINUX") && '
+    "(TARGET.Disk >= RequestDisk) && (TARGET.Memory >= RequestMemory) && "
+    "(TARGET.HasFileTransfer)",
     rank=None,
     on_exit_hold="false",
     on_exit_hold_reason=None,
@@ -47,6 +50,8 @@ POLICY = Policy(
     on_exit_remove="NumJobCompletions > JobMaxRetries || ExitCode =?= 0",
     max_retries="2",
     success=(),
+    machine_attrs=(),
+    machine_attrs_history=0,
 )
 
 

@@ -1,0 +1,52 @@
+"""Where a routed job may run: where its capsule can, and where its source itself could."""
+
+from __future__ import annotations
+
+from vmcapsule.classad.ads import Ad, Value, quote
+from vmcapsule.classad.carry import carried
+from vmcapsule.job.attributes import is_accounting, is_of_life
+from vmcapsule.job.source import SourceJob
+from vmcapsule.job.text import split_list
+
+#: Under these names goes along what the source's own expressions say of the source: its
+#: number, its requests.
+_PREFIX = "VmCapsuleSource_"
+
+
+def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value]:
+    """Requirements, Rank and JobMachineAttrs, and what the source's refer to.
+
+    What a source requires of a machine it requires of the one on which its capsule runs.
+    ``requirements`` are the capsule's where the ad template has none.
+    """
+    capsules = template.expr("Requirements") or requirements
+    own = {"Requirements": job.policy.requirements, "Rank": job.policy.rank}
+    found = carried(
+        job.attributes, {name: text for name, text in own.items() if text}, _PREFIX, _stays
+    )
+    if capsules and "Requirements" in found:
+        found["Requirements"] = f"({capsules}) && ({found['Requirements']})"
+    elif capsules:
+        found["Requirements"] = capsules
+    return {**found, **_machine_attrs(job, template)}
+
+
+def _stays(name: str) -> bool:
+    """Has the routed job this as its source has it, or else has a life of its own?
+
+    That it does not itself ask to be routed is what keeps a source from being run as it is.
+    """
+    return is_accounting(name) or is_of_life(name)
+
+
+def _machine_attrs(job: SourceJob, template: Ad) -> dict[str, Value]:
+    """What is noted of the last machines, so that expressions can avoid them: of both."""
+    if not job.policy.machine_attrs:
+        return {}
+    theirs = split_list(template.string("JobMachineAttrs") or "")
+    names = {name.lower(): name for name in (*job.policy.machine_attrs, *theirs)}
+    length = template.integer("JobMachineAttrsHistoryLength") or 0
+    return {
+        "JobMachineAttrs": quote(",".join(sorted(names.values()))),
+        "JobMachineAttrsHistoryLength": max(length, job.policy.machine_attrs_history),
+    }
