@@ -21,7 +21,7 @@ CASES = Path(__file__).parent / "cases"
 EXPECTED, PREPARE, SUBMIT_FILE, DAG_FILE = "expected.ini", "prepare", "job.sub", "job.dag"
 #: What a section of ``expected.ini`` may say.
 _KEYS = {
-    "case": {"submit", "native", "vague", "ignore", "slow", "busy", "room_gib"},
+    "case": {"submit", "native", "idle", "vague", "ignore", "slow", "busy", "room_gib"},
     "refused": {"ways", "names"},
     "different": {"ways", "what", "reason", "perhaps"},
 }
@@ -51,7 +51,8 @@ class Case:
     """A case and what is expected of it.
 
     ``submit`` are options for condor_submit.  ``native_waits``: no machine of the pool can
-    run it as it is, and so nobody waits for that.  Of files that match ``vague`` only
+    run it as it is, and so nobody waits for that.  ``idle`` of its jobs match no machine,
+    whatever the way, and end as they began.  Of files that match ``vague`` only
     the kind is compared, of those that match ``ignore`` nothing.  A case ``is_busy`` that
     takes so much CPU time that, emulated, it could as well be the hypervisor's.  One is run
     only where ``room_gib`` are free, if it needs much.
@@ -62,6 +63,7 @@ class Case:
     about: str
     submit: Tuple[str, ...] = ()
     native_waits: bool = False
+    idle: int = 0
     vague: Tuple[str, ...] = ()
     ignore: Tuple[str, ...] = ()
     is_slow: bool = False
@@ -123,6 +125,7 @@ def read_case(folder: Path, ways: Collection[str]) -> Case:
         about=_about(folder / SUBMIT_FILE),
         submit=tuple(about.get("submit", "").split()),
         native_waits=about.get("native") == "waits",
+        idle=int(about.get("idle", "0")),
         vague=tuple(about.get("vague", "").split()),
         ignore=tuple(about.get("ignore", "").split()),
         is_slow=about.get("slow") == "yes",

@@ -173,9 +173,16 @@ class Queued:
             state is None and job in past or state is not None and state[0] == condor.HELD
             for job, state in zip(one.jobs, states)
         ]
-        one.held_looks = one.held_looks + 1 if all(done) else 0
+        idle = [job for job, is_done in zip(one.jobs, done) if not is_done]
+        is_all = len(idle) == one.place.case.idle and all(map(self._is_turned_away, idle))
+        one.held_looks = one.held_looks + 1 if is_all else 0
         wanted = _HELD_LOOKS if any(states) else 1
         one.is_settled = one.held_looks >= wanted
+
+    def _is_turned_away(self, job: JobId) -> bool:
+        """Has a negotiator found no machine for an idle job, or for its routed copy?"""
+        ads = self.pool.routed(job) if self.append else self.pool.queue(job)
+        return any("LastRejMatchTime" in ad for ad in ads)
 
     # Out of it
 

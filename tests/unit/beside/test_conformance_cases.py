@@ -113,6 +113,7 @@ def test_what_a_file_says_is_read(tmp_path: Path) -> None:
 [case]
 submit = -spool
 native = waits
+idle = 2
 vague = core.* *.tmp
 slow = yes
 
@@ -130,6 +131,7 @@ reason = It is
 """
     case = read_case(make(tmp_path, text), ("qemu", "run", "direct"))
     assert (case.submit, case.native_waits, case.is_spooled) == (("-spool",), True, True)
+    assert case.idle == 2
     assert (case.vague, case.is_slow, case.about) == (("core.*", "*.tmp"), True, "About")
     (refused,) = case.expected_of("qemu")
     assert (refused.kind, refused.patterns) == ("refused", ("StreamOut",))

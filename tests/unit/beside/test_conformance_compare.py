@@ -247,3 +247,10 @@ def test_a_native_job_that_does_not_end_is_no_reference() -> None:
     assert verdict(case(), WAY, waits, waits).wrong == ("the native jobs are: waiting",)
     assert verdict(case(native_waits=True), WAY, waits, waits).wrong == ()
     assert verdict(case(native_waits=True), WAY, outcome(), outcome()).wrong
+    ended, both = outcome(JobEnd(ENDED)), outcome(JobEnd(ENDED), JobEnd(WAITING))
+    assert verdict(case(idle=1), WAY, both, both).wrong == ()
+    ran = outcome(JobEnd(ENDED), JobEnd(ENDED))
+    said = ("state of job 1: ended, natively waiting",)
+    assert verdict(case(idle=1), WAY, both, ran).wrong == said
+    for native in (waits, ended, ran):
+        assert (verdict(case(idle=1), WAY, native, native).wrong == ()) == (native == waits)
