@@ -57,7 +57,9 @@ def printed(pool: Pool) -> str:
         pool.run("alice", ["condor_rm", str(refused), str(idle)])
 
 
-@pytest.mark.parametrize("shown", ["MY.WantJobRouter", "HasVMCapsule is true", "StreamOut"])
+@pytest.mark.parametrize(
+    "shown", ["never  MY.WantJobRouter", "HasVMCapsule is true", "StreamOut"]
+)
 def test_the_page_shows_what_is_printed(shown: str, printed: str) -> None:
     (block,) = [text for text in blocks("text") if shown in text]
     assert words(block) in words(printed), printed
