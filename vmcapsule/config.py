@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Iterator, Mapping, NamedTuple, Optional
 
 from vmcapsule.errors import ConfigError, ToolError
+from vmcapsule.files import why_unsafe
 from vmcapsule.resources import resource
 
 PREFIX = "VM_CAPSULE_"
@@ -125,6 +126,32 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
         pipe_buffer_max_bytes=_pipe_buffer_max(values),
         unknown=read.unknown(),
     )
+
+
+def check_scratch(folder: Path) -> None:
+    """Raise `ConfigError` where others could meddle with our capsules in ``folder``."""
+    why = why_unsafe(folder, is_shared=True)
+    if why:
+        raise _wrong(
+            "SCRATCH_DIR_PREFIX",
+            str(folder),
+            why,
+            "give it to root ('chown root') and let all make folders of their own there "
+            "('chmod 1777'), or name a folder of yours in",
+        )
+
+
+def check_cache(folder: Path) -> None:
+    """Raise `ConfigError` where others could choose what is taken from ``folder``."""
+    why = why_unsafe(folder, is_shared=False)
+    if why:
+        raise _wrong(
+            "CACHE_DIR",
+            str(folder),
+            why,
+            "give it to root ('chown root') and let nobody else write to it "
+            "('chmod go-w'), or name a folder of yours in",
+        )
 
 
 def default_cache() -> Path:

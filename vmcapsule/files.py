@@ -42,3 +42,20 @@ def read_regular(path: Path, limit_bytes: int) -> bytes:
     finally:
         os.close(fd)
     raise OSError(errno.EFBIG, f"it is larger than {limit_bytes} bytes", str(path))
+
+
+def why_unsafe(folder: Path, *, is_shared: bool) -> str:
+    """Why others could put what is theirs in the place of what is in ``folder``.
+
+    Empty where they cannot, and where the folder is not there, or not for us.  In one that
+    ``is_shared`` all may make what is theirs: the sticky bit guards what is there.
+    """
+    try:
+        status = folder.stat()
+    except OSError:
+        return ""
+    if status.st_uid not in (0, os.getuid()):
+        return f"it belongs to the user with uid {status.st_uid}, neither to root nor to you"
+    if not status.st_mode & stat.S_IWOTH or (is_shared and status.st_mode & stat.S_ISVTX):
+        return ""
+    return "all may write to it" + (", and it has no sticky bit" if is_shared else "")

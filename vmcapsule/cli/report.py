@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
-from vmcapsule.config import Config, load_config
+from vmcapsule.config import Config, check_cache, check_scratch, load_config
 from vmcapsule.errors import SYSTEM_ERROR, UsageError, escaped, one_line
 
 if TYPE_CHECKING:  # a hook has no time to import what only a type is needed of
@@ -21,10 +21,15 @@ STDIN_BYTES_MAX = 64 << 20
 
 
 def configuration() -> Config:
-    """Read the configuration, with its warnings on standard error.  `ConfigError`."""
+    """Read the configuration, with its warnings on standard error.
+
+    Raises `ConfigError`, also where others could meddle with what is in scratch or cache.
+    """
     config = load_config()
     for warning in config.warnings:
         print(f"vmcapsule: warning: {warning}", file=sys.stderr)
+    check_scratch(config.scratch_dir_prefix)
+    check_cache(config.cache)
     return config
 
 

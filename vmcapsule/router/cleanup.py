@@ -9,6 +9,7 @@ from vmcapsule.capsule import delivery, making, states
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL, Capsule, load_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote
+from vmcapsule.config import check_scratch
 from vmcapsule.errors import (
     HOLD_BY_USER,
     HOLD_JOB_POLICY,
@@ -40,6 +41,7 @@ def cleanup(text: str) -> tuple[str, str]:
         return job_id, "there is no capsule"
     if not Path(folder).exists():
         return job_id, f"{folder} is gone already"
+    check_scratch(Path(folder).parent)
     try:
         made = load_capsule(Path(folder))
     except UsageError as error:

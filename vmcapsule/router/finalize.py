@@ -13,6 +13,7 @@ from vmcapsule.capsule.record import ISOLATION, RETURNED, Capsule, load_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
+from vmcapsule.config import check_scratch
 from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.files import open_regular, read_regular
 from vmcapsule.guest.exit_record import JobExit
@@ -49,6 +50,8 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
     if source.boolean(_DELIVERED) and not Path(folder).exists():
         names = source.expr(_OUTPUTS) or _UNDEFINED
         return parse_ad(f"{_DELIVERED} = true\n{_SPOOLED} = {names}"), None
+    # Whatever is configured now: there the capsule is.
+    check_scratch(Path(folder).parent)
     made = load_capsule(Path(folder))
     job_id = id_of(source)
     if made.job_id != job_id:
