@@ -99,9 +99,10 @@ def wait_for_machine(command: subprocess.Popen[bytes]) -> int:
     for _ in range(600):
         assert command.poll() is None, "the command ended early"
         for child in children_of(command.pid):
-            # Other children come and go before it, such as condor_submit.
+            # Others come and go before it: condor_submit, a QEMU that says what it can.
             with contextlib.suppress(FileNotFoundError):
-                if "qemu-system" in Path(f"/proc/{child}/exe").readlink().name:
+                is_qemu = "qemu-system" in Path(f"/proc/{child}/exe").readlink().name
+                if is_qemu and b"data.vmdk" in Path(f"/proc/{child}/cmdline").read_bytes():
                     return child
         time.sleep(0.1)
     raise AssertionError("QEMU did not start")
