@@ -101,6 +101,9 @@ def test_where_nothing_can_wait_the_job_ends_all_the_same(
     assert f" alice job {job}: translated into" in pool.daemons.log("JOB_ROUTER")
     assert f" alice job {job}: delivered: exit code 3" in pool.daemons.log("JOB_ROUTER")
     os.kill(no_gc, signal.SIGCONT)
-    for kind in ("translate", "exit"):
-        alices = pool.path(waiting(pool, kind, "alice"))
-        pool.until(lambda alices=alices: alices.is_file(), 60, "gc to clear the way")  # type: ignore[misc]
+    theirs = [pool.path(waiting(pool, kind, "alice")) for kind in ("translate", "exit")]
+    pool.until(lambda: all(path.is_file() for path in theirs), 60, "gc to clear the way")
+    # What was in the way is bob's, and was put aside: it stays until he takes it away.
+    aside = list(pool.path(SCRATCH).glob(".events-*"))
+    assert [path.is_fifo() for path in aside] == [True, True]
+    pool.run("bob", ["rm", *(f"{SCRATCH}/{path.name}" for path in aside)])
