@@ -23,6 +23,14 @@ if MYPY:
 
 #: How long HTCondor may take from its start to the job's, emulated and swapping.
 CONDOR_START_TIMEOUT_S = 900.0
+#: A startd ends a job whose schedd it has not heard of for the time of a lease, at first for
+#: 20 minutes (condor_startd.V6/claim.cpp).  Here is no schedd: so it is told that it renews
+#: the lease by itself, a third of that from the start, for as long as there is a starter.
+LEASE = [
+    "StartdSendsAlives = true",
+    "_condor_StartdHandlesAlives = true",
+    "JobLeaseDuration = 1000000000",
+]
 
 FETCH_HOOK = """\
 #!/bin/sh
@@ -152,7 +160,8 @@ class Condor:
         write_file(self.base + "/config", to_bytes(ours + given))
         # Of two lines for an attribute the last one holds.  This starter has no shadow.
         kept = [line for line in job_ad.split("\n") if not line.lower().startswith("want")]
-        kept += [f'Owner = "{name}"', f'OsUser = "{name}"', f'User = "{name}@capsule"', ""]
+        kept += [f'Owner = "{name}"', f'OsUser = "{name}"', f'User = "{name}@capsule"']
+        kept += [*LEASE, ""]
         fallback = ['MyType = "Job"', "ClusterId = 1", "ProcId = 0"]
         write_file(self.base + "/job.ad", to_bytes("\n".join(fallback + kept)))
         hooks = {"fetch": FETCH_HOOK, "prepare": PREPARE_HOOK, "exit": EXIT_HOOK}
