@@ -43,7 +43,7 @@ def install(
     space.make_folder(SCRATCH)
     space.path(SCRATCH).chmod(0o1777)
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
-    return "\n".join([_router(given), *lines, _execute(space, templates)])
+    return "\n".join([_router(given), *lines, _execute(space, templates, given)])
 
 
 def left_in(scratch: Path) -> List[str]:
@@ -111,9 +111,10 @@ def _router(given: Mapping[str, object]) -> str:
     return snippet
 
 
-def _execute(space: Space, templates: Path) -> str:
+def _execute(space: Space, templates: Path, given: Mapping[str, object]) -> str:
     """What 'vmcapsule config --execute --program' prints and writes."""
     kernel = load(templates).kernel if templates.is_dir() else None
     space.make_folder(str(PROGRAM_HOME.parent))
     write_probe(space.path(str(PROGRAM_HOME)), kernel)
-    return execute_snippet(PROGRAM_HOME)
+    knobs = {f"VM_CAPSULE_{name}": str(value) for name, value in given.items()}
+    return execute_snippet(load_config(knobs), PROGRAM_HOME)

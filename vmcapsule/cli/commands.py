@@ -114,7 +114,7 @@ def _config_execute(arguments: argparse.Namespace) -> int:
         write_probe(program, load(report.configuration().template).kernel)
     # Without a folder it is only put down here, to be copied to the usual place there.
     home = program if program.is_absolute() else PROGRAM_HOME.parent / program.name
-    sys.stdout.write(execute_snippet(home))
+    sys.stdout.write(execute_snippet(report.configuration(), home))
     return 0
 
 

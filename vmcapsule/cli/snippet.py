@@ -26,7 +26,7 @@ def router_snippet(config: Config) -> str:
             "build one with 'vmcapsule tarball build' first",
         )
     text = resource("templates/router.config").read_text(encoding="utf-8")
-    ad_template = config.chosen_template_of(_ROUTE) or _shipped(_AD_TEMPLATE)
+    ad_template = _ad_template(config)
     values = {
         "route": _ROUTE,
         "classad": _name(ad_template),
@@ -50,7 +50,16 @@ def _name(ad_template: Path) -> str:
     return ad_template.stem if is_ours else str(ad_template)
 
 
-def execute_snippet(program: Path) -> str:
-    """The snippet for execute points, where the file ``program`` probes the machine."""
-    text = resource("templates/execute.config").read_text(encoding="utf-8")
+def execute_snippet(config: Config, program: Path) -> str:
+    """The snippet for execute points, where the file ``program`` probes the machine.
+
+    With what the VM universe needs there, where the ad template makes jobs of it.
+    """
+    route = route_of(read_ad_template(_ad_template(config)))
+    parts = ["execute", *([f"execute-{route.vm_type}"] if route.vm_type else [])]
+    text = "".join(resource(f"templates/{name}.config").read_text("utf-8") for name in parts)
     return string.Template(text.replace("$(", "$$(")).substitute({"program": str(program)})
+
+
+def _ad_template(config: Config) -> Path:
+    return config.chosen_template_of(_ROUTE) or _shipped(_AD_TEMPLATE)

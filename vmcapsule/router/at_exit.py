@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Value
 from vmcapsule.classad.text import rename
 from vmcapsule.errors import GuestError
@@ -17,14 +16,13 @@ _SUCCESS = {
 }
 
 
-def at_exit(job: SourceJob, tries: int) -> dict[str, Value]:
+def at_exit(job: SourceJob, tries: int, silent: str) -> dict[str, Value]:
     """OnExitRemove, OnExitHold and JobMaxRetries: the source's, unless the guest did not
-    report, which is tried ``tries`` times in all and then held.
+    report (``silent`` says when), which is tried ``tries`` times in all and then held.
 
     `vmcapsule.slot.execute` counts such runs by chirp.  Where it could not, the job's
     completions stand for them, so that there is an end in any case.
     """
-    silent = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
     told = f"{UNREPORTED_RUN} =?= NumJobCompletions"
     runs = f"ifThenElse({told}, {UNREPORTED}, NumJobCompletions)"
     why = f'ifThenElse({told}, strcat("; the last was on ", {UNREPORTED_REASON}), "")'

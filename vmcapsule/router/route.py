@@ -7,7 +7,7 @@ knows them all, `routed_ad` makes what their ads have in common.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Sequence
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence
 
 from vmcapsule.capsule.packing import Plan
 from vmcapsule.capsule.record import Capsule
@@ -68,9 +68,10 @@ class Route(NamedTuple):
     vm_type: str
     #: How the JobRouter's configuration calls the universe.
     universe_name: str
-    #: Does the routed job end as the guest's did?  Then HTCondor judges its end by the
-    #: source's OnExitHold and OnExitRemove, and with it max_retries.
-    has_exit_status: bool
+    #: An expression over the routed job's end: the guest did not report.  Otherwise the job
+    #: ends as the guest's did, and HTCondor judges that by the source's OnExitHold and
+    #: OnExitRemove, and with it max_retries.  None: its end says nothing of the guest's.
+    unreported: Optional[str]
     #: Requirements where the ad template has none.
     requirements: str
     finish: Callable[[Plan, Path], Capsule]

@@ -52,8 +52,9 @@ def routed_ad(job: SourceJob, route: Route, template: Ad, capsule: CapsuleFacts)
         required = changes.get("Requirements") or kept.expr("Requirements") or "true"
         demands = [f"(TARGET.{name} =?= true)" for name in capsule.demands]
         changes["Requirements"] = " && ".join([f"({required})", *demands])
-    if route.has_exit_status:
-        changes.update(at_exit(job, kept.integer("VmCapsuleMaxTries") or _MAX_TRIES))
+    if route.unreported is not None:
+        tries = kept.integer("VmCapsuleMaxTries") or _MAX_TRIES
+        changes.update(at_exit(job, tries, route.unreported))
     changes.update(route.attributes(job, kept, capsule))
     return kept.with_(changes)
 

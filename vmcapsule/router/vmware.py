@@ -1,18 +1,23 @@
-"""The route of VMware jobs: the VM universe of HTCondor up to 9.11 boots the whole VM."""
+"""The route of VMware jobs: a job of the VM universe that `vmcapsule.slot.gahp` serves.
+
+It ends as the guest's job did.  A run whose guest did not report is repeated, then held.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Mapping
 
-from vmcapsule.capsule.packing import Plan
-from vmcapsule.capsule.record import Capsule
+from vmcapsule.capsule.packing import Plan, put_obstacles
+from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk, from_raw
 from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.job.source import SourceJob
+from vmcapsule.router import slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
+from vmcapsule.slot.starter import KILLED_RUN
 from vmcapsule.template.template import Template
 
 #: The disk that the guest works on, where the job needs more than a little; empty, it takes
@@ -24,6 +29,9 @@ _REQUIREMENTS = (
     " && (TARGET.VM_Type == MY.JobVMType) && (TARGET.VM_AvailNum > 0)"
     " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
     " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
+    # And where a run whose guest did not report waits.
+    " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
+    " && (ChirpVmCapsuleHoldReasonCode =?= undefined)"
 )
 
 
@@ -46,61 +54,70 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
     else:
         copy_sparse(vmx, aside / vmx.name)
     DataDisk(aside / made.data_disk.name).make_transferable(aside)
+    put_obstacles(planned.job, aside)
     return made._replace(vmx=made.folder / vmx.name)
 
 
 def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
     disks = (template.system_disk, *template.other_disks)
-    shared = [file for disk in disks for file in Disk.at(disk).files]
+    files = [
+        *(file for disk in disks for file in Disk.at(disk).files),
+        made.kernel,
+        made.initrd,
+    ]
+    shared = [file for file in files if file is not None]
     return CapsuleFacts(
         folder=made.folder,
         vmx=template.vmx.name,
         vmdk_files=(made.data_disk.name, *([WORK_DISK] if made.work_bytes else [])),
-        other_files=(),
+        # What boots it without VMware reads the record, and takes the kernel that goes along.
+        other_files=(RECORD,),
         memory_mib=made.memory_mib,
         cpus=made.cpus,
         network=made.network,
         size_kib=size_kib(data_kib, shared),
+        data_kib=data_kib,
         shared_files=tuple(shared),
+        wanted_outputs=slot_jobs.wanted_outputs(made),
+        demands=tuple(slot_jobs.demands(made)),
     )
 
 
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:
     # In the folder in which HTCondor starts the VM all of them lie, by base name.
-    disks = (*capsule.vmdk_files, *(path.name for path in capsule.shared_files))
-    files = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
-    paths = [str(capsule.folder / name) for name in files]
-    paths += [str(path) for path in capsule.shared_files]
+    shared = [path.name for path in capsule.shared_files if path.suffix == ".vmdk"]
     return {
         "JobVMType": quote("vmware"),
         "JobVMMemory": capsule.memory_mib,
+        "RequestMemory": capsule.memory_mib + slot_jobs.QEMU_MEMORY_MIB,
         "JobVM_VCPUS": capsule.cpus,
         "JobVMNetworking": capsule.network,
         "JobVMCheckpoint": False,
         "VMPARAM_VMware_Dir": quote(str(capsule.folder)),
         "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
-        "VMPARAM_VMware_VMDK_Files": file_list(disks),
+        "VMPARAM_VMware_VMDK_Files": file_list([*capsule.vmdk_files, *shared]),
         "VMPARAM_VMware_Transfer": True,
         # With a snapshot the guest's writes would come back as a redo log that only
         # VMware can read; without one the data disk itself comes back with the outputs.
         "VMPARAM_VMware_SnapshotDisk": False,
-        "TransferInput": file_list(paths),
-        "ShouldTransferFiles": quote("YES"),
-        "WhenToTransferOutput": quote("ON_EXIT"),
+        **slot_jobs.transfer(capsule),
+        **slot_jobs.counted(job),
+        **slot_jobs.held_for_the_slot(template),
     }
 
 
 def _request_disk_kib(job: SourceJob, capsule: CapsuleFacts) -> int:
-    """A suspended VM's memory is saved beside its disks."""
-    return capsule.size_kib + capsule.memory_mib * 1024
+    """A VM's memory may be saved beside its disks while it is suspended."""
+    return slot_jobs.request_disk_kib(job, capsule) + capsule.memory_mib * 1024
 
 
 ROUTE = Route(
     universe=13,
     vm_type="vmware",
     universe_name="VM",
-    # A job of the VM universe always ends with ExitCode 0.
-    has_exit_status=False,
+    # What kills a gahp ends the routed job, too.  A job that was killed says so before.
+    unreported=f"({slot_jobs.UNREPORTED}) || (ExitBySignal =?= true && ExitSignal =?= 9 && "
+    f"{KILLED_RUN} =!= NumJobCompletions)",
     requirements=_REQUIREMENTS,
     finish=_finish,
     facts=_facts,

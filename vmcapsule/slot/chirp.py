@@ -16,8 +16,9 @@ from typing import Mapping, Union
 
 from vmcapsule.errors import ToolError
 
-#: The starter answers at once, unless it is in the middle of something.
-TIMEOUT_S = 10.0
+#: The starter answers at once, unless it is in the middle of something: one that has started
+#: a VM sleeps for half a minute.
+TIMEOUT_S = 60.0
 #: A line may have 1,024 bytes, the expression in it 993; blanks count twice in the line.
 TEXT_CHARS_MAX = 450
 _CONTACT = re.compile(r"\[?([0-9A-Fa-f:.]+)\]? ([0-9]{1,5}) ([!-~]+)\s*\Z")

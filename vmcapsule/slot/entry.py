@@ -1,4 +1,4 @@
-"""How the one file that is shipped begins: in a slot, or as a startd's probe.
+"""How the one file that is shipped begins: in a slot, as a startd's probe, as a vm-gahp.
 
 Python older than 3.9 must be able to read this file (and no other), so as to say so.
 """
@@ -11,13 +11,22 @@ _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 
 def begin():  # type: ignore[no-untyped-def]
     """Do what the arguments say; return the exit status."""
-    probing = sys.argv[1:] == ["probe"]
+    arguments = sys.argv[1:]
+    probing = arguments == ["probe"]
     if sys.version_info < (3, 9):  # noqa: UP036
         return too_old(probing)  # type: ignore[no-untyped-call]
     if probing:
         from vmcapsule.slot import probe
 
         return probe.main()
+    if "-M" in arguments:
+        from vmcapsule.slot.gahp import modes
+
+        return modes.main(arguments, sys.argv[0])
+    if arguments[:1] == ["machine"]:
+        from vmcapsule.slot.gahp import machine
+
+        return machine.main(arguments[1:])
     from vmcapsule.slot import execute
 
     return execute.main()
@@ -30,6 +39,9 @@ def too_old(probing):  # type: ignore[no-untyped-def]
         print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
         return 0
     sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
+    if "-M" in sys.argv:
+        # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.
+        return 70
     if not os.path.isdir("returned"):  # noqa: PTH112
         os.mkdir("returned")  # noqa: PTH102
     os.kill(os.getpid(), 16)

@@ -26,7 +26,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Mapping, NoReturn, Optional, Union
+from typing import Callable, Mapping, NoReturn, Optional, Union
 
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.record import (
@@ -60,26 +60,32 @@ _REASON_CHARS_MAX = 300
 _UNSENT = "unsent"
 
 
-def main() -> int:
-    """Boot the capsule in the current folder; return the job's exit code."""
+def main(adjust: Callable[[Capsule], Capsule] = lambda made: made) -> int:
+    """Boot the capsule in the current folder; return the job's exit code.
+
+    ``adjust`` makes of the capsule that came the one that is booted.
+    """
     for number in STOPS:
         signal.signal(number, _stop)
     here = Path.cwd()
     try:
-        job_exit = _run_or_die(here)
+        job_exit = _run_or_die(here, adjust)
     except KeyboardInterrupt as stop:
         # Removed, held or evicted: nothing is transferred then, and nothing shall be.
         shutil.rmtree(here / RETURNED, ignore_errors=True)
         die(int(stop.args[0]))
     if job_exit.exit_signal is not None:
+        if job_exit.exit_signal == signal.SIGKILL:
+            here_told = read_slot(here, os.environ)
+            _chirp({slot.KILLED_RUN: here_told.completions + 1}, here_told)
         die(job_exit.exit_signal)
     return job_exit.exit_code or 0
 
 
-def _run_or_die(here: Path) -> JobExit:
+def _run_or_die(here: Path, adjust: Callable[[Capsule], Capsule]) -> JobExit:
     """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
     try:
-        made, told = arrived(load_capsule(here), here), read_slot(here, os.environ)
+        made, told = adjust(arrived(load_capsule(here), here)), read_slot(here, os.environ)
         disk = DataDisk(made.data_disk, made.part_offset_bytes)
         if told.starts:
             staging.tell_starts(told.starts, disk)
@@ -222,10 +228,14 @@ def tell(error: Exception, reason: str, here: Slot) -> None:
         # Last: it says that the others are there.
         slot.UNREPORTED_RUN: here.completions + 1,
     }
+    # The routed ad does without: it counts the job's completions then.
+    _chirp(changes, here)
+
+
+def _chirp(changes: Mapping[str, Union[int, str]], here: Slot) -> None:
     try:
         chirp.set_delayed(changes, here.chirp)
     except ToolError as refused:
-        # The routed ad does without: it counts the job's completions then.
         print(f"vmcapsule: warning: {one_line(str(refused))}", file=sys.stderr, flush=True)
 
 

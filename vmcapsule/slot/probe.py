@@ -71,9 +71,7 @@ def lines(answer: Answer) -> list[str]:
 def ask() -> Answer:
     """Look for QEMU and what it is needed with, and try KVM and a network."""
     try:
-        process.find("setpriv")
-        version = _version()
-        _check_machine()
+        version = qemu_version()
     except ToolError as error:
         return Answer(False, reasons=(str(error),))
     with tempfile.TemporaryDirectory(prefix="vmcapsule-probe-") as scratch:
@@ -81,6 +79,14 @@ def ask() -> Answer:
     network, no_network = _network()
     reasons = tuple(reason for reason in (no_kvm, no_network) if reason)
     return Answer(True, version, kvm, network, reasons)
+
+
+def qemu_version() -> str:
+    """The version of this machine's QEMU; `ToolError` where no guest runs with it."""
+    process.find("setpriv")
+    version = _version()
+    _check_machine()
+    return version
 
 
 def _version() -> str:

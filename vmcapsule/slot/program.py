@@ -23,7 +23,7 @@ _ENTRY = "slot/entry.py"
 #: What capsules are booted with; others are for making them, and for access points.
 _FOLDERS = (
     *("", "classad/", "disk/", "disk/fat/", "disk/vmdk/", "job/", "template/", "vm/"),
-    *("transfer/", "guest/", "capsule/", "slot/"),
+    *("transfer/", "guest/", "capsule/", "slot/", "slot/gahp/"),
 )
 #: Not needed where capsules are only booted: a file that is left out need not be read.
 _LEFT_OUT = {"__main__.py", "inspection.py", "submit.py"}

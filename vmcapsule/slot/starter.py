@@ -17,6 +17,8 @@ UNREPORTED = "ChirpVmCapsuleUnreported"
 UNREPORTED_RUN = "ChirpVmCapsuleRun"
 UNREPORTED_REASON = "ChirpVmCapsuleReason"
 AVOID_UNTIL = "ChirpVmCapsuleUntil"
+#: Which of the job's completions was a death by SIGKILL in the guest, and not of what ran it.
+KILLED_RUN = "ChirpVmCapsuleKilledRun"
 #: With which reason, code and subcode the job is to be held, whatever its ``OnExitHold`` says:
 #: the UPDATE_JOB_INFO hook does that.
 HOLD_REASON = "ChirpVmCapsuleHoldReason"

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from types import FrameType
 from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
@@ -25,6 +26,8 @@ _LAST_WORDS_CHARS = 200
 #: A guest that writes more than this on its console is after the host's disk.
 CONSOLE_BYTES_MAX = 64 << 20
 POLL_S = 0.2
+#: Longer than this between two looks, and we were stopped meanwhile, or nearly so.
+_LOOK_S_MAX = 10.0
 #: A fixed machine, so that a saved state can be resumed on another host one day.
 MACHINE = "pc-q35-7.2"
 #: What QEMU says whose builder left seccomp out.
@@ -74,7 +77,8 @@ def boot(
     watch = _Watch(console, Disk.at(machine.data_disk).files, started, timeout_s)
     # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
     with tempfile.TemporaryFile(dir=scratch) as complaints:
-        with _running(qemu_command(machine, console), scratch, complaints) as qemu:
+        command = qemu_command(machine, console)
+        with _running(command, scratch, complaints) as qemu, _pausing_with_us(qemu):
             while not _ended(qemu):
                 watch.look(alive)
         _check_end(qemu.returncode, console, complaints)
@@ -150,6 +154,22 @@ def _running(
         qemu.wait()
 
 
+@contextlib.contextmanager
+def _pausing_with_us(qemu: subprocess.Popen[bytes]) -> Iterator[None]:
+    """What stops us as Ctrl-Z does stops the machine too, until we go on."""
+
+    def pause(number: int, frame: Optional[FrameType]) -> None:
+        os.killpg(qemu.pid, signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os.killpg(qemu.pid, signal.SIGCONT)
+
+    before = signal.signal(signal.SIGTSTP, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTSTP, before)
+
+
 def _ended(qemu: subprocess.Popen[bytes]) -> bool:
     """Wait a moment for QEMU to end; say whether it has."""
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -169,7 +189,8 @@ class _Watch:
     ) -> None:
         self._console = console
         self._disk = disk
-        self._started = started
+        self._looked = started
+        self._spent_s = 0.0
         self._timeout_s = timeout_s
         self._before = self._written()
         self._is_alive = False
@@ -177,9 +198,16 @@ class _Watch:
     def _written(self) -> list[int]:
         return [path.stat().st_mtime_ns for path in self._disk]
 
+    def _spend(self) -> float:
+        """How long the guest has run; while it stands still so do we, and look at nothing."""
+        now = time.monotonic()
+        self._spent_s += min(now - self._looked, _LOOK_S_MAX)
+        self._looked = now
+        return self._spent_s
+
     def look(self, alive: Callable[[], None]) -> None:
         """Raise when a limit is passed; call ``alive`` when the guest first shows life."""
-        spent_s = time.monotonic() - self._started
+        spent_s = self._spend()
         if not self._is_alive and self._written() != self._before:
             self._is_alive = True
             alive()

@@ -14,6 +14,7 @@ from vmcapsule.resources import resource
 from vmcapsule.router import routed_ad as common
 from vmcapsule.router.route import CapsuleFacts
 from vmcapsule.router.routes import route_of
+from vmcapsule.router.slot_jobs import QEMU_MEMORY_MIB
 
 RECORDED = (
     Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"
@@ -74,7 +75,9 @@ def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
         "Err": "/dev/null",
         "JobNotification": 0,
         "JobLeaseDuration": 2400,
-        "RequestMemory": 320,
+        # What boots it takes something, too.
+        "RequestMemory": 320 + QEMU_MEMORY_MIB,
+        "TransferOutput": "returned",
         "RequestCpus": 2,
         "Owner": "alice",
         "ProjectName": "demo",
@@ -113,9 +116,6 @@ def test_the_library_reads_the_ad_and_a_vmware_host_matches() -> None:
         "ProcId = 0",
         'GlobalJobId = "x"',
         'User = "alice@pilot"',
-        "PeriodicHoldReason = 1",
-        "JobMaxRetries = 2",
-        'TransferOutput = "a"',
         'TransferOutputRemaps = "a=b"',
         'SUBMIT_Iwd = "/x"',
         "StreamOut = false",
@@ -130,9 +130,29 @@ def test_what_belongs_to_the_source_stays_with_it(line: str) -> None:
     assert line.split(" = ")[0] not in ad
 
 
-def test_no_judgment_of_the_jobs_exit_is_left_to_the_vm_universe() -> None:
-    ad = routed_ad(recorded("OnExitHold = ExitCode != 0\n"), shipped(), CAPSULE)
-    assert (ad.expr("OnExitHold"), ad.expr("OnExitRemove")) == ("false", "true")
+KILLED = "ExitBySignal = true\nExitSignal = 9\nNumJobCompletions = {0}\n"
+
+
+@pytest.mark.parametrize(
+    ("facts", "removed", "held"),
+    [
+        ("ExitBySignal = false\nExitCode = 0\nNumJobCompletions = 1\n", True, False),
+        ("ExitBySignal = false\nExitCode = 7\nNumJobCompletions = 1\n", True, True),
+        # Who killed it, if not the guest's kernel, killed what ran the guest.
+        (KILLED.format(1), False, False),
+        (KILLED.format(3), False, True),
+        (KILLED.format(1) + "ChirpVmCapsuleKilledRun = 1\n", True, False),
+        (KILLED.format(2) + "ChirpVmCapsuleKilledRun = 1\n", False, False),
+    ],
+)
+def test_htcondor_judges_the_jobs_end_as_its_owner_wants(
+    facts: str, removed: bool, held: bool
+) -> None:
+    policy = "OnExitRemove = true\nOnExitHold = ExitCode =?= 7\n"
+    ad = routed_ad(recorded(policy), shipped(), CAPSULE)
+    names = [line.split(" = ")[0] for line in facts.splitlines()]
+    ended = parse_ad(ad.without(names).long_form() + facts)
+    assert (ended.boolean("OnExitRemove"), ended.boolean("OnExitHold")) == (removed, held)
 
 
 def test_matchmaking_accounting_and_custom_attributes_come_along() -> None:

@@ -14,8 +14,8 @@ from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
-from vmcapsule.router.qemu import GUEST_KIB
 from vmcapsule.router.route import REMOVED_WHEN_HELD
+from vmcapsule.router.slot_jobs import GUEST_KIB
 from vmcapsule.slot.execute import AVOID_S
 
 RETRIES = (

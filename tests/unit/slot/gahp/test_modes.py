@@ -1,0 +1,359 @@
+"""The vm-gahp as HTCondor calls it, whole, with a program of QEMU's name.
+
+Where root runs the tests the job is another user's, as it is where HTCondor runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Iterator, Optional
+
+import pytest
+
+from tests.unit.returned import EXITED, guest_writes, make_capsule, make_job
+from tests.unit.users import NOBODY, give, open_way
+from vmcapsule.capsule.record import RECORD, RETURNED, UNREPORTED_SIGNAL, Capsule, save_capsule
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
+from vmcapsule.slot.gahp.leftovers import end_all_in
+from vmcapsule.slot.program import write_program
+
+#: Everybody may run it, which the tests' own Python need not let them.
+PYTHON = "/usr/bin/python3"
+AD = ['JobVMType = "vmware"', "JobVMMemory = 321", "JobVM_VCPUS = 1", 'ClaimId = "secret"']
+STARTED = ["COMMANDS", "SUPPORT_VMS", "CLASSAD", *AD, "CLASSAD_END", "CONDOR_VM_START 2 vmware"]
+KNOWN = [*STARTED, "RESULTS", "CONDOR_VM_GETPID 3 1", "RESULTS"]
+WAIT_S = 60
+
+
+class Gahp:
+    """A gahp and the starter's end of its pipes."""
+
+    def __init__(self, program: Path, folder: Path, path: str) -> None:
+        env = {
+            "PATH": f"{path}:/usr/bin:/bin",
+            "VMGAHP_VMTYPE": "vmware",
+            "VMGAHP_WORKING_DIR": str(folder),
+            "VMGAHP_USER_UID": str(NOBODY),
+            "VMGAHP_USER_GID": str(NOBODY),
+        }
+        self.process = subprocess.Popen(
+            [PYTHON, program, "-f", "-t", "-M", "3"],
+            cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._out.readline().startswith("$VMGahpVersion")
+
+    @property
+    def _in(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def _out(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def say(self, *lines: str) -> list[str]:
+        """Say lines, and read as many answers as a starter would."""
+        answers = []
+        in_ad = False
+        for line in lines:
+            self._in.write(line + "\r\n")
+            self._in.flush()
+            in_ad = line == "CLASSAD" or (in_ad and line != "CLASSAD_END")
+            if not in_ad or line == "CLASSAD":
+                answers.append(self._out.readline().rstrip("\n"))
+            if line == "RESULTS":
+                answers += [
+                    self._out.readline().rstrip("\n") for _ in range(int(answers[-1][2:]))
+                ]
+        return answers
+
+    def leave(self) -> None:
+        """A starter that has gone says so by nothing else."""
+        self._in.close()
+
+    def end(self) -> tuple[int, str]:
+        """How it ended, and what it had to say: it says little."""
+        self.process.wait(WAIT_S)
+        assert self.process.stderr is not None
+        return self.process.returncode, self.process.stderr.read()
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Capsule:
+    """A capsule in the folder of its job; its guest has run already, if QEMU ends."""
+    made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {"out": b"x" * 99})
+    (tmp_path / "system").write_bytes(bytes(1 << 20))
+    create_vmdk(tmp_path / "system", made.system_disk, "monolithicSparse")
+    return made
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[Gahp]]:
+    gahps: list[Gahp] = []
+    yield gahps
+    for gahp in gahps:
+        gahp.process.kill()
+        gahp.process.wait(WAIT_S)
+
+
+def start(made: Capsule, tmp_path: Path, qemu: str, started: list[Gahp]) -> Gahp:
+    (made.folder / RECORD).unlink()
+    save_capsule(made, made.folder)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "qemu-system-x86_64").write_text(f"#!/bin/sh\n{qemu}\n")
+    (folder / "qemu-system-x86_64").chmod(0o755)
+    give(made.folder)
+    made.folder.chmod(0o700)
+    open_way(folder)
+    program = write_program(folder)
+    started.append(Gahp(program, made.folder, str(folder)))
+    return started[-1]
+
+
+def owner_of(path: Path) -> int:
+    return path.stat().st_uid
+
+
+def test_it_ends_as_the_job_when_the_starter_knows_the_machine(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, 'echo "$@" >told', started)
+    answers = gahp.say(*KNOWN)
+    pid = answers[-1].split()[-1]
+    assert answers[-4:-1] == ["2 0 1", "S", "S 1"] and int(pid) > 1
+    status, said = gahp.end()
+    assert status == 0, said
+    assert "secret" not in said
+    assert (made.folder / RETURNED / made.data_disk.name).is_file()
+    if os.geteuid() == 0:
+        assert {owner_of(path) for path in made.folder.rglob("*")} == {NOBODY}
+    # As the ad wants its machine, whatever the record says.
+    assert "-m 321" in (made.folder / "told").read_text()
+
+
+def test_a_guest_that_did_not_report_is_told_by_the_signal(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, "echo no memory >&2; exit 1", started)
+    gahp.say(*KNOWN)
+    status, said = gahp.end()
+    assert status == -UNREPORTED_SIGNAL
+    assert "no memory" in said
+    assert "no memory" in (made.folder / RETURNED / "reason.txt").read_text()
+
+
+def test_a_death_by_a_signal_is_the_jobs(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    guest_writes(made.data_disk, {**EXITED, "exit_code": None, "exit_signal": 11})
+    gahp = start(made, tmp_path, "exit 0", started)
+    gahp.say(*KNOWN)
+    assert gahp.end()[0] == -11
+
+
+def test_it_does_not_end_before_the_starter_knows_the_machine(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, "exit 1", started)
+    assert gahp.say(*STARTED, "RESULTS")[-1] == "2 0 1"
+    # Long enough for the machine's process to have ended: what it says last has come.
+    assert gahp.process.stderr is not None
+    while "QEMU ended" not in gahp.process.stderr.readline():
+        assert gahp.process.poll() is None
+    assert gahp.say("COMMANDS")[0].startswith("S ")
+    gahp.say("CONDOR_VM_GETPID 3 1", "RESULTS")
+    assert gahp.end()[0] == -UNREPORTED_SIGNAL
+
+
+def living(made: Capsule) -> list[int]:
+    """The processes that work in the job's folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink() == made.folder:
+                found.append(int(entry.name))
+        except OSError:  # it has ended, or is not ours to ask
+            continue
+    return found
+
+
+def wait_until_gone(made: Capsule) -> None:
+    for _ in range(WAIT_S * 10):
+        if not living(made):
+            return
+        subprocess.run(["sleep", "0.1"], check=True)
+    raise AssertionError(living(made))
+
+
+#: A machine that runs until it is ended, and says that it is there.
+ENDLESS = "echo >running; exec sleep 600"
+
+
+def wait_for(path: Path) -> None:
+    for _ in range(WAIT_S * 10):
+        if path.exists():
+            return
+        subprocess.run(["sleep", "0.1"], check=True)
+    raise AssertionError(f"no {path}")
+
+
+@pytest.mark.parametrize("how", ["quit", "stop", "gone", "SIGTERM", "SIGKILL"])
+def test_the_machine_ends_with_it_however_it_ends(
+    made: Capsule, tmp_path: Path, started: list[Gahp], how: str
+) -> None:
+    gahp = start(made, tmp_path, ENDLESS, started)
+    gahp.say(*KNOWN)
+    wait_for(made.folder / "running")
+    if how == "quit":
+        assert gahp.say("QUIT") == ["S"]
+    elif how == "stop":
+        assert gahp.say("CONDOR_VM_STOP 9 1", "RESULTS") == ["S", "S 1", "9 0 NULL"]
+        # The job's own time is up, and nothing is handed back of it.
+        assert not (made.folder / RETURNED).exists()
+    elif how == "gone":
+        gahp.leave()
+    if how == "stop":
+        gahp.leave()
+    elif how.startswith("SIG"):
+        gahp.process.send_signal(signal.Signals[how])
+    status, _ = gahp.end()
+    assert status == (-9 if how == "SIGKILL" else 0)
+    wait_until_gone(made)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    for _ in range(WAIT_S * 10):
+        if state_of(pid) == state:
+            return
+        subprocess.run(["sleep", "0.1"], check=True)
+    raise AssertionError(f"process {pid} is not {state} but {state_of(pid)}")
+
+
+def test_a_suspended_machine_stands_still_with_what_runs_it(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, ENDLESS, started)
+    pid = int(gahp.say(*KNOWN)[-1].split()[-1])
+    wait_for(made.folder / "running")
+    (qemu,) = [each for each in living(made) if each not in (pid, gahp.process.pid)]
+    assert gahp.say("CONDOR_VM_SOFT_SUSPEND 5 1", "RESULTS")[-1] == "5 0 NULL"
+    for each in (pid, qemu):
+        wait_for_state(each, "T")
+    assert gahp.say("CONDOR_VM_RESUME 6 1", "RESULTS")[-1] == "6 0 NULL"
+    for each in (pid, qemu):
+        wait_for_state(each, "S")
+    gahp.say("CONDOR_VM_SUSPEND 7 1", "CONDOR_VM_STOP 8 1")
+    wait_until_only(gahp, made)
+
+
+def wait_until_only(gahp: Gahp, made: Capsule) -> None:
+    for _ in range(WAIT_S * 10):
+        if living(made) == [gahp.process.pid]:
+            return
+        subprocess.run(["sleep", "0.1"], check=True)
+    raise AssertionError(living(made))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is to become somebody else")
+@pytest.mark.parametrize("given", ["", "0", "-1", "x", "4294967295"])
+def test_root_runs_no_job_of_nobody(tmp_path: Path, given: str) -> None:
+    done = call(tmp_path, "-f", "-M", "3", VMGAHP_VMTYPE="vmware", VMGAHP_USER_UID=given)
+    assert done.returncode == 64
+    assert "whose job" in done.stderr and done.stdout == ""
+
+
+def call(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", write_program(tmp_path), *arguments],
+        env={"PATH": "/usr/bin:/bin", **env}, cwd=tmp_path,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT_S,
+    )  # fmt: skip
+
+
+def fake_qemu(tmp_path: Path, machine: str) -> str:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "qemu-system-x86_64").write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version*) echo "QEMU emulator version 10.0.2";;\n'
+        f'*) echo "{machine} a machine";; esac\n'
+    )
+    (folder / "qemu-system-x86_64").chmod(0o755)
+    return f"{folder}:/usr/bin:/bin"
+
+
+def test_a_startd_is_told_what_it_needs(tmp_path: Path) -> None:
+    path = fake_qemu(tmp_path, "pc-q35-7.2")
+    done = call(tmp_path, "-f", "-t", "-M", "0", "vmtype", "vmware", PATH=path)
+    assert done.returncode == 0, done.stderr
+    told = dict(line.split(" = ") for line in done.stdout.splitlines())
+    assert told["VM_Type"] == '"vmware"' and int(told["VM_Memory"]) > 0
+    assert told["VMCapsuleHypervisor"] == '"qemu 10.0.2"'
+    assert told["VM_Networking"] == "false" and "VM_GAHP_VERSION" in told
+
+
+@pytest.mark.parametrize("machine", ["pc-i440fx-2.0", None])
+def test_a_startd_is_told_nothing_where_no_machine_runs(
+    tmp_path: Path, machine: Optional[str]
+) -> None:
+    path = fake_qemu(tmp_path, machine) if machine else str(tmp_path)
+    done = call(tmp_path, "-f", "-M", "0", "vmtype", "vmware", PATH=path)
+    assert done.returncode != 0 and done.stdout == ""
+    assert "qemu" in done.stderr.lower() or "setpriv" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["-M", "-M 1", "-M 0", "-M 0 vmtype xen", "-M 3", "-M 4 vmtype vmware", "-M 4 vmtype"],
+)
+def test_what_htcondor_does_not_ask_is_refused(tmp_path: Path, arguments: str) -> None:
+    done = call(tmp_path, *arguments.split())
+    assert done.returncode == 64 and done.stdout == ""
+    assert done.stderr.startswith("vmcapsule-vm-gahp: ") and done.stderr.count("\n") == 1
+
+
+def test_what_is_left_in_a_folder_is_ended_and_nothing_else(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("here", "here/below", "here2")]
+    for folder in folders:
+        folder.mkdir()
+        folder.chmod(0o777)
+    open_way(tmp_path / "here")
+    tmp_path.chmod(0o755)
+    as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+    program = write_program(tmp_path)
+    running = [
+        subprocess.Popen(["sleep", "600"], cwd=folder, **as_user)  # type: ignore[call-overload]
+        for folder in folders
+    ]
+    try:
+        done = subprocess.run(
+            [PYTHON, program, "-f", "-M", "4", "vmtype", "vmware", "match", folders[0]],
+            cwd="/", capture_output=True, text=True, timeout=WAIT_S, check=False, **as_user,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert f"killed process {running[0].pid}," in done.stderr
+        assert running[0].wait(WAIT_S) == -9
+        assert [each.poll() for each in running[1:]] == [None, None]
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may end what is not its own")
+def test_root_ends_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"], cwd=tmp_path) as running:
+        assert end_all_in(tmp_path) == []
+        assert running.poll() is None
+        running.kill()

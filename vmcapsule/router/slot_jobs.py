@@ -1,0 +1,90 @@
+"""What routed jobs have in common whose capsule our own program runs, in a slot of whatever
+universe: what they are given, what they bring back, and when they are held.
+"""
+
+from __future__ import annotations
+
+from typing import Iterator, Mapping
+
+from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL, WANTED, Capsule
+from vmcapsule.classad.ads import Ad, Value, quote
+from vmcapsule.job.source import SourceJob
+from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, CapsuleFacts, file_list
+from vmcapsule.slot.starter import (
+    HOLD_CODE,
+    HOLD_REASON,
+    HOLD_SUBCODE,
+    KVM_WORKS,
+    NETWORK_WORKS,
+)
+
+#: What QEMU needs in the slot beside its guest's memory.
+QEMU_MEMORY_MIB = 128
+#: What a guest's system and its HTCondor write beside the job, and logs.
+GUEST_KIB = 64 << 10
+#: How a run ends whose guest did not report.
+UNREPORTED = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
+
+
+def demands(made: Capsule) -> Iterator[str]:
+    """Attributes that must be true of a machine for it."""
+    if made.network:
+        yield NETWORK_WORKS
+    if made.require_kvm:
+        yield KVM_WORKS
+
+
+def wanted_outputs(made: Capsule) -> tuple[str, ...]:
+    """What the job must leave."""
+    return tuple(item for item in made.wanted_outputs.split(",") if item)
+
+
+def transfer(capsule: CapsuleFacts) -> dict[str, Value]:
+    """Which files go and come back: how `vmcapsule.slot.execute` finds and leaves them."""
+    names = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
+    paths = [str(capsule.folder / name) for name in names if name]
+    paths += [str(path) for path in capsule.shared_files]
+    outputs = [RETURNED, *(f"{WANTED}/{item}" for item in capsule.wanted_outputs)]
+    return {
+        "TransferInput": file_list(paths),
+        "TransferOutput": file_list(outputs),
+        "PreserveRelativePaths": True,
+        "ShouldTransferFiles": quote("YES"),
+        "WhenToTransferOutput": quote("ON_EXIT"),
+    }
+
+
+def counted(job: SourceJob) -> dict[str, Value]:
+    """The starter tells the job, and the JobRouter the source: both go on counting."""
+    return {"NumJobStarts": job.job_starts}
+
+
+def held_for_the_slot(template: Ad) -> Mapping[str, Value]:
+    """The hold that `vmcapsule.slot.execute` asks for, where there is no UPDATE_JOB_INFO hook.
+
+    Meanwhile the job matches no machine (see the template's Requirements).
+    """
+    asked = f"{HOLD_CODE} isnt undefined"
+    late = f"{asked} && time() - EnteredCurrentStatus > {HELD_WITHOUT_UPDATE_S}"
+    return {
+        "PeriodicHold": f"({template.expr('PeriodicHold') or 'false'}) || ({late})",
+        **{
+            name: f"ifThenElse({asked}, {told}, {template.expr(name) or 'undefined'})"
+            for name, told in (
+                ("PeriodicHoldReason", HOLD_REASON),
+                ("PeriodicHoldSubCode", HOLD_SUBCODE),
+            )
+        },
+    }
+
+
+def request_disk_kib(job: SourceJob, capsule: CapsuleFacts) -> int:
+    """What is in use at the peak, which is while the guest packs the outputs.
+
+    By then there is what came into the slot; where the guest works, on the layer over its
+    system disk or on a work disk, the inputs, unpacked, and what the job wrote, for which it
+    has its own request; and on the data disk the outputs once more.  Later the guest's work
+    is gone, and the disk that goes back takes less than it did.
+    """
+    work_kib = capsule.data_kib + job.request_disk_kib + GUEST_KIB
+    return capsule.size_kib + work_kib + job.request_disk_kib

@@ -1,0 +1,33 @@
+"""What a startd is told of the machines that can run here, for the test mode."""
+
+from __future__ import annotations
+
+import os
+
+import vmcapsule
+from vmcapsule.slot import probe
+from vmcapsule.slot.gahp.dialogue import VM_TYPE
+
+#: A startd never gives back the memory of one machine (up to 24.7.2 it books each VM under a
+#: number that no VM has), so that twice as much leaves room for the largest job.
+_ROOM = 2
+HYPERVISOR = "VMCapsuleHypervisor"
+
+
+def lines() -> list[str]:
+    """The attributes that the startd's ad gets; `ToolError` where no machine would run.
+
+    What ``VM_Memory`` says is what counts, and is no limit: the slot's own memory is.
+    """
+    version = probe.qemu_version()
+    return [
+        f'VM_GAHP_VERSION = "{vmcapsule.__version__}"',
+        f'VM_Type = "{VM_TYPE}"',
+        f"VM_Memory = {_memory_mib() * _ROOM}",
+        "VM_Networking = false",
+        f'{HYPERVISOR} = "qemu {version}"',
+    ]
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

@@ -1,0 +1,83 @@
+"""A conversation with a starter, from the greeting to the end of the job.
+
+The exit status of this process is the routed job's: so it ends as the machine's process
+ended, by the same code or signal, as soon as the starter cannot take that for a failure to
+start (``condor_starter.V6.1/vm_proc.cpp``: after the answer to CONDOR_VM_GETPID).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+from types import FrameType
+from typing import Optional
+
+from vmcapsule.slot.gahp.child import Child
+from vmcapsule.slot.gahp.dialogue import GREETING, Dialogue, State
+from vmcapsule.slot.gahp.lines import Lines
+
+#: How soon the end of the machine is seen.
+POLL_S = 0.25
+_READ_BYTES = 1 << 16
+_STARTER, _TO_STARTER = 0, 1
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+def serve(vm_type: str, child: Child) -> Optional[int]:
+    """Talk until there is no more to say; return how the job ended.
+
+    As `subprocess.Popen.returncode`; None where there was no job, or it was stopped.  The
+    machine has ended then, whatever happened.
+    """
+    for number in _STOPS:
+        signal.signal(number, _stop)
+    # A starter that is gone is told by the end of what it says.
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        _talk(Dialogue(vm_type, child), child)
+    except (KeyboardInterrupt, BrokenPipeError):
+        log("ended from outside")
+    finally:
+        child.stop()
+    return None if child.was_stopped else child.status
+
+
+def _talk(dialogue: Dialogue, child: Child) -> None:
+    _write([GREETING])
+    lines = Lines()
+    while not dialogue.is_over:
+        has_ended = child.state is State.ENDED and not child.was_stopped
+        if has_ended and dialogue.may_end:
+            log(f"the machine has ended, status {child.status}")
+            return
+        if not select.select([_STARTER], [], [], POLL_S)[0]:
+            continue
+        data = os.read(_STARTER, _READ_BYTES)
+        if not data:
+            log("the starter has gone")
+            return
+        for line in lines.feed(data):
+            _write(dialogue.say(line))
+
+
+def _write(answers: list[str]) -> None:
+    data = "".join(f"{answer}\n" for answer in answers).encode("utf-8", "surrogateescape")
+    while data:
+        data = data[os.write(_TO_STARTER, data) :]
+
+
+def log(text: str) -> None:
+    """A line for the starter's log.  Nothing of the job's ad, which has secrets."""
+    try:
+        print(f"vmcapsule-vm-gahp: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        # It is the starter's pipe, which may be full or gone: the job matters more.
+        return
+
+
+def _stop(number: int, frame: Optional[FrameType]) -> None:
+    for each in _STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
