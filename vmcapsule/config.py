@@ -194,7 +194,8 @@ class _Reader:
             for name, value in param.items()
             if name.upper().startswith(PREFIX)
         }
-        self._known: list[str] = []
+        # Of execute points, which read it by themselves.
+        self._known = [PREFIX + "HYPERVISOR"]
 
     def _get(self, knob: str) -> Optional[str]:
         self._known.append(PREFIX + knob)

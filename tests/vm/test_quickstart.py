@@ -86,7 +86,10 @@ def test_translate_boot_finalize(home: Path, tmp_path: Path, template: Template)
     # It travels: what HTCondor would transfer is what is in it, not the disk's capacity.
     slot = transferred(ad["TransferInput"], tmp_path / "slot")
     assert sum((slot / name).stat().st_size for name in disks) < 400 << 20
-    assert {p.name for p in slot.iterdir()} == {*disks, ad["VMPARAM_VMware_VMX_File"]}
+    assert template.kernel is not None and template.initrd is not None
+    booted_with = {"capsule.json", template.kernel.name, template.initrd.name}
+    expected = {*disks, ad["VMPARAM_VMware_VMX_File"], *booted_with}
+    assert {p.name for p in slot.iterdir()} == expected
     assert sorted(p.name for p in folder.glob("*.vmdk")) == ["data.vmdk"], "nothing is copied"
     assert ad["JobVMMemory"] >= 64
     assert ad["ProjectName"] == "demo" and "WantJobRouter" not in ad

@@ -20,8 +20,9 @@ CONSOLE = "console.log"
 SOURCE_AD = "source.ad"
 #: The folder in which a data disk comes back from an execute point.
 RETURNED = "returned"
-#: In there: the name of the accelerator that the guest ran with.
+#: In there: the name of the accelerator that the guest ran with, or `VMWARE`.
 ISOLATION = "isolation"
+VMWARE = "vmware"
 #: A folder with an empty file, or folder, for each listed output that the job left.  For one
 #: that is missing there HTCondor's own file transfer holds the job.  On the access point the
 #: folder has a stand-in for what is in the way of such an output (`packing.put_obstacles`).

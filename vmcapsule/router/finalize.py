@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Optional
 
 from vmcapsule.capsule import delivery, states
-from vmcapsule.capsule.record import ISOLATION, RETURNED, Capsule, load_capsule
+from vmcapsule.capsule.record import ISOLATION, RETURNED, VMWARE, Capsule, load_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, parse_ad, quote, split_finalize
@@ -27,7 +27,7 @@ _SPOOLED = "SpooledOutputFiles"
 #: In the source ad: was its guest's processor real or emulated?
 _ISOLATION = "VmCapsuleIsolation"
 #: As `vmcapsule.vm.accelerator` names them, which a hook has no time to import.
-_ISOLATIONS = (b"kvm", b"tcg")
+_ISOLATIONS = (b"kvm", b"tcg", VMWARE.encode())
 _OUTPUTS_CHARS_MAX = 1 << 20
 _UNDEFINED = "undefined"
 

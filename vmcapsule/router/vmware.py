@@ -13,7 +13,6 @@ from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk, from_raw
-from vmcapsule.disk.extents import copy_sparse
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
@@ -23,9 +22,10 @@ from vmcapsule.template.template import Template
 #: The disk that the guest works on, where the job needs more than a little; empty, it takes
 #: a few KiB for each GiB.
 WORK_DISK = "condor-work.vmdk"
-#: What condor_submit would have added to the Requirements of such a job.
+#: What condor_submit would have added to the Requirements of such a job, but for HasVM: once
+#: a gahp was killed as it started that is false until a VM has run there.
 _REQUIREMENTS = (
-    '(TARGET.Arch == "X86_64") && (TARGET.HasVM =?= true)'
+    '(TARGET.Arch == "X86_64")'
     " && (TARGET.VM_Type == MY.JobVMType) && (TARGET.VM_AvailNum > 0)"
     " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
     " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
@@ -40,22 +40,25 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
 
     Its other disks stay in the template, whence HTCondor transfers them.
     """
-    made, vmx = planned.capsule, planned.template.vmx
+    from vmcapsule.template import vmx  # no other kind of job needs it
+
+    made, template = planned.capsule, planned.template
+    text = template.vmx.read_text(encoding="utf-8", errors="surrogateescape")
+    others = [disk.name for disk in (template.system_disk, *template.other_disks)]
+    settings = vmx.machine_settings(made.memory_mib, made.cpus, made.network)
+    text = vmx.with_settings(text, {**settings, **vmx.never_written(text, others)})
     if made.work_bytes:
         from vmcapsule.guest.work_disk import raw_work_disk  # seldom needed
-        from vmcapsule.template.vmx import with_disk
 
-        text = vmx.read_text(encoding="utf-8", errors="surrogateescape")
-        text = with_disk(text, WORK_DISK, made.data_disk.name)
-        (aside / vmx.name).write_text(text, encoding="utf-8", errors="surrogateescape")
+        text = vmx.with_disk(text, WORK_DISK, made.data_disk.name)
         with raw_work_disk(aside, made.work_bytes) as raw:
             assert raw is not None  # it has a size
-            from_raw(raw, aside / WORK_DISK, like=planned.template.data_disk)
-    else:
-        copy_sparse(vmx, aside / vmx.name)
+            from_raw(raw, aside / WORK_DISK, like=template.data_disk)
+    target = aside / template.vmx.name
+    target.write_text(text, encoding="utf-8", errors="surrogateescape")
     DataDisk(aside / made.data_disk.name).make_transferable(aside)
     put_obstacles(planned.job, aside)
-    return made._replace(vmx=made.folder / vmx.name)
+    return made._replace(vmx=made.folder / template.vmx.name)
 
 
 def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
@@ -72,7 +75,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         vmdk_files=(made.data_disk.name, *([WORK_DISK] if made.work_bytes else [])),
         # What boots it without VMware reads the record, and takes the kernel that goes along.
         other_files=(RECORD,),
-        memory_mib=made.memory_mib,
+        memory_mib=made.memory_mib + slot_jobs.QEMU_MEMORY_MIB,
         cpus=made.cpus,
         network=made.network,
         size_kib=size_kib(data_kib, shared),
@@ -88,8 +91,7 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
     shared = [path.name for path in capsule.shared_files if path.suffix == ".vmdk"]
     return {
         "JobVMType": quote("vmware"),
-        "JobVMMemory": capsule.memory_mib,
-        "RequestMemory": capsule.memory_mib + slot_jobs.QEMU_MEMORY_MIB,
+        "JobVMMemory": capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB,
         "JobVM_VCPUS": capsule.cpus,
         "JobVMNetworking": capsule.network,
         "JobVMCheckpoint": False,

@@ -48,7 +48,7 @@ from vmcapsule.slot import starter as slot
 from vmcapsule.slot.return_disk import write_return
 from vmcapsule.slot.starter import Slot, read_slot
 from vmcapsule.transfer.entries import FOLDER
-from vmcapsule.vm import boot
+from vmcapsule.vm.watch import last_line
 
 #: How long other machines are tried first after a run whose guest did not report: for a
 #: few rounds of negotiation.
@@ -60,16 +60,22 @@ _REASON_CHARS_MAX = 300
 _UNSENT = "unsent"
 
 
-def main(adjust: Callable[[Capsule], Capsule] = lambda made: made) -> int:
+def in_qemu(made: Capsule, told: Slot) -> str:
+    """Boot what came with QEMU; return the accelerator's name."""
+    return boot_capsule(made, cache=made.folder, timeout_s=made.timeout_s, kvm=told.kvm)
+
+
+def main(run: Callable[[Capsule, Slot], str] = in_qemu) -> int:
     """Boot the capsule in the current folder; return the job's exit code.
 
-    ``adjust`` makes of the capsule that came the one that is booted.
+    ``run`` boots it, waits until it has powered off, and returns what kept the guest from
+    the machine, as `ISOLATION` has it.
     """
     for number in STOPS:
         signal.signal(number, _stop)
     here = Path.cwd()
     try:
-        job_exit = _run_or_die(here, adjust)
+        job_exit = _run_or_die(here, run)
     except KeyboardInterrupt as stop:
         # Removed, held or evicted: nothing is transferred then, and nothing shall be.
         shutil.rmtree(here / RETURNED, ignore_errors=True)
@@ -82,14 +88,14 @@ def main(adjust: Callable[[Capsule], Capsule] = lambda made: made) -> int:
     return job_exit.exit_code or 0
 
 
-def _run_or_die(here: Path, adjust: Callable[[Capsule], Capsule]) -> JobExit:
+def _run_or_die(here: Path, run: Callable[[Capsule, Slot], str]) -> JobExit:
     """Run the capsule ``here``; say how its job ended, or die saying that it did not."""
     try:
-        made, told = adjust(arrived(load_capsule(here), here)), read_slot(here, os.environ)
+        made, told = arrived(load_capsule(here), here), read_slot(here, os.environ)
         disk = DataDisk(made.data_disk, made.part_offset_bytes)
         if told.starts:
             staging.tell_starts(told.starts, disk)
-        kind = boot_capsule(made, cache=here, timeout_s=made.timeout_s, kvm=told.kvm)
+        kind = run(made, told)
         with disk.opened(here, made.data_bytes) as volume:
             job_exit = read_exit(volume)
             outputs = extract.read_outputs(volume, job_exit)
@@ -123,6 +129,7 @@ def arrived(made: Capsule, here: Path) -> Capsule:
         folder=here,
         data_disk=here / made.data_disk.name,
         system_disk=here / made.system_disk.name,
+        vmx=moved(made.vmx),
         kernel=moved(made.kernel),
         initrd=moved(made.initrd),
     )
@@ -207,7 +214,7 @@ def _reason(error: Exception, console: Path) -> str:
         return reason
     if not console.is_file():
         return reason
-    return one_line(reason + boot.last_line(console))
+    return one_line(reason + last_line(console))
 
 
 def tell(error: Exception, reason: str, here: Slot) -> None:

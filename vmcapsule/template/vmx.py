@@ -1,10 +1,10 @@
-"""A disk added to a .vmx, where the guest finds it after those that it knows."""
+"""A .vmx as one job's machine wants it: its settings, and a disk more."""
 
 from __future__ import annotations
 
 import re
 from itertools import chain
-from typing import Iterator, Mapping, Tuple
+from typing import Collection, Iterator, Mapping, Tuple
 
 from vmcapsule.errors import TemplateError
 from vmcapsule.template.template import parse_vmx
@@ -13,6 +13,41 @@ from vmcapsule.template.template import parse_vmx
 _UNITS = {"ide": 2, "scsi": 16, "sata": 30, "nvme": 15}
 _IDE_CONTROLLERS = 2
 _SCSI_OWN = 7
+
+
+def with_settings(vmx: str, settings: Mapping[str, str]) -> str:
+    """Return the .vmx text with these settings, in the place of those of the same names."""
+    names = {name.lower() for name in settings}
+    lines = [
+        line for line in vmx.split("\n") if line.partition("=")[0].strip().lower() not in names
+    ]
+    text = "\n".join(lines)
+    added = [f'{name} = "{value}"\n' for name, value in settings.items()]
+    return "".join([text if text.endswith("\n") or not text else text + "\n", *added])
+
+
+def machine_settings(memory_mib: int, cpus: int, network: bool) -> dict[str, str]:
+    """The settings of a machine of this size, which can call out if ``network``.
+
+    VMware takes memory in steps of four MiB.
+    """
+    settings = {
+        "memsize": str(-(-memory_mib // 4) * 4),
+        "numvcpus": str(cpus),
+        "ethernet0.present": "TRUE" if network else "FALSE",
+    }
+    if network:
+        settings.update({"ethernet0.connectionType": "nat", "ethernet0.virtualDev": "e1000"})
+    return settings
+
+
+def never_written(vmx: str, disks: Collection[str]) -> dict[str, str]:
+    """The settings by which nothing that a guest writes on ``disks`` stays, by file name."""
+    return {
+        key[: -len("filename")] + "mode": "independent-nonpersistent"
+        for key, value in parse_vmx(vmx).items()
+        if key.endswith(".filename") and value in disks
+    }
 
 
 def with_disk(vmx: str, name: str, beside: str) -> str:

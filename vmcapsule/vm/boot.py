@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -15,19 +14,12 @@ from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.disk.disk import Disk
-from vmcapsule.errors import LINE_CHARS_MAX, GuestError, GuestTimeout, ToolError, one_line
+from vmcapsule.errors import LINE_CHARS_MAX, ToolError, one_line
 from vmcapsule.vm.accelerator import KVM, QEMU
 from vmcapsule.vm.confinement import SANDBOX, check_network, confined
+from vmcapsule.vm.watch import Watch, check_panic
 
-#: A guest that has not mounted its data disk by then never will.
-BOOT_TIMEOUT_S = 600.0
-CONSOLE_TAIL_BYTES = 1 << 16
-_LAST_WORDS_CHARS = 200
-#: A guest that writes more than this on its console is after the host's disk.
-CONSOLE_BYTES_MAX = 64 << 20
 POLL_S = 0.2
-#: Longer than this between two looks, and we were stopped meanwhile, or nearly so.
-_LOOK_S_MAX = 10.0
 #: A fixed machine, so that a saved state can be resumed on another host one day.
 MACHINE = "pc-q35-7.2"
 #: What QEMU says whose builder left seccomp out.
@@ -67,14 +59,14 @@ def boot(
     the guest has mounted its data disk.  The machine dies with this process.
 
     Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
-    not mount its data disk within `BOOT_TIMEOUT_S`), `GuestError` when its kernel panics
+    not mount its data disk in time), `GuestError` when its kernel panics
     and `ToolError` when QEMU cannot run it, or this machine not give it a network.
     """
     if machine.network:
         check_network()
     started = time.monotonic()
     console.write_bytes(b"")
-    watch = _Watch(console, Disk.at(machine.data_disk).files, started, timeout_s)
+    watch = Watch(console, Disk.at(machine.data_disk).files, timeout_s)
     # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
     with tempfile.TemporaryFile(dir=scratch) as complaints:
         command = qemu_command(machine, console)
@@ -177,59 +169,6 @@ def _ended(qemu: subprocess.Popen[bytes]) -> bool:
     return qemu.returncode is not None
 
 
-class _Watch:
-    """Looks at a running guest from outside: is it alive, and within its limits?
-
-    A guest counts as alive when its data disk was written: mounting a vfat file system
-    marks it so.  That needs no console, which a template made by hand may not have.
-    """
-
-    def __init__(
-        self, console: Path, disk: Sequence[Path], started: float, timeout_s: Optional[float]
-    ) -> None:
-        self._console = console
-        self._disk = disk
-        self._looked = started
-        self._spent_s = 0.0
-        self._timeout_s = timeout_s
-        self._before = self._written()
-        self._is_alive = False
-
-    def _written(self) -> list[int]:
-        return [path.stat().st_mtime_ns for path in self._disk]
-
-    def _spend(self) -> float:
-        """How long the guest has run; while it stands still so do we, and look at nothing."""
-        now = time.monotonic()
-        self._spent_s += min(now - self._looked, _LOOK_S_MAX)
-        self._looked = now
-        return self._spent_s
-
-    def look(self, alive: Callable[[], None]) -> None:
-        """Raise when a limit is passed; call ``alive`` when the guest first shows life."""
-        spent_s = self._spend()
-        if not self._is_alive and self._written() != self._before:
-            self._is_alive = True
-            alive()
-        if self._console.stat().st_size > CONSOLE_BYTES_MAX:
-            raise GuestError(
-                f"the guest wrote more than {CONSOLE_BYTES_MAX} bytes on its console",
-                "let the job write to its standard output instead",
-            )
-        if self._timeout_s is not None and spent_s > self._timeout_s:
-            raise GuestTimeout(
-                f"the guest did not power off within {self._timeout_s:g} s"
-                + last_line(self._console),
-                "give the job more time with --timeout or VM_CAPSULE_TIMEOUT",
-            )
-        if not self._is_alive and spent_s > BOOT_TIMEOUT_S:
-            raise GuestTimeout(
-                f"the guest did not mount its data disk within {BOOT_TIMEOUT_S:g} s"
-                + last_line(self._console),
-                "check the template with 'vmcapsule template check'",
-            )
-
-
 def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
     if returncode != 0:
         complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - LINE_CHARS_MAX))
@@ -240,24 +179,4 @@ def _check_end(returncode: int, console: Path, complaints: IO[bytes]) -> None:
             if _NO_SANDBOX in text
             else "see whether this machine has the memory the job asks for",
         )
-    panic = re.search(rb"Kernel panic[^\r\n]*", console_tail(console))
-    if panic:
-        raise GuestError(
-            f"the guest's kernel panicked: {panic.group().decode(errors='replace')[:200]}",
-            "request more memory, or check the template with 'vmcapsule template check'",
-        )
-
-
-def console_tail(console: Path) -> bytes:
-    """The last of the console's output."""
-    with console.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - CONSOLE_TAIL_BYTES))
-        return file.read()
-
-
-def last_line(console: Path) -> str:
-    """What a guest last said, in brackets to end a message with; empty: it said nothing."""
-    lines = console_tail(console).decode(errors="replace").split("\n")
-    said = [line for line in lines if line.strip()]
-    return f" (its console last said: {one_line(said[-1], _LAST_WORDS_CHARS)})" if said else ""
+    check_panic(console)

@@ -40,7 +40,6 @@ SLOW = {
         "vmcapsule.guest.extract",
         "vmcapsule.process",
         "vmcapsule.disk.ext4",
-        "vmcapsule.template.vmx",
     ),
     *("vmcapsule.local.run", "vmcapsule.cli.arguments"),
 }
@@ -143,6 +142,7 @@ def test_a_small_job_is_translated_without_what_it_does_not_need(
     assert "vmcapsule.capsule.packing" in modules
     assert modules & SLOW == set()
     assert needless(modules) == set()
+    assert ("vmcapsule.template.vmx" in modules) is (classad == "vmware")
 
 
 @pytest.mark.parametrize("hook", ["finalize", "cleanup"])

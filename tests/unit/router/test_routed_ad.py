@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import classad2
@@ -49,7 +50,7 @@ def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
     expected = {
         "JobUniverse": 13,
         "JobVMType": "vmware",
-        "JobVMMemory": 320,
+        "JobVMMemory": 320 - QEMU_MEMORY_MIB,
         "JobVM_VCPUS": 2,
         "JobVMNetworking": False,
         "JobVMCheckpoint": False,
@@ -76,7 +77,7 @@ def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
         "JobNotification": 0,
         "JobLeaseDuration": 2400,
         # What boots it takes something, too.
-        "RequestMemory": 320 + QEMU_MEMORY_MIB,
+        "RequestMemory": 320,
         "TransferOutput": "returned",
         "RequestCpus": 2,
         "Owner": "alice",
@@ -86,7 +87,7 @@ def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
         "VmCapsuleSourceJobId": "11.0",
     }
     assert {name: ad.value(name) for name in expected} == expected
-    for term in ("HasVM", "VM_Type", "VM_AvailNum", "VM_Memory", "Arch"):
+    for term in ("VM_Type", "VM_AvailNum", "VM_Memory", "Arch"):
         assert term in (ad.expr("Requirements") or "")
 
 
@@ -184,6 +185,32 @@ def test_the_identity_of_the_templates_own_dump_is_dropped() -> None:
     dump = shipped().with_({"ClusterId": 1, "ProcId": 0, "Owner": "undefined", "QDate": 5})
     ad = routed_ad(read_job(parse_ad('Cmd = "/x"\nIwd = "/"\n')), dump, CAPSULE)
     assert [name for name in ("ClusterId", "ProcId", "Owner", "QDate") if name in ad] == []
+
+
+@pytest.mark.parametrize(("age_s", "machine"), [(5, "ep3"), (500, "ep1")])
+def test_a_machine_that_did_not_start_it_is_not_tried_at_once(age_s: int, machine: str) -> None:
+    """Nor is one whose HasVM has become false avoided for ever: it may be well again."""
+    ad = routed_ad(recorded(), shipped(), CAPSULE).with_(
+        {
+            "LastVacateTime": int(time.time()) - age_s,
+            "MachineAttrMachine0": '"ep1"',
+            "MachineAttrMachine1": '"ep2"',
+        }
+    )
+    job = classad2.parseOne(ad.long_form(), classad2.ParserType.Old)
+    matched = [
+        name
+        for name in ("ep1", "ep2", "ep3")
+        if job.lookup("Requirements").eval(
+            job,
+            classad2.ClassAd(
+                f'[ Machine = "{name}"; Arch = "X86_64"; HasVM = false; VM_Type = "vmware";'
+                " VM_AvailNum = 1; Disk = 10000000; TotalMemory = 2000; VM_Memory = 1000;"
+                " HasFileTransfer = true ]"
+            ),
+        )
+    ]
+    assert matched[0] == machine and len(matched) == (1 if machine == "ep3" else 3)
 
 
 def test_a_template_without_requirements_gets_what_a_vm_needs() -> None:

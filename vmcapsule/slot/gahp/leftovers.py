@@ -6,6 +6,9 @@ import os
 import signal
 from pathlib import Path
 
+from vmcapsule.slot import hypervisor
+from vmcapsule.vm import vmrun
+
 PROC = Path("/proc")
 
 
@@ -23,6 +26,19 @@ def end_all_in(folder: Path) -> list[int]:
         for entry in PROC.iterdir()
         if entry.name.isdigit() and int(entry.name) != os.getpid() and _end(entry, place)
     ]
+
+
+def switch_off_all_in(folder: Path) -> None:
+    """Switch off the machines of ``folder`` that VMware runs for this user.
+
+    Their processes are VMware's, and may work anywhere.
+    """
+    if os.geteuid() == 0 or not vmrun.is_here():
+        return
+    product = hypervisor.chosen()
+    if product != hypervisor.QEMU:
+        for vmx in sorted(folder.glob("*.vmx")):
+            vmrun.stop(product, vmx)
 
 
 def _end(entry: Path, place: Path) -> bool:

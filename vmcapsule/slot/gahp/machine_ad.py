@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 import vmcapsule
-from vmcapsule.slot import probe
+from vmcapsule import process
+from vmcapsule.slot import hypervisor, probe
 from vmcapsule.slot.gahp.dialogue import VM_TYPE
+from vmcapsule.vm import vmrun
 
 #: A startd never gives back the memory of one machine (up to 24.7.2 it books each VM under a
 #: number that no VM has), so that twice as much leaves room for the largest job.
@@ -19,13 +21,18 @@ def lines() -> list[str]:
 
     What ``VM_Memory`` says is what counts, and is no limit: the slot's own memory is.
     """
-    version = probe.qemu_version()
+    product = hypervisor.chosen()
+    if product == hypervisor.QEMU:
+        runs = f"qemu {probe.qemu_version()}"
+    else:
+        process.find(vmrun.PROGRAM)
+        runs = f"vmware {product}"
     return [
         f'VM_GAHP_VERSION = "{vmcapsule.__version__}"',
         f'VM_Type = "{VM_TYPE}"',
         f"VM_Memory = {_memory_mib() * _ROOM}",
         "VM_Networking = false",
-        f'{HYPERVISOR} = "qemu {version}"',
+        f'{HYPERVISOR} = "{runs}"',
     ]
 
 

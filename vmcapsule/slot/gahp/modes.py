@@ -71,12 +71,13 @@ def _standalone(call: Call, program: str) -> Optional[int]:
 
 
 def _kill(call: Call, program: str) -> int:
-    from vmcapsule.slot.gahp.leftovers import end_all_in
+    from vmcapsule.slot.gahp.leftovers import end_all_in, switch_off_all_in
 
     if not Path(call.match).is_absolute():
         raise UsageError(f"'match {call.match}' names no folder", "give a full path")
     for number in end_all_in(Path(call.match)):
         log(f"killed process {number}, which was left in {call.match}")
+    switch_off_all_in(Path(call.match))
     return 0
 
 

@@ -46,7 +46,7 @@ def serve(vm_type: str, child: Child) -> Optional[int]:
 
 def _talk(dialogue: Dialogue, child: Child) -> None:
     _write([GREETING])
-    lines = Lines()
+    lines, is_known = Lines(), False
     while not dialogue.is_over:
         has_ended = child.state is State.ENDED and not child.was_stopped
         if has_ended and dialogue.may_end:
@@ -60,6 +60,9 @@ def _talk(dialogue: Dialogue, child: Child) -> None:
             return
         for line in lines.feed(data):
             _write(dialogue.say(line))
+        if dialogue.may_end and not is_known:
+            is_known = True
+            log(f"the starter knows the machine, process {child.pid}")
 
 
 def _write(answers: list[str]) -> None:

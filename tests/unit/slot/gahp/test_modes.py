@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Iterator, Optional
+from typing import IO, Any, Iterator, Optional
 
 import pytest
 
@@ -27,6 +27,11 @@ AD = ['JobVMType = "vmware"', "JobVMMemory = 321", "JobVM_VCPUS = 1", 'ClaimId =
 STARTED = ["COMMANDS", "SUPPORT_VMS", "CLASSAD", *AD, "CLASSAD_END", "CONDOR_VM_START 2 vmware"]
 KNOWN = [*STARTED, "RESULTS", "CONDOR_VM_GETPID 3 1", "RESULTS"]
 WAIT_S = 60
+KILL = ("-f", "-M", "4", "vmtype", "vmware", "match")
+#: As whom a starter has the rest of a job ended.
+AS_USER: dict[str, Any] = (
+    {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+)
 
 
 class Gahp:
@@ -40,6 +45,7 @@ class Gahp:
             "VMGAHP_USER_UID": str(NOBODY),
             "VMGAHP_USER_GID": str(NOBODY),
         }
+        self.program = program
         self.process = subprocess.Popen(
             [PYTHON, program, "-f", "-t", "-M", "3"],
             cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -106,7 +112,7 @@ def start(made: Capsule, tmp_path: Path, qemu: str, started: list[Gahp]) -> Gahp
     (made.folder / RECORD).unlink()
     save_capsule(made, made.folder)
     folder = tmp_path / "bin"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "qemu-system-x86_64").write_text(f"#!/bin/sh\n{qemu}\n")
     (folder / "qemu-system-x86_64").chmod(0o755)
     give(made.folder)
@@ -265,6 +271,67 @@ def wait_until_only(gahp: Gahp, made: Capsule) -> None:
     raise AssertionError(living(made))
 
 
+VMRUN = """\
+#!/bin/sh
+echo "$*" >>calls
+case $3 in
+start) echo "$4" >running ;;
+list) printf 'Total running VMs: 1\\n%s\\n' "$(cat running)" ;;
+stop) : >running ;;
+esac
+"""
+
+
+def with_vmware(made: Capsule, tmp_path: Path, end: str) -> Capsule:
+    """A capsule for a machine that VMware runs, by a stand-in for its command."""
+    vmx = made.folder / "capsule.vmx"
+    vmx.write_text('memsize = "64"\n')
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "vmrun").write_text(VMRUN.replace("list)", f"list) {end};"))
+    (folder / "vmrun").chmod(0o755)
+    return made._replace(vmx=vmx)
+
+
+def test_vmware_runs_the_machine_where_it_is(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    made = with_vmware(made, tmp_path, ": >running")
+    gahp = start(made, tmp_path, "exit 1", started)
+    gahp.say(*KNOWN)
+    status, said = gahp.end()
+    assert status == 0, said
+    vmx = made.folder / "capsule.vmx"
+    assert (made.folder / "calls").read_text().startswith(f"-T ws start {vmx} nogui\n")
+    # As the ad wants it, in steps of four MiB.
+    assert 'memsize = "324"' in vmx.read_text()
+    assert (made.folder / RETURNED / "isolation").read_text() == "vmware"
+
+
+@pytest.mark.parametrize("how", ["stop", "killed"])
+def test_no_machine_of_vmwares_is_left(
+    made: Capsule, tmp_path: Path, started: list[Gahp], how: str
+) -> None:
+    made = with_vmware(made, tmp_path, ":")
+    gahp = start(made, tmp_path, "exit 1", started)
+    gahp.say(*KNOWN)
+    wait_for(made.folder / "running")
+    vmx = made.folder / "capsule.vmx"
+    if how == "stop":
+        gahp.say("CONDOR_VM_STOP 9 1")
+    else:
+        gahp.process.kill()
+        gahp.end()
+        wait_until_gone(made)
+        # The starter calls this one then, as the owner.
+        subprocess.run(
+            [PYTHON, gahp.program, *KILL, made.folder],
+            cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, check=True,
+            timeout=WAIT_S, **AS_USER,
+        )  # fmt: skip
+    assert (made.folder / "calls").read_text().endswith(f"-T ws stop {vmx} hard\n")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is to become somebody else")
 @pytest.mark.parametrize("given", ["", "0", "-1", "x", "4294967295"])
 def test_root_runs_no_job_of_nobody(tmp_path: Path, given: str) -> None:
@@ -330,16 +397,12 @@ def test_what_is_left_in_a_folder_is_ended_and_nothing_else(tmp_path: Path) -> N
         folder.chmod(0o777)
     open_way(tmp_path / "here")
     tmp_path.chmod(0o755)
-    as_user = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     program = write_program(tmp_path)
-    running = [
-        subprocess.Popen(["sleep", "600"], cwd=folder, **as_user)  # type: ignore[call-overload]
-        for folder in folders
-    ]
+    running = [subprocess.Popen(["sleep", "600"], cwd=folder, **AS_USER) for folder in folders]
     try:
         done = subprocess.run(
             [PYTHON, program, "-f", "-M", "4", "vmtype", "vmware", "match", folders[0]],
-            cwd="/", capture_output=True, text=True, timeout=WAIT_S, check=False, **as_user,
+            cwd="/", capture_output=True, text=True, timeout=WAIT_S, check=False, **AS_USER,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert f"killed process {running[0].pid}," in done.stderr
