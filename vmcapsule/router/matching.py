@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Optional
+
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.classad.carry import carried
 from vmcapsule.job.attributes import is_accounting, is_of_life
@@ -11,6 +14,11 @@ from vmcapsule.job.text import split_list
 #: Under these names goes along what the source's own expressions say of the source: its
 #: number, its requests.
 _PREFIX = "VmCapsuleSource_"
+#: What no machine ever meets, alone or first of all.
+_NEVER = re.compile(
+    r"\A([\s(]*)\(\s*(?:false|0)\s*\)\s*&&\s*|\A\s*\(?\s*(?:false|0)\s*\)?\s*\Z",
+    re.ASCII | re.I,
+)
 
 
 def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value]:
@@ -20,7 +28,7 @@ def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value
     ``requirements`` are the capsule's where the ad template has none.
     """
     capsules = template.expr("Requirements") or requirements
-    own = {"Requirements": job.policy.requirements, "Rank": job.policy.rank}
+    own = {"Requirements": _beyond_never(job.policy.requirements), "Rank": job.policy.rank}
     found = carried(
         job.attributes, {name: text for name, text in own.items() if text}, _PREFIX, _stays
     )
@@ -29,6 +37,15 @@ def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value
     elif capsules:
         found["Requirements"] = capsules
     return {**found, **_machine_attrs(job, template)}
+
+
+def _beyond_never(requirements: Optional[str]) -> Optional[str]:
+    """What is required beside ``requirements = false`` of a submit file.
+
+    By that a user says that the job is to be routed, and never to be run as it is.
+    condor_submit has put it into parentheses, and what the job needs behind it.
+    """
+    return _NEVER.sub(r"\1", requirements or "") or None
 
 
 def _stays(name: str) -> bool:

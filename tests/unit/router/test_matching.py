@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
-from vmcapsule.classad.ads import Ad, parse_ad
+from tests.unit.router.test_routed_ad import CAPSULE, RECORDED, recorded, routed_ad
+from vmcapsule.classad.ads import Ad, parse_ad, split_translate
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.resources import resource
 
@@ -76,6 +76,41 @@ def test_what_the_source_requires_holds_for_the_machine(
     job = job_with(wanted, "WantJobRouter = true\n")
     assert matches(job, kind) is runs
     assert matches(job_with(requirements), kind) is runs
+
+
+@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize(
+    "requirements",
+    [
+        "false",
+        "(FALSE)",
+        "0",
+        SUBMITTED.format("false"),
+        SUBMITTED.format(" False "),
+        ONLY_ROUTED.format("false"),
+        ONLY_ROUTED.format(SUBMITTED.format("false")),
+        ONLY_ROUTED.format(SUBMITTED.format("0")),
+    ],
+)
+def test_a_job_that_is_never_to_run_as_it_is_runs_in_a_capsule(
+    kind: str, requirements: str
+) -> None:
+    """The original plugin's guide has users say so by what can never be met."""
+    assert matches(job_with(requirements), kind)
+    assert not matches(job_with(requirements), kind, "Disk = 5")
+
+
+def test_what_htcondor_sent_of_such_a_job_runs() -> None:
+    job = read_job(split_translate(RECORDED.read_text())[1])
+    assert job.policy.requirements and job.policy.requirements.startswith("(false) && ")
+    assert matches(job, "vmware") and matches(job, "qemu")
+
+
+@pytest.mark.parametrize(
+    "requirements", ["false || KFlops > 500", "falsehood", "(false) || (KFlops > 500)"]
+)
+def test_what_only_looks_like_that_is_required(requirements: str) -> None:
+    assert not matches(job_with(requirements), "qemu")
 
 
 @pytest.mark.parametrize("kind", ["qemu", "vmware"])
