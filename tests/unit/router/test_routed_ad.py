@@ -20,6 +20,7 @@ from vmcapsule.router.slot_jobs import QEMU_MEMORY_MIB
 RECORDED = (
     Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"
 )
+DUMPS = RECORDED.parents[1] / "vmware-dumps"
 CAPSULE = CapsuleFacts(
     folder=Path("/scratch/jr/capsule-11.0"),
     vmx="condor_vm.vmx",
@@ -211,6 +212,22 @@ def test_a_machine_that_did_not_start_it_is_not_tried_at_once(age_s: int, machin
         )
     ]
     assert matched[0] == machine and len(matched) == (1 if machine == "ep3" else 3)
+
+
+@pytest.mark.parametrize("version", ["7.2.0", "8.8.17", "9.11.2"])
+def test_what_an_old_condor_submit_dumped_does_for_an_ad_template(version: str) -> None:
+    dump = parse_ad((DUMPS / f"{version}.classad").read_text())
+    ad = routed_ad(recorded(), dump, CAPSULE)
+    job = classad2.parseOne(ad.long_form(), classad2.ParserType.Old)
+    host = classad2.ClassAd(
+        '[ Arch = "X86_64"; HasVM = true; VM_Type = "vmware"; VM_AvailNum = 1;'
+        " Disk = 10000000; TotalMemory = 2000; VM_Memory = 1000; HasFileTransfer = true ]"
+    )
+    assert job.lookup("Requirements").eval(job, host) is True
+    assert ad.string("VMPARAM_VMware_Dir") == str(CAPSULE.folder), "not that of the dump"
+    assert ad.string("TransferOutput") == "returned"
+    assert [name for name in ("ClusterId", "JobStatus", "CondorVersion") if name in ad] == []
+    assert ad.integer("BufferBlockSize") == 32768, "the rest stays"
 
 
 def test_a_template_without_requirements_gets_what_a_vm_needs() -> None:
