@@ -8,7 +8,7 @@ from typing import Dict, List, Mapping, Optional
 
 from tests.pool.space import Space
 from vmcapsule.cli.snippet import execute_snippet, router_snippet
-from vmcapsule.config import default_cache, load_config, newest_tarball, tarball_version
+from vmcapsule.config import Config, default_cache, load_config, newest_tarball, tarball_version
 from vmcapsule.process import run
 from vmcapsule.slot.program import PROGRAM_HOME, write_probe
 from vmcapsule.template.template import load
@@ -43,7 +43,8 @@ def install(
     space.make_folder(SCRATCH)
     space.path(SCRATCH).chmod(0o1777)
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
-    return "\n".join([_router(given), *lines, _execute(space, templates, given)])
+    config = _config(given)
+    return "\n".join([_router(config), *lines, _execute(space, templates, config)])
 
 
 def left_in(scratch: Path) -> List[str]:
@@ -93,11 +94,15 @@ def _copy_data(source: Path, target: Path) -> None:
     run(["chmod", "-R", "u=rwX,go=rX", target], timeout_s=60)
 
 
-def _router(given: Mapping[str, object]) -> str:
-    """What 'vmcapsule config' prints, with the paths that hold inside."""
+def _config(given: Mapping[str, object]) -> Config:
     knobs = {f"VM_CAPSULE_{name}": str(value) for name, value in given.items()}
     knobs.setdefault("VM_CAPSULE_CONDOR_TARBALL", f"{DATA}/condor.tar")
-    snippet = router_snippet(load_config(knobs))
+    return load_config(knobs)
+
+
+def _router(config: Config) -> str:
+    """What 'vmcapsule config' prints, with the paths that hold inside."""
+    snippet = router_snippet(config)
     changes = {
         str(CHECKOUT): HOME,
         # The pool has a router already, with the plugin or without.
@@ -111,10 +116,9 @@ def _router(given: Mapping[str, object]) -> str:
     return snippet
 
 
-def _execute(space: Space, templates: Path, given: Mapping[str, object]) -> str:
+def _execute(space: Space, templates: Path, config: Config) -> str:
     """What 'vmcapsule config --execute --program' prints and writes."""
     kernel = load(templates).kernel if templates.is_dir() else None
     space.make_folder(str(PROGRAM_HOME.parent))
     write_probe(space.path(str(PROGRAM_HOME)), kernel)
-    knobs = {f"VM_CAPSULE_{name}": str(value) for name, value in given.items()}
-    return execute_snippet(load_config(knobs), PROGRAM_HOME)
+    return execute_snippet(config, PROGRAM_HOME)

@@ -110,11 +110,12 @@ def _config_execute(arguments: argparse.Namespace) -> int:
     if not arguments.execute:
         raise UsageError("--program is for '--execute' only", "give both")
     program: Path = arguments.program or PROGRAM_HOME
+    configured = report.configuration()
     if arguments.program:
-        write_probe(program, load(report.configuration().template).kernel)
+        write_probe(program, load(configured.template).kernel)
     # Without a folder it is only put down here, to be copied to the usual place there.
     home = program if program.is_absolute() else PROGRAM_HOME.parent / program.name
-    sys.stdout.write(execute_snippet(report.configuration(), home))
+    sys.stdout.write(execute_snippet(configured, home))
     return 0
 
 

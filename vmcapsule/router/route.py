@@ -34,7 +34,8 @@ class CapsuleFacts(NamedTuple):
     for itself.  ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are
     the template's that go with it, by full path, and ``wanted_outputs`` what the job must
     leave.  ``data_kib`` is what the data disk alone takes up, and ``demands`` are attributes
-    that must be true of the machine it runs on.
+    that must be true of the machine it runs on.  ``system_disks``, ``kernel`` and ``initrd``
+    are base names out of ``shared_files``: what it boots from, the first disk first.
     """
 
     folder: Path
@@ -50,6 +51,12 @@ class CapsuleFacts(NamedTuple):
     shared_files: tuple[Path, ...] = ()
     wanted_outputs: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()
+    system_disks: tuple[str, ...] = ()
+    kernel: str = ""
+    initrd: str = ""
+    cmdline: str = ""
+    require_kvm: bool = False
+    timeout_s: Optional[float] = None
 
 
 class Route(NamedTuple):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import AdError, ConfigError
-from vmcapsule.router import qemu, vmware
+from vmcapsule.router import kvm, qemu, vmware
 from vmcapsule.router.route import Route, kind
 
 #: Another kind of routed job is another line here.
-ROUTES = (qemu.ROUTE, vmware.ROUTE)
+ROUTES = (qemu.ROUTE, vmware.ROUTE, kvm.ROUTE)
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 
 

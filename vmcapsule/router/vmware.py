@@ -12,16 +12,14 @@ from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.disk import Disk, from_raw
+from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
+from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
 from vmcapsule.slot.starter import KILLED_RUN
 from vmcapsule.template.template import Template
 
-#: The disk that the guest works on, where the job needs more than a little; empty, it takes
-#: a few KiB for each GiB.
-WORK_DISK = "condor-work.vmdk"
 #: What condor_submit would have added to the Requirements of such a job, but for HasVM: once
 #: a gahp was killed as it started that is false until a VM has run there.
 _REQUIREMENTS = (
@@ -48,12 +46,8 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
     settings = vmx.machine_settings(made.memory_mib, made.cpus, made.network)
     text = vmx.with_settings(text, {**settings, **vmx.never_written(text, others)})
     if made.work_bytes:
-        from vmcapsule.guest.work_disk import raw_work_disk  # seldom needed
-
         text = vmx.with_disk(text, WORK_DISK, made.data_disk.name)
-        with raw_work_disk(aside, made.work_bytes) as raw:
-            assert raw is not None  # it has a size
-            from_raw(raw, aside / WORK_DISK, like=template.data_disk)
+        put_work_disk(planned, aside)
     target = aside / template.vmx.name
     target.write_text(text, encoding="utf-8", errors="surrogateescape")
     DataDisk(aside / made.data_disk.name).make_transferable(aside)

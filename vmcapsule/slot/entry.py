@@ -1,4 +1,4 @@
-"""How the one file that is shipped begins: in a slot, as a startd's probe, as a vm-gahp.
+"""How the one file that is shipped begins: in a slot, as a probe, a vm-gahp, or for libvirt.
 
 Python older than 3.9 must be able to read this file (and no other), so as to say so.
 """
@@ -6,6 +6,8 @@ Python older than 3.9 must be able to read this file (and no other), so as to sa
 import os
 import sys
 
+#: As which HTCondor's vm-gahp calls it, as root (LIBVIRT_XML_SCRIPT_ARGS).
+LIBVIRT_XML = "libvirt-xml"
 _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 
 
@@ -27,6 +29,10 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot.gahp import machine
 
         return machine.main(arguments[1:])
+    if arguments[:1] == [LIBVIRT_XML]:
+        from vmcapsule.slot.libvirt import script
+
+        return script.main(arguments[1:])
     from vmcapsule.slot import execute
 
     return execute.main()
@@ -35,6 +41,10 @@ def begin():  # type: ignore[no-untyped-def]
 def too_old(probing):  # type: ignore[no-untyped-def]
     """Say so as the probe does, or end as a run that did not report."""
     reason = _OLD % tuple(sys.version_info[:2])
+    if sys.argv[1:2] == [LIBVIRT_XML]:
+        # libvirt rejects it, and says why.
+        print('<domain type="vmcapsule: %s"><name>refused</name></domain>' % reason)  # noqa: UP031
+        return 0
     if probing:
         print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
         return 0

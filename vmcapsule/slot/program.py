@@ -1,6 +1,7 @@
 """The one file that is shipped with a routed job: this package as a runnable archive.
 
-An execute point has a copy of it too, with which its startd probes the machine.
+An execute point has a copy of it too, with which its startd probes the machine, and which
+tells libvirt of jobs of the VM universe.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ENTRY = "slot/entry.py"
 #: What capsules are booted with; others are for making them, and for access points.
 _FOLDERS = (
     *("", "classad/", "disk/", "disk/fat/", "disk/vmdk/", "job/", "template/", "vm/"),
-    *("transfer/", "guest/", "capsule/", "slot/", "slot/gahp/"),
+    *("transfer/", "guest/", "capsule/", "slot/", "slot/gahp/", "slot/libvirt/"),
 )
 #: Not needed where capsules are only booted: a file that is left out need not be read.
 _LEFT_OUT = {"__main__.py", "inspection.py", "submit.py"}

@@ -31,13 +31,19 @@ PROBE_KERNEL = "probe-kernel"
 BANNER = b"Linux version"
 
 
-def choose(kernel: Optional[Path], cache: Path, works: Optional[bool] = None) -> str:
+def choose(
+    kernel: Optional[Path],
+    cache: Path,
+    works: Optional[bool] = None,
+    aside: Optional[Path] = None,
+) -> str:
     """Return `KVM` where a probe has shown that it works with ``kernel``, else `TCG`.
 
     ``works`` is the answer where somebody else has probed this machine; whether this user
     may use KVM is looked at all the same.  Else the answer is remembered in ``cache``
     until the machine, QEMU or the kernel changes.  Without a kernel to probe with,
-    emulation is chosen: slow is better than never.
+    emulation is chosen: slow is better than never.  A probe's own files lie for a moment in
+    ``aside``, or where the environment has temporary ones.
     """
     if kernel is None or not is_permitted():
         return TCG
@@ -47,7 +53,7 @@ def choose(kernel: Optional[Path], cache: Path, works: Optional[bool] = None) ->
     path = cache / "kvm-probe.json"
     known = _remembered(path)
     if known.get("key") != key:
-        known = {"key": key, "works": probe_kvm(kernel)}
+        known = {"key": key, "works": probe_kvm(kernel, aside)}
         # Where the cache is not ours to write, the next run asks again.
         with contextlib.suppress(OSError):
             _remember(path, known)
@@ -59,9 +65,9 @@ def is_permitted() -> bool:
     return os.access(DEVICE, os.R_OK | os.W_OK)
 
 
-def probe_kvm(kernel: Path) -> bool:
+def probe_kvm(kernel: Path, aside: Optional[Path] = None) -> bool:
     """Boot ``kernel`` under KVM and see whether it comes up and resets by itself."""
-    with tempfile.TemporaryDirectory(prefix="vmcapsule-kvm-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="vmcapsule-kvm-", dir=aside) as scratch:
         console = Path(scratch) / "console"
         argv = [
             process.find(QEMU), *SANDBOX,

@@ -24,8 +24,11 @@ def templates(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def printed(cwd: Path, *arguments: object) -> dict[str, str]:
-    env = {"_CONDOR_VM_CAPSULE_TEMPLATE": str(cwd / "templates")}
+def printed(cwd: Path, *arguments: object, ad_template: str = "") -> dict[str, str]:
+    env = {
+        "_CONDOR_VM_CAPSULE_TEMPLATE": str(cwd / "templates"),
+        "_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": ad_template,
+    }
     done = vmcapsule("config", "--execute", *map(str, arguments), cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     assert "${" not in done.stdout and "$$" not in done.stdout
@@ -64,3 +67,19 @@ def test_a_program_is_for_execute_points_only(tmp_path: Path) -> None:
     done = vmcapsule("config", "--program", "p", cwd=tmp_path)
     assert done.returncode == 64 and "--execute" in done.stderr
     assert not (tmp_path / "p").exists()
+
+
+def test_machines_for_kvm_jobs_are_told_of_vm_gahp_and_of_our_script(tmp_path: Path) -> None:
+    found, alone = printed(tmp_path, ad_template="kvm"), printed(tmp_path)
+    assert {name: found.pop(name) for name in alone} == alone
+    assert found == {
+        "VM_TYPE": "kvm",
+        "VM_GAHP_SERVER": "$(SBIN)/condor_vm-gahp",
+        "VM_MEMORY": "$(DETECTED_MEMORY) * 2",
+        "VM_STATUS_INTERVAL": "30",
+        "VM_RECHECK_INTERVAL": "60",
+        "LIBVIRT_XML_SCRIPT": str(PROGRAM_HOME),
+        "LIBVIRT_XML_SCRIPT_ARGS": "libvirt-xml",
+        "HasVMCapsuleLibvirt": "True",
+        "STARTD_ATTRS": "$(STARTD_ATTRS) HasVMCapsuleLibvirt",
+    }

@@ -55,6 +55,7 @@ def test_only_what_passes_or_an_administrator_mends_is_tried_again(
         ({}, "qemu", "VANILLA"),
         ({"CONDOR_CLASSAD_TEMPLATE": "qemu.classad"}, "qemu", "VANILLA"),
         ({"CONDOR_CLASSAD_TEMPLATE": "vmware"}, "vmware", "VM"),
+        ({"CONDOR_CLASSAD_TEMPLATE": "kvm"}, "kvm", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE": "{own}"}, "{own}", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE_capsule": "vmware"}, "vmware", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE_other": "vmware"}, "qemu", "VANILLA"),

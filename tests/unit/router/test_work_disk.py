@@ -16,7 +16,7 @@ from vmcapsule.contract import WORK_LABEL
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.router.translate import translate
-from vmcapsule.router.vmware import WORK_DISK
+from vmcapsule.router.work_disk import WORK_DISK
 from vmcapsule.template.template import parse_vmx
 from vmcapsule.vm import accelerator
 from vmcapsule.vm.boot import Machine
@@ -33,7 +33,7 @@ def translated(folder: Path, kind: str, request_disk_kib: int) -> tuple[Ad, Caps
     return translate(text, load_config(param))
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["qemu", "vmware", "kvm"])
 def test_a_small_job_has_no_more_disks_than_the_template(tmp_path: Path, kind: str) -> None:
     ad, made = translated(tmp_path, kind, GIB_KIB // 2)
     assert made.work_bytes == 0

@@ -156,5 +156,5 @@ def test_a_cache_that_cannot_be_written_costs_a_probe_only(
     (tmp_path / "vmlinuz").write_text("")
     monkeypatch.setattr(accelerator, "DEVICE", tmp_path / "vmlinuz")
     monkeypatch.setattr(accelerator.process, "find", lambda _: str(tmp_path / "file"))
-    monkeypatch.setattr(accelerator, "probe_kvm", lambda _: True)
+    monkeypatch.setattr(accelerator, "probe_kvm", lambda *_: True)
     assert accelerator.choose(tmp_path / "vmlinuz", tmp_path / "file/cache") == accelerator.KVM
