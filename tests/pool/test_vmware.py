@@ -89,6 +89,7 @@ def test_an_execute_point_has_vms_though_htcondor_has_no_vmware(pool: Pool) -> N
     assert re.fullmatch(r"qemu [0-9.]+", hypervisor)
 
 
+@pytest.mark.representative
 def test_jobs_end_as_natively(pool: Pool) -> None:
     """The example, an exit code, retries, a death by a signal: side by side."""
     text = (EXAMPLES / "wordcount.sub").read_text()
