@@ -106,6 +106,14 @@ def make_capsule(
     return made
 
 
+def make_arrived(home: Path) -> Capsule:
+    """A capsule that has come to where it is run; its guest has run already, if QEMU ends."""
+    made = make_capsule(home / "scratch", make_job(home), {"out": b"x" * 99})
+    (home / "system").write_bytes(bytes(1 << 20))
+    create_vmdk(home / "system", made.system_disk, "monolithicSparse")
+    return made
+
+
 def put_into(made: Capsule, state: State) -> None:
     """Bring a capsule that has run into a state as a delivery does."""
     states.enter(made.folder, State.DELIVERING)

@@ -22,6 +22,8 @@ _TOKEN = re.compile(
       | /""",
     re.VERBOSE | re.DOTALL,
 )
+#: But not the question mark of ``=?=``.
+_ALTERNATIVE = re.compile(r"\|\||(?<!=)\?")
 _CLOSES = {"]": "[", ")": "(", "}": "{"}
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 #: A name with what is selected of it: MY.Name, TARGET.Name, or Name and of a record a field.
@@ -158,6 +160,23 @@ def references(expr: str) -> set[str]:
     """
     plain = (m.group() for m in _tokens(to_new_form(expr)) if m.lastgroup is None)
     return {found["name"].lower() for part in plain for found in _REFERENCE.finditer(part)}
+
+
+def has_alternative(expr: str, start: int) -> bool:
+    """Is there an ``||`` or a ``?`` beside what begins at ``start``?
+
+    Up to where the bracket around that closes, and not in brackets that open later.
+    """
+    depth = 0
+    for match in _tokens(expr, start):
+        token = match.group()
+        if match.lastgroup == "bracket":
+            depth += -1 if token in _CLOSES else 1
+            if depth < 0:
+                return False
+        elif not match.lastgroup and depth == 0 and _ALTERNATIVE.search(token):
+            return True
+    return False
 
 
 def _tokens(text: str, start: int = 0) -> Iterator[re.Match[str]]:

@@ -7,6 +7,7 @@ from typing import Optional
 
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.classad.carry import carried
+from vmcapsule.classad.text import has_alternative
 from vmcapsule.job.attributes import is_accounting, is_of_life
 from vmcapsule.job.source import SourceJob
 from vmcapsule.job.text import split_list
@@ -45,7 +46,11 @@ def _beyond_never(requirements: Optional[str]) -> Optional[str]:
     By that a user says that the job is to be routed, and never to be run as it is.
     condor_submit has put it into parentheses, and what the job needs behind it.
     """
-    return _NEVER.sub(r"\1", requirements or "") or None
+    text = requirements or ""
+    never = _NEVER.match(text)
+    if never is None or has_alternative(text, never.end()):
+        return requirements
+    return (never[1] or "") + text[never.end() :] or None
 
 
 def _stays(name: str) -> bool:

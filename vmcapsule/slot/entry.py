@@ -8,6 +8,8 @@ import sys
 
 #: As which HTCondor's vm-gahp calls it, as root (LIBVIRT_XML_SCRIPT_ARGS).
 LIBVIRT_XML = "libvirt-xml"
+#: As which our vm-gahp calls it, as the job's owner, for the machine.
+MACHINE = "machine"
 _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 
 
@@ -25,7 +27,7 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot.gahp import modes
 
         return modes.main(arguments, sys.argv[0])
-    if arguments[:1] == ["machine"]:
+    if arguments[:1] == [MACHINE]:
         from vmcapsule.slot.gahp import machine
 
         return machine.main(arguments[1:])

@@ -58,11 +58,11 @@ def main() -> int:
 def lines(answer: Answer) -> list[str]:
     """The attributes in ClassAd syntax, each on every run: none is left from an earlier."""
     return [
-        f"{HAS_VM_CAPSULE} = {_literal(answer.has_capsule)}",
-        f"{QEMU_VERSION} = {_literal(answer.qemu_version)}",
-        f"{KVM_WORKS} = {_literal(answer.kvm)}",
-        f"{NETWORK_WORKS} = {_literal(answer.network)}",
-        f"{REASON} = {_literal('; '.join(answer.reasons) or None)}",
+        f"{HAS_VM_CAPSULE} = {literal(answer.has_capsule)}",
+        f"{QEMU_VERSION} = {literal(answer.qemu_version)}",
+        f"{KVM_WORKS} = {literal(answer.kvm)}",
+        f"{NETWORK_WORKS} = {literal(answer.network)}",
+        f"{REASON} = {literal('; '.join(answer.reasons) or None)}",
         # The startd tells the collector at once.
         "- update:true",
     ]
@@ -144,7 +144,8 @@ def _kernel(scratch: Path) -> Optional[Path]:
     return kernel
 
 
-def _literal(value: object) -> str:
+def literal(value: object) -> str:
+    """A ClassAd literal: a string in printable ASCII and of bounded length, or as it is."""
     if value is None:
         return "undefined"
     if isinstance(value, bool):

@@ -90,6 +90,8 @@ def test_what_the_source_requires_holds_for_the_machine(
         ONLY_ROUTED.format("false"),
         ONLY_ROUTED.format(SUBMITTED.format("false")),
         ONLY_ROUTED.format(SUBMITTED.format("0")),
+        '(false) && (KFlops > 500 || true) && Machine =?= "ep1.example.org"',
+        '(false) && strcat("a || b", "?") != ""',
     ],
 )
 def test_a_job_that_is_never_to_run_as_it_is_runs_in_a_capsule(
@@ -107,7 +109,16 @@ def test_what_htcondor_sent_of_such_a_job_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "requirements", ["false || KFlops > 500", "falsehood", "(false) || (KFlops > 500)"]
+    "requirements",
+    [
+        "false || KFlops > 500",
+        "falsehood",
+        "(false) || (KFlops > 500)",
+        # Without its first part it would be true.
+        "(false) && true || KFlops > 500",
+        "((false) && (true) || KFlops > 500) && (true)",
+        "(false) && true ? true : KFlops > 500",
+    ],
 )
 def test_what_only_looks_like_that_is_required(requirements: str) -> None:
     assert not matches(job_with(requirements), "qemu")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.returned import make_capsule, make_job
+from tests.unit.returned import make_arrived
 from vmcapsule.capsule.record import (
     ISOLATION,
     RECORD,
@@ -17,17 +17,12 @@ from vmcapsule.capsule.record import (
     Capsule,
     save_capsule,
 )
-from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.slot.program import write_program
 
 
 @pytest.fixture
 def made(tmp_path: Path) -> Capsule:
-    """A capsule that has come into a slot; its guest has run already, if QEMU ends."""
-    made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {"out": b"x" * 99})
-    (tmp_path / "system").write_bytes(bytes(1 << 20))
-    create_vmdk(tmp_path / "system", made.system_disk, "monolithicSparse")
-    return made
+    return make_arrived(tmp_path)
 
 
 def run(made: Capsule, qemu: str = "") -> subprocess.CompletedProcess[str]:

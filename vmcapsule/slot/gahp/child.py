@@ -17,10 +17,12 @@ import sys
 from typing import Any, Mapping, NamedTuple, Optional
 
 from vmcapsule import process
-from vmcapsule.errors import UsageError
+from vmcapsule.capsule.record import UNREPORTED_SIGNAL
+from vmcapsule.errors import ToolError, UsageError
 from vmcapsule.slot.gahp.dialogue import Asked, State
+from vmcapsule.slot.gahp.log import log
 
-#: By this word the program is told that it is the child of a gahp.
+#: By this word `vmcapsule.slot.entry` knows that the program is the child of a gahp.
 CHILD = "machine"
 #: How long it is waited for that the child has made what is handed back whatever happens.
 READY_TIMEOUT_S = 20.0
@@ -77,32 +79,42 @@ class Child:
         self._owner = owner
         self._program = program
         self._process: Optional[subprocess.Popen[bytes]] = None
-        self._is_paused = False
+        self._is_paused = self._has_failed = False
         #: Was it ended because the starter said so?
         self.was_stopped = False
 
     def start(self, asked: Asked) -> None:
-        """Start it, and wait until it has made ready: what fails later is in its status."""
+        """Start it, and wait until it has made ready: what fails later is in its status.
+
+        Where it cannot be started at all, the guest has not reported: an error now would
+        have HTCondor take the VM universe out of service.
+        """
         given = [str(each or 0) for each in (asked.memory_mib, asked.cpus)]
         ready, says_ready = os.pipe()
         try:
-            self._process = subprocess.Popen(
-                # The kernel kills it when this process is gone, and with it its QEMU.
-                [
-                    *(process.find("setpriv"), "--pdeathsig", "KILL", "--"),
-                    *(sys.executable, "-I", self._program, CHILD, str(says_ready), *given),
-                ],
-                stdin=subprocess.DEVNULL,
-                # What we print on ours is the conversation.
-                stdout=sys.stderr,
-                pass_fds=(says_ready,),
-                start_new_session=True,
-                **self._identity(),
-            )
+            self._process = self._started(says_ready, given)
+        except (ToolError, OSError) as error:
+            log(f"the machine cannot be started: {error}")
+            self._has_failed = True
         finally:
             os.close(says_ready)
         with contextlib.closing(os.fdopen(ready, "rb")) as pipe:
             select.select([pipe], [], [], READY_TIMEOUT_S)
+
+    def _started(self, says_ready: int, given: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            # The kernel kills it when this process is gone, and with it its QEMU.
+            [
+                *(process.find("setpriv"), "--pdeathsig", "KILL", "--"),
+                *(sys.executable, "-I", self._program, CHILD, str(says_ready), *given),
+            ],
+            stdin=subprocess.DEVNULL,
+            # What we print on ours is the conversation.
+            stdout=sys.stderr,
+            pass_fds=(says_ready,),
+            start_new_session=True,
+            **self._identity(),
+        )
 
     def _identity(self) -> dict[str, Any]:
         if self._owner.uid is None:
@@ -118,6 +130,8 @@ class Child:
     @property
     def status(self) -> Optional[int]:
         """How it ended, as `subprocess.Popen.returncode`; None: it did not, or never began."""
+        if self._has_failed:
+            return -UNREPORTED_SIGNAL
         return self._process.poll() if self._process is not None else None
 
     @property

@@ -86,7 +86,7 @@ class Dialogue:
         self._in_ad = False
         self._is_started = False
         self._results: list[str] = []
-        self._pid_results: set[str] = set()
+        self._is_pid_told = False
         #: Did the starter say that it has no more to say?
         self.is_over = False
         self._is_known = False
@@ -142,7 +142,7 @@ class Dialogue:
 
     def _hand_over(self) -> list[str]:
         results, self._results = self._results, []
-        self._is_known = self._is_known or not self._pid_results.isdisjoint(results)
+        self._is_known = self._is_pid_told
         return [f"S {len(results)}", *results]
 
     def _are_right(self, name: str, arguments: list[str]) -> bool:
@@ -157,10 +157,8 @@ class Dialogue:
             told = self._start() if name == _START else self._act(name, int(what))
         except _Refused as refused:
             return sentence(str(int(request)), "1", str(refused))
-        result = sentence(str(int(request)), "0", *told)
-        if name == "CONDOR_VM_GETPID":
-            self._pid_results.add(result)
-        return result
+        self._is_pid_told = self._is_pid_told or name == "CONDOR_VM_GETPID"
+        return sentence(str(int(request)), "0", *told)
 
     def _start(self) -> tuple[str, ...]:
         if self._ad is None:

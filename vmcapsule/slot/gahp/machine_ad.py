@@ -6,8 +6,10 @@ import os
 
 import vmcapsule
 from vmcapsule import process
+from vmcapsule.errors import VmCapsuleError
 from vmcapsule.slot import hypervisor, probe
 from vmcapsule.slot.gahp.dialogue import VM_TYPE
+from vmcapsule.slot.starter import REASON
 from vmcapsule.vm import vmrun
 
 #: A startd never gives back the memory of one machine (up to 24.7.2 it books each VM under a
@@ -34,6 +36,11 @@ def lines() -> list[str]:
         "VM_Networking = false",
         f'{HYPERVISOR} = "{runs}"',
     ]
+
+
+def refusal(error: VmCapsuleError) -> list[str]:
+    """What makes a startd do without VMs, and log why: a reason, and no ``VM_Type``."""
+    return [f"{REASON} = {probe.literal(str(error))}"]
 
 
 def _memory_mib() -> int:

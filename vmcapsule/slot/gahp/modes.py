@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 
 from vmcapsule.errors import UsageError, VmCapsuleError
 from vmcapsule.slot.gahp.dialogue import VM_TYPE
-from vmcapsule.slot.gahp.serve import log
+from vmcapsule.slot.gahp.log import log
 
 TEST, STANDALONE, KILL = "0", "3", "4"
 
@@ -54,10 +54,16 @@ def main(arguments: Sequence[str], program: str) -> int:
 
 
 def _test(call: Call, program: str) -> int:
-    from vmcapsule.slot.gahp.machine_ad import lines
+    """Tell the startd what it asks; where no machine would run, tell its log why."""
+    from vmcapsule.slot.gahp.machine_ad import lines, refusal
 
-    _check_type(call.vm_type)
-    print("\n".join(lines()), flush=True)
+    try:
+        _check_type(call.vm_type)
+        told = lines()
+    except VmCapsuleError as error:
+        # Of what is wrong nothing else comes to the StartLog.
+        told = refusal(error)
+    print("\n".join(told), flush=True)
     return 0
 
 

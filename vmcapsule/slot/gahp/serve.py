@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 import select
 import signal
-import sys
 from types import FrameType
 from typing import Optional
 
 from vmcapsule.slot.gahp.child import Child
 from vmcapsule.slot.gahp.dialogue import GREETING, Dialogue, State
 from vmcapsule.slot.gahp.lines import Lines
+from vmcapsule.slot.gahp.log import log
 
 #: How soon the end of the machine is seen.
 POLL_S = 0.25
@@ -69,15 +69,6 @@ def _write(answers: list[str]) -> None:
     data = "".join(f"{answer}\n" for answer in answers).encode("utf-8", "surrogateescape")
     while data:
         data = data[os.write(_TO_STARTER, data) :]
-
-
-def log(text: str) -> None:
-    """A line for the starter's log.  Nothing of the job's ad, which has secrets."""
-    try:
-        print(f"vmcapsule-vm-gahp: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        # It is the starter's pipe, which may be full or gone: the job matters more.
-        return
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:

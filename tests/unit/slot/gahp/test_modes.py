@@ -12,12 +12,16 @@ import sys
 from pathlib import Path
 from typing import IO, Any, Iterator, Optional
 
+import classad2
 import pytest
 
-from tests.unit.returned import EXITED, guest_writes, make_capsule, make_job
+from tests.unit.returned import EXITED, guest_writes, make_arrived
 from tests.unit.users import NOBODY, give, open_way
+from vmcapsule import process
 from vmcapsule.capsule.record import RECORD, RETURNED, UNREPORTED_SIGNAL, Capsule, save_capsule
-from vmcapsule.disk.vmdk.vmdk import create_vmdk
+from vmcapsule.errors import ToolError
+from vmcapsule.slot.gahp.child import Child, Owner
+from vmcapsule.slot.gahp.dialogue import Asked, State
 from vmcapsule.slot.gahp.leftovers import end_all_in
 from vmcapsule.slot.program import write_program
 
@@ -92,11 +96,7 @@ class Gahp:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Capsule:
-    """A capsule in the folder of its job; its guest has run already, if QEMU ends."""
-    made = make_capsule(tmp_path / "scratch", make_job(tmp_path), {"out": b"x" * 99})
-    (tmp_path / "system").write_bytes(bytes(1 << 20))
-    create_vmdk(tmp_path / "system", made.system_disk, "monolithicSparse")
-    return made
+    return make_arrived(tmp_path)
 
 
 @pytest.fixture
@@ -229,8 +229,8 @@ def test_the_machine_ends_with_it_however_it_ends(
         gahp.leave()
     elif how.startswith("SIG"):
         gahp.process.send_signal(signal.Signals[how])
-    status, _ = gahp.end()
-    assert status == (-9 if how == "SIGKILL" else 0)
+    # What it has to say is not waited for: a machine that is left would keep that open.
+    assert gahp.process.wait(WAIT_S) == (-9 if how == "SIGKILL" else 0)
     wait_until_gone(made)
 
 
@@ -321,7 +321,6 @@ def test_no_machine_of_vmwares_is_left(
         gahp.say("CONDOR_VM_STOP 9 1")
     else:
         gahp.process.kill()
-        gahp.end()
         wait_until_gone(made)
         # The starter calls this one then, as the owner.
         subprocess.run(
@@ -370,19 +369,58 @@ def test_a_startd_is_told_what_it_needs(tmp_path: Path) -> None:
     assert told["VM_Networking"] == "false" and "VM_GAHP_VERSION" in told
 
 
+def with_setpriv_alone(folder: Path) -> str:
+    (folder / "setpriv").symlink_to(process.find("setpriv"))
+    return str(folder)
+
+
 @pytest.mark.parametrize("machine", ["pc-i440fx-2.0", None])
 def test_a_startd_is_told_nothing_where_no_machine_runs(
     tmp_path: Path, machine: Optional[str]
 ) -> None:
-    path = fake_qemu(tmp_path, machine) if machine else str(tmp_path)
+    path = fake_qemu(tmp_path, machine) if machine else with_setpriv_alone(tmp_path)
     done = call(tmp_path, "-f", "-M", "0", "vmtype", "vmware", PATH=path)
-    assert done.returncode != 0 and done.stdout == ""
-    assert "qemu" in done.stderr.lower() or "setpriv" in done.stderr
+    assert_refused(done, "qemu")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], word: str) -> None:
+    """A startd logs what it was told, and does without VMs for want of a VM_Type."""
+    assert done.returncode == 0, done.stderr
+    name, equals, reason = done.stdout.partition(" = ")
+    assert (name, equals) == ("VMCapsuleReason", " = ")
+    assert word in classad2.ExprTree(reason.strip()).eval()
+
+
+@pytest.mark.parametrize(
+    ("vm_type", "knob", "word"),
+    [("xen", "qemu", "'xen'"), ("vmware", "vbox", "VM_CAPSULE_HYPERVISOR = vbox")],
+)
+def test_a_startd_is_told_what_is_wrong_with_its_configuration(
+    tmp_path: Path, vm_type: str, knob: str, word: str
+) -> None:
+    env = {"_CONDOR_VM_CAPSULE_HYPERVISOR": knob}
+    assert_refused(call(tmp_path, "-f", "-M", "0", "vmtype", vm_type, **env), word)
+
+
+def test_a_machine_that_cannot_be_started_has_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And HTCondor is answered: an error takes the VM universe out of service."""
+
+    def missing(program: str) -> str:
+        raise ToolError(f"the program '{program}' is not installed")
+
+    monkeypatch.setattr(process, "find", missing)
+    child = Child(Owner(), str(tmp_path))
+    child.start(Asked())
+    assert (child.status, child.state, child.pid) == (-UNREPORTED_SIGNAL, State.ENDED, 0)
+    child.stop()
+    assert not child.was_stopped
 
 
 @pytest.mark.parametrize(
     "arguments",
-    ["-M", "-M 1", "-M 0", "-M 0 vmtype xen", "-M 3", "-M 4 vmtype vmware", "-M 4 vmtype"],
+    ["-M", "-M 1", "-M 3", "-M 4 vmtype vmware", "-M 4 vmtype"],
 )
 def test_what_htcondor_does_not_ask_is_refused(tmp_path: Path, arguments: str) -> None:
     done = call(tmp_path, *arguments.split())
