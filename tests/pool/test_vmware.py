@@ -89,6 +89,19 @@ def test_an_execute_point_has_vms_though_htcondor_has_no_vmware(pool: Pool) -> N
     assert re.fullmatch(r"qemu [0-9.]+", hypervisor)
 
 
+def test_an_administrator_is_told_why_a_machine_has_no_vms(pool: Pool) -> None:
+    pool.configure("90-typo", "VM_CAPSULE_HYPERVISOR = vbox\n")
+    try:
+        pool.restart("STARTD")
+        pool.until(lambda: advertised(pool)[0] != "true", 90, "the startd to have no VMs")
+        told = "VM_CAPSULE_HYPERVISOR = vbox: there is no such hypervisor"
+        pool.until(lambda: told in pool.read(f"{LOGS}/StartLog"), 30, "the StartLog to say why")
+    finally:
+        pool.unconfigure("90-typo")
+        pool.restart("STARTD")
+    pool.until(lambda: advertised(pool)[0] == "true", 90, "the startd to have VMs again")
+
+
 @pytest.mark.representative
 def test_jobs_end_as_natively(pool: Pool) -> None:
     """The example, an exit code, retries, a death by a signal: side by side."""
