@@ -23,6 +23,9 @@ RETURNED = "returned"
 #: In there: the name of the accelerator that the guest ran with, or `VMWARE`.
 ISOLATION = "isolation"
 VMWARE = "vmware"
+#: In there: empty where the last run handed nothing back.  Nothing that lies beside it on the
+#: access point is that run's then: file transfer removes nothing of an earlier one's.
+HANDED_BACK = "handed-back"
 #: A folder with an empty file, or folder, for each listed output that the job left.  For one
 #: that is missing there HTCondor's own file transfer holds the job.  On the access point the
 #: folder has a stand-in for what is in the way of such an output (`packing.put_obstacles`).
@@ -72,14 +75,24 @@ class Capsule(NamedTuple):
 
     @property
     def returned_disk(self) -> Path:
-        """The data disk to take outputs from: what came back, else what lies here."""
-        returned = self.folder / RETURNED / self.data_disk.name
-        return returned if returned.exists() else self.data_disk
+        """The data disk to take outputs from: what the last run handed back, else what lies
+        here, which no guest has written to."""
+        returned = self.folder / RETURNED
+        disk = returned / self.data_disk.name
+        return disk if disk.exists() and _is_of_last_run(returned) else self.data_disk
 
     @property
     def state(self) -> State:
         """How far it came, read anew; raises `UsageError` where that cannot be told."""
         return state_of(self.folder)
+
+
+def _is_of_last_run(returned: Path) -> bool:
+    try:
+        return (returned / HANDED_BACK).lstat().st_size > 0
+    except OSError:
+        # By another route, whose job runs once, or by an older program.
+        return True
 
 
 def save_capsule(capsule: Capsule, folder: Path) -> None:

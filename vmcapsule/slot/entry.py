@@ -27,17 +27,26 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot.gahp import modes
 
         return modes.main(arguments, sys.argv[0])
-    if arguments[:1] == [MACHINE]:
-        from vmcapsule.slot.gahp import machine
-
-        return machine.main(arguments[1:])
     if arguments[:1] == [LIBVIRT_XML]:
         from vmcapsule.slot.libvirt import script
 
         return script.main(arguments[1:])
-    from vmcapsule.slot import execute
+    return run_job(arguments)  # type: ignore[no-untyped-call]
 
-    return execute.main()
+
+def run_job(arguments):  # type: ignore[no-untyped-def]
+    """Run a capsule; whatever fails here, this very file having changed, is no job's end."""
+    try:
+        if arguments[:1] == [MACHINE]:
+            from vmcapsule.slot.gahp import machine
+
+            return machine.main(arguments[1:])
+        from vmcapsule.slot import execute
+
+        return execute.main()
+    except Exception as error:
+        with_traceback = sys.exc_info()
+        end_unreported("%s: %s" % (type(error).__name__, error), with_traceback)  # type: ignore[no-untyped-call]  # noqa: UP031
 
 
 def too_old(probing):  # type: ignore[no-untyped-def]
@@ -50,12 +59,28 @@ def too_old(probing):  # type: ignore[no-untyped-def]
     if probing:
         print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
         return 0
-    sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
     if "-M" in sys.argv:
         # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.
+        sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
         return 70
-    if not os.path.isdir("returned"):  # noqa: PTH112
-        os.mkdir("returned")  # noqa: PTH102
+    return end_unreported(reason)  # type: ignore[no-untyped-call]
+
+
+def end_unreported(reason, error=None):  # type: ignore[no-untyped-def]
+    """Die as a run whose guest did not report, with what file transfer is to bring."""
+    try:
+        sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
+        if error is not None:
+            import traceback
+
+            traceback.print_exception(*error)
+        if not os.path.isdir("returned"):  # noqa: PTH112
+            os.mkdir("returned")  # noqa: PTH102
+        # What an earlier run handed back is not this one's.
+        open(os.path.join("returned", "handed-back"), "w").close()  # noqa: PTH118, PTH123, SIM115
+    except Exception:
+        # On a full disk, say: it is told by the signal all the same.
+        error = None
     os.kill(os.getpid(), 16)
     return 70
 

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -26,11 +25,12 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Callable, Mapping, NoReturn, Optional, Union
+from typing import Callable, Iterable, Mapping, Optional, Union
 
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.record import (
     CONSOLE,
+    HANDED_BACK,
     ISOLATION,
     RETURNED,
     UNREPORTED_SIGNAL,
@@ -45,6 +45,7 @@ from vmcapsule.guest import extract, staging
 from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit
 from vmcapsule.slot import chirp
 from vmcapsule.slot import starter as slot
+from vmcapsule.slot.ending import FROM_OUTSIDE, details, die, say
 from vmcapsule.slot.return_disk import write_return
 from vmcapsule.slot.starter import Slot, read_slot
 from vmcapsule.transfer.entries import FOLDER
@@ -65,11 +66,12 @@ def in_qemu(made: Capsule, told: Slot) -> str:
     return boot_capsule(made, cache=made.folder, timeout_s=made.timeout_s, kvm=told.kvm)
 
 
-def main(run: Callable[[Capsule, Slot], str] = in_qemu) -> int:
+def main(run: Callable[[Capsule, Slot], str] = in_qemu, *, in_gahp: bool = False) -> int:
     """Boot the capsule in the current folder; return the job's exit code.
 
     ``run`` boots it, waits until it has powered off, and returns what kept the guest from
-    the machine, as `ISOLATION` has it.
+    the machine, as `ISOLATION` has it.  ``in_gahp``: `FROM_OUTSIDE` says that the run is to
+    be repeated.
     """
     for number in STOPS:
         signal.signal(number, _stop)
@@ -77,6 +79,9 @@ def main(run: Callable[[Capsule, Slot], str] = in_qemu) -> int:
     try:
         job_exit = _run_or_die(here, run)
     except KeyboardInterrupt as stop:
+        if in_gahp and stop.args[0] == FROM_OUTSIDE:
+            hand_back_nothing(here, "the vm-gahp was ended from outside")
+            die(UNREPORTED_SIGNAL)
         # Removed, held or evicted: nothing is transferred then, and nothing shall be.
         shutil.rmtree(here / RETURNED, ignore_errors=True)
         die(int(stop.args[0]))
@@ -102,14 +107,25 @@ def _run_or_die(here: Path, run: Callable[[Capsule, Slot], str]) -> JobExit:
             made = made._replace(data_disk=write_return(volume, outputs, made, aside(here)))
         hand_back(made, job_exit, {entry.path: entry.kind for entry in outputs.entries})
         (here / RETURNED / ISOLATION).write_text(kind)
-    except (VmCapsuleError, OSError) as error:
+        # Last: from here on the disk is this run's.
+        (here / RETURNED / HANDED_BACK).write_text("yes\n")
+    except Exception as error:  # whatever failed, it is not the job's end
         reason = _reason(error, here / CONSOLE)
-        print(f"vmcapsule: {reason}", file=sys.stderr, flush=True)
-        hand_back_nothing(here, reason)
+        say(f"vmcapsule: {reason}", sys.stderr)
+        hand_back_nothing(here, reason, _details(error))
         tell(error, reason, read_slot(here, os.environ))
         die(UNREPORTED_SIGNAL)
-    print(f"job {made.job_id}: status {job_exit.status} ({kind})", flush=True)
+    say(f"job {made.job_id}: status {job_exit.status} ({kind})", sys.stdout)
     return job_exit
+
+
+def _details(error: Exception) -> str:
+    """Where a fault of our own lies, for who is to mend it; nothing for what can happen."""
+    if isinstance(error, (VmCapsuleError, OSError)):
+        return ""
+    told = details()
+    say(told, sys.stderr)
+    return told
 
 
 def aside(here: Path) -> Path:
@@ -151,6 +167,7 @@ def hand_back(
     for file in Disk.at(made.data_disk).files:
         file.rename(returned / file.name)
     lacking = {os.path.normpath(item) for item in job_exit.missing_outputs}
+    vouched: list[str] = []
     # The guest names the first few that are missing.  HTCondor tells of the first that it
     # does not find, so what comes before that one is not to be missed, come or not (a socket
     # that was listed is no fault).
@@ -158,7 +175,9 @@ def hand_back(
     for item in _wanted(made):
         all_left = all_left and as_reported(item) not in lacking
         if all_left or item in came:
-            _vouch_for(item, made.folder, is_folder=came.get(item) == FOLDER)
+            vouched.append(item)
+    for item in _deepest_first(vouched):
+        _vouch_for(item, made.folder, is_folder=came.get(item) == FOLDER)
     # Of several, HTCondor tells of the first only.
     for path, why in job_exit.unsent_outputs[:1]:
         _put_unsendable(returned / _UNSENT / plain(path), why)
@@ -184,6 +203,11 @@ def _wanted(made: Capsule) -> list[str]:
     return [item for item in made.wanted_outputs.split(",") if item]
 
 
+def _deepest_first(items: Iterable[str]) -> list[str]:
+    """Listed outputs, those in a folder before the folder, which may be listed too."""
+    return sorted(items, key=lambda item: (-item.count("/"), item))
+
+
 def _vouch_for(item: str, here: Path, *, is_folder: bool = False) -> None:
     """Let file transfer find what it is to find of an output that is there."""
     place = here / WANTED / item
@@ -192,23 +216,35 @@ def _vouch_for(item: str, here: Path, *, is_folder: bool = False) -> None:
         place.touch()
 
 
-def hand_back_nothing(here: Path, reason: str) -> None:
+def begin_return(here: Path) -> None:
+    """Make the folder that goes back, which says that this run has handed nothing back yet."""
+    (here / RETURNED).mkdir(exist_ok=True)
+    (here / RETURNED / HANDED_BACK).write_bytes(b"")
+
+
+def hand_back_nothing(here: Path, reason: str, details: str = "") -> None:
     """Leave what the output list names, with nothing but the reason in it.
 
-    Without that file transfer would fail and hold the job before it could be run again.
+    Without that file transfer would fail and hold the job before it could be run again.  What
+    cannot be made, on a full disk, is left out.
     """
     returned = here / RETURNED
     shutil.rmtree(returned, ignore_errors=True)
-    returned.mkdir()
-    (returned / "reason.txt").write_text(reason + "\n", errors="backslashreplace")
+    with contextlib.suppress(OSError):
+        begin_return(here)
+        text = f"{reason}\n{details}"
+        (returned / "reason.txt").write_text(text, errors="backslashreplace")
     with contextlib.suppress(VmCapsuleError):  # no capsule came, so nothing else is listed
-        for item in _wanted(load_capsule(here)):
-            _vouch_for(item, here)
+        for item in _deepest_first(_wanted(load_capsule(here))):
+            with contextlib.suppress(OSError):
+                _vouch_for(item, here)
 
 
 def _reason(error: Exception, console: Path) -> str:
     """What went wrong, in one line of bounded length, with the guest's last words."""
     message = error.message if isinstance(error, VmCapsuleError) else str(error)
+    if not isinstance(error, (VmCapsuleError, OSError)):
+        message = f"{type(error).__name__}: {message}"
     reason = one_line(message, _REASON_CHARS_MAX)
     if isinstance(error, ExecFailed) or "Kernel panic" in message or "console" in message:
         return reason
@@ -243,20 +279,7 @@ def _chirp(changes: Mapping[str, Union[int, str]], here: Slot) -> None:
     try:
         chirp.set_delayed(changes, here.chirp)
     except ToolError as refused:
-        print(f"vmcapsule: warning: {one_line(str(refused))}", file=sys.stderr, flush=True)
-
-
-def die(number: int) -> NoReturn:
-    """End by a signal, as the job did, without a core file of our own."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    sys.stdout.flush()
-    signal.signal(number, signal.SIG_DFL) if number not in _UNCATCHABLE else None
-    os.kill(os.getpid(), number)
-    # A signal that is ignored by default does not kill: tell it as a shell would.
-    os._exit(128 + number)
-
-
-_UNCATCHABLE = (signal.SIGKILL, signal.SIGSTOP)
+        say(f"vmcapsule: warning: {one_line(str(refused))}", sys.stderr)
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:

@@ -6,7 +6,6 @@ become the owner before its first line runs, and root holds its pipes and its nu
 
 from __future__ import annotations
 
-import contextlib
 import grp
 import os
 import pwd
@@ -14,11 +13,13 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, Mapping, NamedTuple, Optional
 
 from vmcapsule import process
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.errors import ToolError, UsageError
+from vmcapsule.slot.ending import FROM_OUTSIDE
 from vmcapsule.slot.gahp.dialogue import Asked, State
 from vmcapsule.slot.gahp.log import log
 
@@ -28,6 +29,7 @@ CHILD = "machine"
 READY_TIMEOUT_S = 20.0
 #: How long a machine has to end before it is killed.
 STOP_TIMEOUT_S = 5.0
+_WAIT_S = 0.05
 _USER, _GROUP = "VMGAHP_USER_UID", "VMGAHP_USER_GID"
 
 
@@ -79,7 +81,8 @@ class Child:
         self._owner = owner
         self._program = program
         self._process: Optional[subprocess.Popen[bytes]] = None
-        self._is_paused = self._has_failed = False
+        self._ready: Optional[int] = None
+        self._is_paused = self._is_ready = self._has_failed = False
         #: Was it ended because the starter said so?
         self.was_stopped = False
 
@@ -98,8 +101,9 @@ class Child:
             self._has_failed = True
         finally:
             os.close(says_ready)
-        with contextlib.closing(os.fdopen(ready, "rb")) as pipe:
-            select.select([pipe], [], [], READY_TIMEOUT_S)
+        # It stays open: who is late says it all the same.
+        self._ready = ready
+        select.select([ready], [], [], READY_TIMEOUT_S)
 
     def _started(self, says_ready: int, given: list[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -124,15 +128,42 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The child's; 0 before the start."""
+        """The child's, and nobody else's even after its end; 0 before the start."""
         return self._process.pid if self._process is not None else 0
 
     @property
     def status(self) -> Optional[int]:
-        """How it ended, as `subprocess.Popen.returncode`; None: it did not, or never began."""
+        """How it ended, as `subprocess.Popen.returncode`; None: it did not, or never began.
+
+        One that was not ready was not yet our program, and its end is not the job's.
+        """
         if self._has_failed:
             return -UNREPORTED_SIGNAL
-        return self._process.poll() if self._process is not None else None
+        returncode = self._returncode()
+        if returncode is not None and not self._was_ready():
+            log(f"the machine's process ended before it was ready, status {returncode}")
+            self._has_failed = True
+            return -UNREPORTED_SIGNAL
+        return returncode
+
+    def _returncode(self) -> Optional[int]:
+        """How the process ended.  It is not waited for: as long as we live no other process
+        gets its number, by which the starter watches it."""
+        if self._process is None:
+            return None
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        found = os.waitid(os.P_PID, self._process.pid, flags)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+    def _was_ready(self) -> bool:
+        """Did the child, which has ended, say that it was ready?"""
+        if self._ready is not None:
+            self._is_ready = bool(os.read(self._ready, 1))
+            os.close(self._ready)
+            self._ready = None
+        return self._is_ready
 
     @property
     def state(self) -> State:
@@ -153,19 +184,27 @@ class Child:
 
     def stop(self) -> None:
         """End it, and wait until it has ended: soon, or at once."""
-        if self.state is State.ENDED or self._process is None:
-            return
-        self.was_stopped = True
-        self._send(signal.SIGTERM)
+        if self.state is not State.ENDED:
+            self.was_stopped = True
+            self._end(signal.SIGTERM)
+
+    def stop_from_outside(self) -> None:
+        """The same for who is not the starter: the run did not report, and is repeated."""
+        if self.state is not State.ENDED:
+            self._end(FROM_OUTSIDE)
+            # Else it has ended by itself at last, as the job did.
+            self._has_failed = self._returncode() in (-FROM_OUTSIDE, -signal.SIGKILL)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._send(number)
         # One that stands still is told when it goes on.
         self._send(signal.SIGCONT)
-        try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        until = time.monotonic() + STOP_TIMEOUT_S
+        while self._returncode() is None:
+            if time.monotonic() > until:
+                self._send(signal.SIGKILL)
+            time.sleep(_WAIT_S)
 
     def _send(self, number: signal.Signals) -> None:
-        # It has not been waited for, so its number is nobody else's.
-        if self._process is not None and self.status is None:
-            self._process.send_signal(number)
+        if self._process is not None:
+            os.kill(self._process.pid, number)

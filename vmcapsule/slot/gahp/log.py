@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from vmcapsule.slot.ending import say
+
 
 def log(text: str) -> None:
     """A line for the starter's log.  Nothing of the job's ad, which has secrets."""
-    try:
-        print(f"vmcapsule-vm-gahp: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        # It is the starter's pipe, which may be full or gone: the job matters more.
-        return
+    # It is the starter's pipe, which may be full or gone: the job matters more.
+    say(f"vmcapsule-vm-gahp: {text}", sys.stderr)

@@ -5,11 +5,12 @@ It runs as the job's owner, in the job's folder.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Sequence
 
-from vmcapsule.capsule.record import RETURNED, VMWARE, Capsule
+from vmcapsule.capsule.record import VMWARE, Capsule
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import ToolError
 from vmcapsule.slot import execute, hypervisor
@@ -26,8 +27,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     ready, memory_mib, cpus = (int(each) for each in arguments)
     # Whatever ends us from now on, file transfer finds what it is to bring.
-    (Path.cwd() / RETURNED).mkdir(exist_ok=True)
-    os.write(ready, b"\n")
+    execute.begin_return(Path.cwd())
+    with contextlib.suppress(OSError):  # nobody waits for it any more
+        os.write(ready, b"\n")
     os.close(ready)
 
     def run(made: Capsule, told: Slot) -> str:
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             return execute.in_qemu(asked, told)
         return _in_vmware(asked, product)
 
-    return execute.main(run)
+    return execute.main(run, in_gahp=True)
 
 
 def _in_vmware(made: Capsule, product: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Sequence
 
 from vmcapsule.errors import UsageError, VmCapsuleError
+from vmcapsule.slot.ending import die
 from vmcapsule.slot.gahp.dialogue import VM_TYPE
 from vmcapsule.slot.gahp.log import log
 
@@ -47,8 +48,6 @@ def main(arguments: Sequence[str], program: str) -> int:
         log(str(error))
         return error.exit_status
     if status is not None and status < 0:
-        from vmcapsule.slot.execute import die
-
         die(-status)
     return status or 0
 

@@ -13,6 +13,7 @@ import signal
 from types import FrameType
 from typing import Optional
 
+from vmcapsule.slot import ending
 from vmcapsule.slot.gahp.child import Child
 from vmcapsule.slot.gahp.dialogue import GREETING, Dialogue, State
 from vmcapsule.slot.gahp.lines import Lines
@@ -28,17 +29,27 @@ _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 def serve(vm_type: str, child: Child) -> Optional[int]:
     """Talk until there is no more to say; return how the job ended.
 
-    As `subprocess.Popen.returncode`; None where there was no job, or it was stopped.  The
-    machine has ended then, whatever happened.
+    As `subprocess.Popen.returncode`; None where there was no job, or the starter stopped it.
+    Whoever else ends this process ends no job: it did not report then.  The machine has ended
+    in any case.
     """
     for number in _STOPS:
         signal.signal(number, _stop)
     # A starter that is gone is told by the end of what it says.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    dialogue = Dialogue(vm_type, child)
     try:
-        _talk(Dialogue(vm_type, child), child)
-    except (KeyboardInterrupt, BrokenPipeError):
+        _talk(dialogue, child)
+    except KeyboardInterrupt:
         log("ended from outside")
+        if not dialogue.is_over:
+            child.stop_from_outside()
+    except BrokenPipeError:
+        log("the starter has gone")
+    except Exception:
+        # An exit code of ours would be the job's.
+        log(f"a fault of the vm-gahp's own: {ending.details()}")
+        child.stop_from_outside()
     finally:
         child.stop()
     return None if child.was_stopped else child.status

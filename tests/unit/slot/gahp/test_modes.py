@@ -23,7 +23,7 @@ from vmcapsule.errors import ToolError
 from vmcapsule.slot.gahp.child import Child, Owner
 from vmcapsule.slot.gahp.dialogue import Asked, State
 from vmcapsule.slot.gahp.leftovers import end_all_in
-from vmcapsule.slot.program import write_program
+from vmcapsule.slot.program import write_probe, write_program
 
 #: Everybody may run it, which the tests' own Python need not let them.
 PYTHON = "/usr/bin/python3"
@@ -41,7 +41,9 @@ AS_USER: dict[str, Any] = (
 class Gahp:
     """A gahp and the starter's end of its pipes."""
 
-    def __init__(self, program: Path, folder: Path, path: str) -> None:
+    def __init__(
+        self, program: Path, folder: Path, path: str, stderr: Optional[Path] = None
+    ) -> None:
         env = {
             "PATH": f"{path}:/usr/bin:/bin",
             "VMGAHP_VMTYPE": "vmware",
@@ -53,7 +55,7 @@ class Gahp:
         self.process = subprocess.Popen(
             [PYTHON, program, "-f", "-t", "-M", "3"],
             cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
+            stderr=stderr.open("w") if stderr else subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self._out.readline().startswith("$VMGahpVersion")
 
@@ -108,7 +110,14 @@ def started(tmp_path: Path) -> Iterator[list[Gahp]]:
         gahp.process.wait(WAIT_S)
 
 
-def start(made: Capsule, tmp_path: Path, qemu: str, started: list[Gahp]) -> Gahp:
+def start(made: Capsule, tmp_path: Path, qemu: str, started: list[Gahp], **more: Any) -> Gahp:
+    program = with_qemu(made, tmp_path, qemu)
+    started.append(Gahp(program, made.folder, str(program.parent), **more))
+    return started[-1]
+
+
+def with_qemu(made: Capsule, tmp_path: Path, qemu: str) -> Path:
+    """The program, and beside it a QEMU that is a shell script."""
     (made.folder / RECORD).unlink()
     save_capsule(made, made.folder)
     folder = tmp_path / "bin"
@@ -118,9 +127,7 @@ def start(made: Capsule, tmp_path: Path, qemu: str, started: list[Gahp]) -> Gahp
     give(made.folder)
     made.folder.chmod(0o700)
     open_way(folder)
-    program = write_program(folder)
-    started.append(Gahp(program, made.folder, str(folder)))
-    return started[-1]
+    return write_program(folder)
 
 
 def owner_of(path: Path) -> int:
@@ -198,6 +205,10 @@ def wait_until_gone(made: Capsule) -> None:
     raise AssertionError(living(made))
 
 
+#: A machine that runs until it is told to go on.
+WAIT_FOR_GO = "while ! test -e go; do sleep 0.1; done"
+#: What a program says to its gahp as it begins.
+SAYS_READY = "os.write(int(sys.argv[2]), b'x')"
 #: A machine that runs until it is ended, and says that it is there.
 ENDLESS = "echo >running; exec sleep 600"
 
@@ -230,8 +241,68 @@ def test_the_machine_ends_with_it_however_it_ends(
     elif how.startswith("SIG"):
         gahp.process.send_signal(signal.Signals[how])
     # What it has to say is not waited for: a machine that is left would keep that open.
-    assert gahp.process.wait(WAIT_S) == (-9 if how == "SIGKILL" else 0)
+    # Who kills it is not the starter: the run has not reported, and is repeated.
+    ends = {"SIGKILL": -signal.SIGKILL, "SIGTERM": -UNREPORTED_SIGNAL}
+    assert gahp.process.wait(WAIT_S) == ends.get(how, 0)
     wait_until_gone(made)
+    if how == "SIGTERM":
+        assert "from outside" in (made.folder / RETURNED / "reason.txt").read_text()
+
+
+def test_a_program_that_is_replaced_meanwhile_is_no_end_of_the_jobs(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, f"echo >running; {WAIT_FOR_GO}; exit 1", started)
+    gahp.say(*KNOWN)
+    wait_for(made.folder / "running")
+    # As 'cp' does it: into the file that runs.
+    write_probe(tmp_path / "new", None)
+    gahp.program.write_bytes((tmp_path / "new").read_bytes())
+    (made.folder / "go").touch()
+    status, said = gahp.end()
+    assert status == -UNREPORTED_SIGNAL, said
+
+
+def test_a_machine_that_is_ready_late_runs_all_the_same(made: Capsule, tmp_path: Path) -> None:
+    """The gahp has given up waiting then, or has gone."""
+    program = with_qemu(made, tmp_path, "exit 0")
+    reads, says = os.pipe()
+    os.close(reads)
+    done = subprocess.run(
+        [PYTHON, program, "machine", str(says), "0", "0"],
+        cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, pass_fds=(says,),
+        capture_output=True, text=True, timeout=WAIT_S, **AS_USER,
+    )  # fmt: skip
+    os.close(says)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "status"), [("", -UNREPORTED_SIGNAL), (SAYS_READY, 7)], ids=["not-ready", "ready"]
+)
+def test_what_ends_before_it_is_ready_is_not_the_job(
+    tmp_path: Path, text: str, status: int
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"import os, sys\n{text}\nsys.exit(7)\n")
+    child = Child(Owner(), str(program))
+    child.start(Asked())
+    for _ in range(WAIT_S * 10):
+        if child.state is State.ENDED:
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    assert child.status == status
+    # Its number is nobody else's as long as the starter may watch it.
+    assert Path(f"/proc/{child.pid}").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's starter runs jobs of others")
+def test_a_gahp_that_cannot_be_heard_ends_as_the_job(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    gahp = start(made, tmp_path, "exit 0", started, stderr=Path("/dev/full"))
+    gahp.say(*KNOWN)
+    assert gahp.process.wait(WAIT_S) == 0
 
 
 def state_of(pid: int) -> str:
