@@ -16,16 +16,31 @@ def end_all_in(folder: Path) -> list[int]:
     """Kill this user's processes that work in ``folder``; return their numbers.
 
     Root ends nobody's: a process can go anywhere, and in a folder of that name be somebody
-    else's.  The process that calls is spared.
+    else's.  The process that calls is spared, and on whose behalf it does: where HTCondor is
+    not root, a starter is the job's user, and works in the job's folder.
     """
     if os.geteuid() == 0:
         return []
-    place = folder.resolve()
+    place, spared = folder.resolve(), _callers()
     return [
         int(entry.name)
         for entry in PROC.iterdir()
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _end(entry, place)
+        if entry.name.isdigit() and int(entry.name) not in spared and _end(entry, place)
     ]
+
+
+def _callers() -> set[int]:
+    """This process, its parent, and so on up to the first that is not to be seen."""
+    found, pid = set[int](), os.getpid()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        try:
+            status = (PROC / str(pid) / "stat").read_bytes()
+        except OSError:
+            break
+        # Behind the program's name, which may hold anything: the state, and the parent.
+        pid = int(status.rpartition(b")")[2].split()[1])
+    return found
 
 
 def switch_off_all_in(folder: Path) -> None:

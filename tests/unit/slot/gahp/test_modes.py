@@ -523,6 +523,24 @@ def test_what_is_left_in_a_folder_is_ended_and_nothing_else(tmp_path: Path) -> N
             each.wait()
 
 
+def test_who_has_the_rest_ended_is_spared(tmp_path: Path) -> None:
+    """A starter works in the job's folder, and is the job's user where it is not root."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    folder.chmod(0o777)
+    open_way(folder)
+    tmp_path.chmod(0o755)
+    command = [PYTHON, str(write_program(tmp_path)), *KILL, str(folder)]
+    # Above it is one more of the kind.
+    starter = f"import subprocess; print(subprocess.call({command})); print('lives')"
+    above = f"import subprocess; subprocess.call([{PYTHON!r}, '-c', {starter!r}]); print('too')"
+    done = subprocess.run(
+        [PYTHON, "-c", above], cwd=folder,
+        capture_output=True, text=True, timeout=WAIT_S, check=False, **AS_USER,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "0\nlives\ntoo\n"), done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may end what is not its own")
 def test_root_ends_nothing(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "600"], cwd=tmp_path) as running:
