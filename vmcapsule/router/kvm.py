@@ -96,6 +96,10 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
         "JobVMMemory": capsule.memory_mib,
         "JobVM_VCPUS": capsule.cpus,
         "JobVMNetworking": capsule.network,
+        # The user's own words for these would have HTCondor's vm-gahp fail on a machine, which
+        # is then out of service.
+        "JobVMNetworkingType": quote("nat") if capsule.network else "undefined",
+        "JobVMHardwareVT": False,
         "JobVMCheckpoint": False,
         asked.DISKS: _disk_list(capsule),
         asked.KERNEL: _plain(capsule.kernel),

@@ -76,6 +76,14 @@ def test_a_capsule_that_boots_by_itself_tells_of_no_kernel() -> None:
     assert read_asked((ad.long_form() + BY_HTCONDOR).encode()).kernel == ""
 
 
+def test_a_users_words_put_no_machine_out_of_service() -> None:
+    said = 'jobVMNetworkingType = "x"\nJobVMHardwareVT = true\n'
+    for network, kind in ((True, "nat"), (False, None)):
+        ad = routed(CAPSULE._replace(network=network), said)
+        assert ad.string("JobVMNetworkingType") == kind
+        assert ad.boolean("JobVMHardwareVT") is False
+
+
 def test_outputs_come_back_beside_the_capsules_own_disk() -> None:
     ad = routed()
     assert ad.string("TransferOutput") == "data.vmdk"

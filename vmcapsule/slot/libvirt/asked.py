@@ -36,7 +36,8 @@ _KNOWN = (
 )
 
 _MEMORY_MIB_MAX = 64 << 20
-_CPUS_MAX = 1024
+#: QEMU's machine `vmcapsule.vm.boot.MACHINE` has no more, and does not start with more.
+_CPUS_MAX = 288
 _DISKS_MAX = 16
 #: Linux reads no more of a command line.
 CMDLINE_CHARS_MAX = 2047

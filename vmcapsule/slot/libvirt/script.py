@@ -22,6 +22,7 @@ from typing import BinaryIO, List, Mapping, Optional, Sequence, Tuple
 from vmcapsule.atomic import write_file
 from vmcapsule.errors import AdError, ConfigError, ToolError, one_line
 from vmcapsule.slot.libvirt.asked import AD_BYTES_MAX, Asked, read_asked
+from vmcapsule.slot.libvirt.disks import check_forms
 from vmcapsule.slot.libvirt.domain import Host, domain, refusal
 from vmcapsule.vm import accelerator
 
@@ -69,6 +70,7 @@ def document(ad: bytes, arguments: Sequence[str], environment: Mapping[str, str]
     _check_open(QEMU_HOME)
     asked = read_asked(ad)
     check_files(asked, folder, uid)
+    check_forms(asked, folder, uid, gid)
     group = kvm_group(uid, gid) if kvm_works() else None
     if asked.require_kvm and group is None:
         raise AdError("the job requires KVM, and here its guest would be emulated")

@@ -72,7 +72,7 @@ def test_what_is_undefined_is_not_there() -> None:
         ("JobVMMemory", "-1"),
         ("JobVMMemory", "320 * 2"),
         ("JobVMMemory", "4294967296"),
-        ("JobVM_VCPUS", "2000"),
+        ("JobVM_VCPUS", "289"),
         ("JobVM_VCPUS", "undefined"),
         ("JobVMNetworking", "1"),
         ("VmCapsuleKernel", '"/boot/vmlinuz"'),

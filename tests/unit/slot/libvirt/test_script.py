@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Mapping, Optional
 from xml.etree import ElementTree
@@ -16,9 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.slot.libvirt.test_asked import AD
+from tests.unit.users import open_way
+from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import AdError, ToolError
 from vmcapsule.slot import entry
-from vmcapsule.slot.libvirt import script
+from vmcapsule.slot.libvirt import disks, script
 from vmcapsule.slot.libvirt.asked import AD_BYTES_MAX, read_asked
 from vmcapsule.slot.libvirt.domain import Host, domain, refusal
 from vmcapsule.slot.program import write_probe
@@ -26,6 +30,8 @@ from vmcapsule.vm import accelerator, boot
 
 CHECKOUT = Path(__file__).resolve().parents[4]
 FILES = ("system.vmdk", "data.vmdk", "vmlinux", "initrd.img")
+#: As little of one as is looked at.
+KERNEL = b"\x7fELF\x02"
 #: Somebody: no job is root's.
 UID, GID = 60101, 60102
 #: What vm-gahp looks for in libvirt's answer, to tell the job's fault from the machine's.
@@ -37,12 +43,21 @@ def folder(tmp_path: Path) -> Path:
     """A job's folder with what was transferred, as a starter of root's leaves it."""
     made = tmp_path / "dir_7"
     made.mkdir()
+    (tmp_path / "raw").write_bytes(bytes(1 << 20))
     for name in FILES:
-        (made / name).write_bytes(b"x")
-    if os.geteuid() == 0:
-        for path in (made, *made.iterdir()):
-            os.chown(path, UID, GID)
+        if name.endswith(".vmdk"):
+            create_vmdk(tmp_path / "raw", made / name, "monolithicSparse")
+        else:
+            (made / name).write_bytes(KERNEL)
+    chown_all(made)
+    open_way(made)
     return made
+
+
+def chown_all(folder: Path) -> None:
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, UID, GID, follow_symlinks=False)
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -229,6 +244,71 @@ def test_a_file_that_is_not_the_jobs_own_is_refused(
         path.mkdir()
     made, said = run(ad_of(folder), environment(folder))
     assert blamed(made) and f"'{name}'" in said
+
+
+def qcow2(version: int = 3, backing_at: int = 0) -> bytes:
+    return struct.pack(">4sIQ", b"QFI\xfb", version, backing_at) + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "content", "is_fine"),
+    [
+        ("data.vmdk", "vmdk", b"garbage", False),
+        ("data.vmdk", "vmdk", b"KDMV" + b"\xff" * 2000, False),
+        ("data.vmdk", "vmdk", b"", False),
+        ("data.vmdk", "raw", b"garbage", True),
+        ("data.vmdk", "qcow2", b"garbage", False),
+        ("data.vmdk", "qcow2", b"", False),
+        ("data.vmdk", "qcow2", qcow2(), True),
+        ("data.vmdk", "qcow2", qcow2(version=9), False),
+        ("data.vmdk", "qcow2", qcow2(backing_at=500), False),
+        ("vmlinux", "vmdk", b"garbage", False),
+        ("vmlinux", "vmdk", bytes(0x202) + b"HdrS", True),
+    ],
+)
+def test_a_file_that_qemu_would_not_start_with_is_the_jobs_fault(
+    folder: Path, name: str, form: str, content: bytes, is_fine: bool
+) -> None:
+    """Else HTCondor takes the VM universe of machine after machine out of service."""
+    (folder / name).write_bytes(content)
+    ad = ad_of(folder).replace(b"data.vmdk:vdb:w:vmdk", f"data.vmdk:vdb:w:{form}".encode())
+    made, said = run(ad, environment(folder))
+    if is_fine:
+        assert made.get("type") == "qemu", said
+    else:
+        assert blamed(made) and name in said
+
+
+def test_a_disk_that_can_only_be_read_is_not_written_to(folder: Path, tmp_path: Path) -> None:
+    (folder / "data.vmdk").unlink()
+    create_vmdk(tmp_path / "raw", folder / "data.vmdk", "streamOptimized")
+    chown_all(folder)
+    made, said = run(ad_of(folder), environment(folder))
+    assert blamed(made) and "compressed" in said
+    made, _ = run(ad_of(folder).replace(b"vdb:w:", b"vdb:r:"), environment(folder))
+    assert made.get("type") == "qemu"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could open what the user cannot")
+def test_root_opens_no_disk_itself(folder: Path, tmp_path: Path) -> None:
+    (folder / "data.vmdk").chmod(0o000)
+    assert blamed(run(ad_of(folder), environment(folder))[0])
+    (folder / "data.vmdk").chmod(0o600)
+    # Where the user cannot get in at all the machine is at fault.
+    tmp_path.chmod(0o700)
+    made, said = run(ad_of(folder), environment(folder))
+    assert is_refusal(made) and not blamed(made) and "cannot get into" in said
+
+
+def test_a_look_that_does_not_end_is_the_jobs_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disks, "LOOK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(disks, "read_vmdk", lambda path: time.sleep(600))
+    begun = time.monotonic()
+    with pytest.raises(AdError, match="in time"):
+        script.document(ad_of(folder), [], environment(folder))
+    assert time.monotonic() - begun < 30
 
 
 def test_another_folder_than_the_starters_is_refused(folder: Path, tmp_path: Path) -> None:
