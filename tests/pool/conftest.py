@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Generator, Iterator
 
@@ -25,23 +26,38 @@ def namespaces() -> None:
 
 
 @pytest.fixture(scope="session")
-def pool(request: pytest.FixtureRequest) -> Iterator[Pool]:
-    """A pool with the plugin installed; it dies with this process, come what may.
+def suite() -> str:
+    """The Debian suite that pools stand on.
 
-    The variable VMCAPSULE_POOL_SUITE names another Debian suite than trixie;
-    the tests are skipped, with the reason, when one that moves cannot be had today.
+    The variable VMCAPSULE_POOL_SUITE names another one than trixie; the tests are skipped,
+    with the reason, when one that moves cannot be had today.
     """
-    made = Pool(os.environ.get("VMCAPSULE_POOL_SUITE", "trixie"), f"test-{os.getpid()}")
+    return os.environ.get("VMCAPSULE_POOL_SUITE", "trixie")
+
+
+@pytest.fixture(scope="session")
+def pool(request: pytest.FixtureRequest, suite: str) -> Iterator[Pool]:
+    """A pool with the plugin installed."""
+    with running(request.config, suite) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def running(config: pytest.Config, suite: str) -> Iterator[Pool]:
+    """A pool for tests; it dies with this process, come what may."""
+    made = Pool(suite, f"test-{os.getpid()}")
     try:
         made.start()
     except SuiteUnavailable as error:
         pytest.skip(str(error))
     except VmCapsuleError as error:
         pytest.fail(str(error), pytrace=False)
-    request.config.stash[_RUNNING] = made
-    yield made
-    del request.config.stash[_RUNNING]
-    made.stop()
+    config.stash[_RUNNING] = made
+    try:
+        yield made
+    finally:
+        del config.stash[_RUNNING]
+        made.stop()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -8,7 +8,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List
+from typing import Dict, Iterator, List
 
 from tests.pool.daemons import LOGS
 from tests.pool.space import account_in
@@ -28,6 +28,15 @@ PACKAGES = {
     "ca-certificates": "etc/ssl/certs/ca-certificates.crt",
     "util-linux": "usr/bin/setpriv",
     "mount": "usr/bin/mount",
+}
+#: A suite of which the name ends so stands for that suite with `LIBVIRT_PACKAGES` beside.
+WITH_LIBVIRT = "-kvm"
+LIBVIRT_PACKAGES = {
+    "condor-vm-gahp": "usr/sbin/condor_vm-gahp",
+    "libvirt-daemon": "usr/sbin/libvirtd",
+    "libvirt-daemon-log": "usr/sbin/virtlogd",
+    "libvirt-daemon-system": "var/lib/libvirt/qemu",
+    "libvirt-clients": "usr/bin/virsh",
 }
 OPTIONS = (
     # Packages come from signed archives; there is no time for documentation.
@@ -63,22 +72,32 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def packages(suite: str) -> Dict[str, str]:
+    """The packages of a suite's root, each with what is there when it is set up."""
+    return {**PACKAGES, **(LIBVIRT_PACKAGES if suite.endswith(WITH_LIBVIRT) else {})}
+
+
+def _debians(suite: str) -> str:
+    """The suite as Debian calls it."""
+    return suite.removesuffix(WITH_LIBVIRT)
+
+
 def is_current(folder: Path, suite: str) -> bool:
     """Is ``folder``/root there, made by today's recipe, whole, and as it was made?"""
     digest = folder / "root" / _DIGEST
     if not digest.is_file() or digest.read_text() != _digest(suite):
         return False
     # Somebody may have given the whole cache to its user.
-    return digest.stat().st_uid == 0 and not lacking(folder / "root")
+    return digest.stat().st_uid == 0 and not lacking(folder / "root", suite)
 
 
-def lacking(root: Path) -> List[str]:
+def lacking(root: Path, suite: str) -> List[str]:
     """What a pool would miss in ``root``, as paths in it and accounts; none: it is whole.
 
     HTCondor's master ends at once where it cannot write the log, whose folder is made by a
     script of Debian's package, if that finds the right one.
     """
-    lacks = [f"/{file}" for file in PACKAGES.values() if not (root / file).is_file()]
+    lacks = [f"/{path}" for path in packages(suite).values() if not (root / path).exists()]
     accounts = {user: account_in(root, user) for user in (_CONDOR, *USERS)}
     lacks += [f"the user '{user}'" for user, account in accounts.items() if account is None]
     log = root / LOGS.lstrip("/")
@@ -105,15 +124,17 @@ def build_root(folder: Path, suite: str) -> None:
         message = f"{folder} has {free >> 20} MiB free, a pool's root may take more"
         raise ToolError(message, f"free {_ROOM_BYTES >> 20} MiB there")
     try:
-        debian_packages(aside, suite=suite, packages=[*PACKAGES], options=_options(suite))
+        debian_packages(
+            aside, suite=_debians(suite), packages=[*packages(suite)], options=_options(suite)
+        )
     except ToolError as error:
         shutil.rmtree(aside, ignore_errors=True)
-        if suite not in MOVING:
+        if _debians(suite) not in MOVING:
             raise
         message = f"Debian's suite '{suite}' cannot be installed today: {error.message}"
         raise SuiteUnavailable(message, "try again later, or use another suite") from error
     _complete(aside)
-    lacks = lacking(aside)
+    lacks = lacking(aside, suite)
     if lacks:
         shutil.rmtree(aside)
         message = f"Debian's suite '{suite}' was installed without {', '.join(lacks)}"
@@ -143,10 +164,10 @@ def _complete(root: Path) -> None:
 
 def _options(suite: str) -> tuple[str, ...]:
     """What mmdebstrap is told beside the packages."""
-    return (*OPTIONS, *(MOVING_OPTIONS if suite in MOVING else ()))
+    return (*OPTIONS, *(MOVING_OPTIONS if _debians(suite) in MOVING else ()))
 
 
 def _digest(suite: str) -> str:
     """A name for the recipe: another recipe gives another."""
-    recipe = repr((suite, tuple(PACKAGES), _options(suite), USERS, FIRST_UID))
+    recipe = repr((suite, tuple(packages(suite)), _options(suite), USERS, FIRST_UID))
     return hashlib.sha256(recipe.encode()).hexdigest()

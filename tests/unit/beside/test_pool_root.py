@@ -21,9 +21,9 @@ NO_LOG = (
 )
 
 
-def install(folder: Path, without: str = "") -> None:
+def install(folder: Path, without: str = "", suite: str = "trixie") -> None:
     """What mmdebstrap leaves, with HTCondor's user as ours; ``without`` one file or folder."""
-    for file in root.PACKAGES.values():
+    for file in root.packages(suite).values():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).touch()
     (folder / LOG).mkdir(parents=True)
@@ -110,6 +110,25 @@ def test_a_root_that_lost_something_is_built_anew(
     path = made / gone
     path.rmdir() if path.is_dir() else path.unlink()
     assert not root.is_current(made.parent, "trixie")
+
+
+def test_a_root_with_libvirt_is_of_the_same_suite_and_another_root(
+    build: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def packages(folder: Path, **given: object) -> None:
+        asked.update(given)
+        install(folder, suite="trixie-kvm")
+
+    made = build("")
+    assert "/usr/bin/virsh" in root.lacking(made, "trixie-kvm")
+    monkeypatch.setattr(root, "debian_packages", packages)
+    root.build_root(tmp_path, "trixie-kvm")
+    assert asked["suite"] == "trixie"
+    assert {"condor", "condor-vm-gahp", "libvirt-daemon-system"} <= {*asked["packages"]}
+    assert root.lacking(made, "trixie-kvm") == []
+    assert not root.is_current(tmp_path, "trixie")
 
 
 # A pool that does not come up

@@ -1,0 +1,74 @@
+"""Jobs whose machines are libvirt's, and what is left of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import List, Optional
+
+from tests.pool.faults import assert_quiet
+from tests.pool.kvm.libvirt import Libvirt
+from tests.pool.pool import JobId, Pool
+from vmcapsule.classad.ads import Ad
+
+#: Emulated, many at once, and a starter that waits.
+TIMEOUT_S = 900
+QEMU = r"\S*qemu-system-x86_64 "
+GAHP = r"\S*condor_vm-gahp "
+
+
+def processes(pool: Pool, pattern: str) -> List[int]:
+    """The host's numbers of what runs inside, whose arguments begin with ``pattern``."""
+    running = pool.space.processes()
+    return [pid for pid, argv in running.items() if re.match(pattern, " ".join(argv) + " ")]
+
+
+def copy_of(pool: Pool, job: JobId) -> Ad:
+    """The one copy that the router made of ``job``."""
+    (copy,) = pool.routed(job)
+    return copy
+
+
+def machine_of(pool: Pool, job: JobId) -> Optional[int]:
+    """The QEMU of ``job`` as the host sees it."""
+    name = _name_of(pool, job)
+    found = processes(pool, rf"{QEMU}.*guest={re.escape(name)}[, ]") if name else []
+    return found[0] if found else None
+
+
+def _name_of(pool: Pool, job: JobId) -> Optional[str]:
+    """How vm-gahp calls the machine of ``job``, which is alice's: by the routed job."""
+    for copy in pool.queue(f'RoutedFromJobId == "{job}"'):
+        return f"alice_pool.test_{copy.integer('ClusterId')}.0"
+    return None
+
+
+def wait_for_machine(pool: Pool, job: JobId) -> int:
+    """Wait until a machine runs for ``job``; return its process on the host."""
+
+    def runs() -> bool:
+        # A machine that is killed as libvirt starts it vm-gahp starts once more.
+        asked = ["virsh", "domstate", _name_of(pool, job) or "none"]
+        return pool.run("root", asked, check=False).stdout.strip() == b"running"
+
+    pool.until(runs, TIMEOUT_S, f"the machine of {job}")
+    pid = machine_of(pool, job)
+    assert pid is not None
+    return pid
+
+
+def assert_all_gone(pool: Pool, libvirt: Libvirt) -> None:
+    """No job, no machine, no gahp, and no file of theirs is left."""
+    pool.until(lambda: not libvirt.domains(), TIMEOUT_S, "libvirt to have no machine")
+    assert_quiet(pool)
+    assert processes(pool, GAHP) == []
+    runs = [path.name for path in pool.path("/run/libvirt/qemu").glob("*.xml")]
+    assert runs == []
+
+
+def user_of(pid: int) -> int:
+    """The user that a process is, in all ways."""
+    match = re.search(r"^Uid:\s+(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert match is not None
+    (uid,) = {int(each) for each in match[1].split()}
+    return uid
