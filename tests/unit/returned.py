@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Optional
 
 from tests.unit.edits import raw_edit
-from vmcapsule import contract
+from vmcapsule import contract, process
 from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
+from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
@@ -104,6 +105,22 @@ def make_capsule(
     save_source_ad(job.long_form(), folder)
     save_capsule(made, folder)
     return made
+
+
+def put_redo_log(made: Capsule, folder: Path) -> Path:
+    """Have all that its guest wrote be in a redo log in ``folder``, which VMware makes so."""
+    whole = made.folder / "whole"
+    convert = ["qemu-img", "convert", "-O"]
+    process.run([*convert, "raw", "-f", "vmdk", made.data_disk, whole], timeout_s=60)
+    for path in Disk.at(made.data_disk).files:
+        path.unlink()
+    make_disk(made.data_disk, "monolithicSparse")
+    folder.mkdir(exist_ok=True)
+    log = folder / "data-000001.vmdk"
+    over = ["-B", made.data_disk, "-F", "vmdk"]
+    process.run([*convert, "vmdk", "-f", "raw", *over, whole, log], timeout_s=60)
+    whole.unlink()
+    return log
 
 
 def make_arrived(home: Path) -> Capsule:

@@ -15,10 +15,10 @@ from typing import ContextManager, Iterable, Mapping, Optional
 from vmcapsule.atomic import write_file
 from vmcapsule.capsule import states
 from vmcapsule.capsule.record import Capsule, source_ad
+from vmcapsule.capsule.returned import returned_disk
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.contract import INDEX_BYTES_MAX
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import OutputBlocked, OutputMissing, UsageError, VmCapsuleError
 from vmcapsule.files import read_regular
@@ -45,8 +45,7 @@ def job_of(made: Capsule) -> SourceJob:
 
 def _returned(made: Capsule) -> ContextManager[FatVolume]:
     """What the guest left, to be read inside a ``with`` block; no larger than it was given."""
-    disk = DataDisk(made.returned_disk, made.part_offset_bytes)
-    return disk.opened(made.folder, made.data_bytes)
+    return returned_disk(made).opened(made.folder, made.data_bytes)
 
 
 def exit_of(made: Capsule) -> JobExit:

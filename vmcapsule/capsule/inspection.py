@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterator, Mapping, Optional
 
 from vmcapsule import contract
 from vmcapsule.capsule.record import load_capsule
+from vmcapsule.capsule.returned import returned_disk
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import UsageError, VmCapsuleError, escaped
@@ -22,18 +23,17 @@ def inspect(where: Path, offset_bytes: Optional[int]) -> dict[str, Any]:
     Everything in it was written by a guest: text is escaped when it is shown.
     """
     if where.is_dir():
-        made = load_capsule(where)
-        disk_path, offset_bytes = made.returned_disk, made.part_offset_bytes
+        disk = returned_disk(load_capsule(where))
     elif where.is_file():
-        disk_path = where
+        disk = DataDisk(where, offset_bytes)
     else:
         raise UsageError(
             f"there is no capsule '{where}'", "name a capsule's folder or a data.vmdk"
         )
     with tempfile.TemporaryDirectory(prefix="vmcapsule-") as scratch:
-        with DataDisk(disk_path, offset_bytes).opened(Path(scratch)) as volume:
+        with disk.opened(Path(scratch)) as volume:
             return {
-                "data_disk": str(disk_path),
+                "data_disk": str(disk.path),
                 "free_bytes": volume.free_bytes,
                 **{name: _section(read, volume) for name, read in _SECTIONS.items()},
             }

@@ -77,22 +77,22 @@ class Capsule(NamedTuple):
     def returned_disk(self) -> Path:
         """The data disk to take outputs from: what the last run handed back, else what lies
         here, which no guest has written to."""
-        returned = self.folder / RETURNED
-        disk = returned / self.data_disk.name
-        return disk if disk.exists() and _is_of_last_run(returned) else self.data_disk
+        disk = self.folder / RETURNED / self.data_disk.name
+        return disk if disk.exists() and self.has_handed_back else self.data_disk
+
+    @property
+    def has_handed_back(self) -> bool:
+        """Is what lies in `RETURNED`, if anything does, the last run's?"""
+        try:
+            return (self.folder / RETURNED / HANDED_BACK).lstat().st_size > 0
+        except OSError:
+            # By another route, whose job runs once, or by an older program.
+            return True
 
     @property
     def state(self) -> State:
         """How far it came, read anew; raises `UsageError` where that cannot be told."""
         return state_of(self.folder)
-
-
-def _is_of_last_run(returned: Path) -> bool:
-    try:
-        return (returned / HANDED_BACK).lstat().st_size > 0
-    except OSError:
-        # By another route, whose job runs once, or by an older program.
-        return True
 
 
 def save_capsule(capsule: Capsule, folder: Path) -> None:

@@ -31,6 +31,8 @@ Value = Union[str, int, float, bool]
 #: It ends at the equals sign, so that an expression of any length is gone through once.
 _NAME = re.compile(r"('(?:[^'\\]|\\.)+'|[A-Za-z_][\w.]*)\s*=(?!=|\?=|!=)", re.A | re.S)
 _BLANKS = " \t\n\r\f\v"
+#: What needs no library to be evaluated.
+_WORDS = {"undefined": None, "true": True, "false": False}
 #: The line between the two ads that a hook is sent.
 SEPARATOR = re.compile(r"^-{3,}[ \t]*\r?$", re.MULTILINE)
 
@@ -80,8 +82,10 @@ class Ad:
         Raises `AdError` when the expression evaluates to ERROR.
         """
         text = self.expr(name)
-        if text is None or text.lower() == "undefined":
+        if text is None:
             return None
+        if text.lower() in _WORDS:
+            return _WORDS[text.lower()]
         literal: Any = lex.literal_string(text)
         if literal is None:
             literal = lex.literal_integer(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
@@ -12,12 +13,12 @@ from vmcapsule.disk.extents import created, write_at
 from vmcapsule.disk.fat.boot import read_geometry
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
+from vmcapsule.disk.vmdk.format import Vmdk, read_delta, read_vmdk
 from vmcapsule.disk.vmdk.vmdk import (
     in_place,
     make_transferable,
     mapped,
     raw_edit,
-    read_vmdk,
     viewed,
 )
 from vmcapsule.disk.vmdk.write import flat_beside, write_flat
@@ -29,15 +30,17 @@ class DataDisk(NamedTuple):
 
     ``offset_bytes`` is where the partition begins; None: the first one that is vfat.  Each
     method raises `DiskError` for a disk that is damaged and `TemplateError` where no vfat
-    file system begins there.
+    file system begins there.  Where ``path`` names a redo log, ``base`` is the disk that it
+    is over; it can be looked at and opened, and nothing else.
     """
 
     path: Path
     offset_bytes: Optional[int] = None
+    base: Optional[Path] = None
 
     def look(self) -> Disk:
         """Which files it consists of, and how large it is."""
-        return Disk.at(self.path)
+        return Disk.of(self._read())
 
     @contextmanager
     def opened(
@@ -49,7 +52,7 @@ class DataDisk(NamedTuple):
         converted into a folder of its own in ``scratch`` first.  A disk that claims more
         than ``size_bytes_max`` is refused: reading it could fill the host's.
         """
-        disk = read_vmdk(self.path)
+        disk = self._read()
         if size_bytes_max is not None and disk.capacity_bytes > size_bytes_max:
             raise DiskError(
                 f"the returned disk '{self.path}' claims {disk.capacity_bytes} bytes, it left "
@@ -59,6 +62,31 @@ class DataDisk(NamedTuple):
         with viewed(disk, scratch) as image:
             offset_bytes = locate_fat(image, disk.capacity_bytes, self.offset_bytes)
             yield FatVolume.open(image, offset_bytes)
+
+    def with_redo_log(self, folder: Path) -> DataDisk:
+        """This disk with what is in the redo log over it that lies in ``folder``, if one does.
+
+        Raises `DiskError` where several do.
+        """
+        stem, name = re.escape(self.path.stem), re.escape(self.path.name)
+        is_log = re.compile(rf"{stem}-[0-9]{{6}}\.vmdk|{name}\.REDO_\w{{1,32}}", re.ASCII)
+        try:
+            found = [path for path in folder.iterdir() if is_log.fullmatch(path.name)]
+        except FileNotFoundError:
+            return self
+        if len(found) > 1:
+            raise DiskError(
+                f"there are {len(found)} redo logs of '{self.path.name}' in '{folder}'",
+                "have one snapshot taken of a machine, and none of that; run the job again",
+            )
+        return self._replace(path=found[0], base=self.path) if found else self
+
+    def _read(self) -> Vmdk:
+        return (
+            read_vmdk(self.path)
+            if self.base is None
+            else read_delta(self.path, read_vmdk(self.base))
+        )
 
     @contextmanager
     def edited(self) -> Iterator[FatVolume]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, Tuple
 
 from vmcapsule.disk.extents import open_image
-from vmcapsule.disk.vmdk.vmdk import read_vmdk
+from vmcapsule.disk.vmdk.format import Vmdk, read_vmdk
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
 
 
@@ -29,7 +29,11 @@ class Disk(NamedTuple):
         Raises `DiskError` where it is damaged, of no known form, or names files that are
         not beside it.
         """
-        disk = read_vmdk(path)
+        return cls.of(read_vmdk(path))
+
+    @classmethod
+    def of(cls, disk: Vmdk) -> Disk:
+        """What everybody else sees of a vmdk disk; of a redo log its own files."""
         return cls(disk.path, disk.files, disk.capacity_bytes, disk.form)
 
 

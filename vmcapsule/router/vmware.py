@@ -93,9 +93,9 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
         "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
         "VMPARAM_VMware_VMDK_Files": file_list([*capsule.vmdk_files, *shared]),
         "VMPARAM_VMware_Transfer": True,
-        # With a snapshot the guest's writes would come back as a redo log that only
-        # VMware can read; without one the data disk itself comes back with the outputs.
-        "VMPARAM_VMware_SnapshotDisk": False,
+        # With a snapshot the guest's writes are in a redo log over the data disk, which is
+        # read as well.  HTCondor's default for one that is not said would be true.
+        "VMPARAM_VMware_SnapshotDisk": template.boolean("VMPARAM_VMware_SnapshotDisk") is True,
         **slot_jobs.transfer(capsule),
         **slot_jobs.counted(job),
         **slot_jobs.held_for_the_slot(template),

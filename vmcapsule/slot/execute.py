@@ -101,7 +101,7 @@ def _run_or_die(here: Path, run: Callable[[Capsule, Slot], str]) -> JobExit:
         if told.starts:
             staging.tell_starts(told.starts, disk)
         kind = run(made, told)
-        with disk.opened(here, made.data_bytes) as volume:
+        with disk.with_redo_log(here).opened(here, made.data_bytes) as volume:
             job_exit = read_exit(volume)
             outputs = extract.read_outputs(volume, job_exit)
             made = made._replace(data_disk=write_return(volume, outputs, made, aside(here)))

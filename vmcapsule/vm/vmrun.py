@@ -1,8 +1,9 @@
 """A machine run by VMware, through its own command ``vmrun``.
 
 The commands are those of "Using vmrun to Control Virtual Machines" for Workstation, Player
-and Server 1: ``vmrun -T PRODUCT start|stop|pause|unpause VMX`` and ``list``.  Tried with a
-stand-in that answers as documented, never with the product itself.
+and Server 1: ``vmrun -T PRODUCT start|stop|pause|unpause VMX`` and ``list``, and of
+Workstation ``snapshot VMX NAME``.  Tried with a stand-in that answers as documented, never
+with the product itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from vmcapsule.vm.watch import Watch, check_panic
 PROGRAM = "vmrun"
 #: What ``-T`` may name of the products that take the path of a .vmx and no password.
 PRODUCTS = ("ws", "player", "server1")
+#: Which of them has a command for a snapshot with a name; and ours.
+_WITH_SNAPSHOTS = ("ws",)
+SNAPSHOT = "vmcapsule"
 POLL_S = 2.0
 #: Starting one includes VMware's own daemon, and a look at the disks.
 START_TIMEOUT_S = 300.0
@@ -54,6 +58,12 @@ def run(
             time.sleep(POLL_S)
             watch.look(lambda: None)
     check_panic(console)
+
+
+def snapshot(product: str, vmx: Path) -> None:
+    """Have what the machine writes go to redo logs beside its disks, where VMware can."""
+    if product in _WITH_SNAPSHOTS:
+        _ask(product, "snapshot", vmx, SNAPSHOT)
 
 
 def is_running(product: str, vmx: Path) -> bool:

@@ -10,10 +10,11 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from tests.unit.returned import make_capsule, make_job
+from tests.unit.returned import make_capsule, make_job, put_redo_log
 from tests.unit.users import acting_as, give
 from vmcapsule.capsule import delivery, making, packing
 from vmcapsule.capsule.record import (
+    HANDED_BACK,
     ISOLATION,
     RETURNED,
     UNREPORTED_SIGNAL,
@@ -22,7 +23,7 @@ from vmcapsule.capsule.record import (
 )
 from vmcapsule.capsule.states import LEFT_OVER, State
 from vmcapsule.classad.ads import quote
-from vmcapsule.errors import DeliveryError, OutputBlocked, OutputMissing, UsageError
+from vmcapsule.errors import DeliveryError, GuestError, OutputBlocked, OutputMissing, UsageError
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import cleanup, settle
@@ -109,6 +110,21 @@ def test_a_delivery_is_not_repeated_by_finalize(made: Capsule, home: Path) -> No
     again, _ = finalize(hook_input(home, made))
     assert (home / "out1").read_bytes() == b"the user's next step was here"
     assert first == again and first.integer("ExitCode") == 0
+
+
+def test_what_came_back_as_a_redo_log_is_delivered(made: Capsule, home: Path) -> None:
+    log = put_redo_log(made, made.folder / RETURNED)
+    ad, _ = finalize(hook_input(home, made))
+    assert ad.integer("ExitCode") == 0 and found(home) == OUTPUTS
+    assert log.exists() and made.data_disk.stat().st_size < log.stat().st_size
+
+
+def test_a_redo_log_of_an_earlier_run_is_not_read(made: Capsule, home: Path) -> None:
+    put_redo_log(made, made.folder / RETURNED)
+    (made.folder / RETURNED / HANDED_BACK).touch()
+    with pytest.raises(GuestError):
+        finalize(hook_input(home, made))
+    assert found(home) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Optional
 
 import classad2
 import pytest
@@ -90,6 +91,19 @@ def test_every_attribute_of_the_classic_vmware_job_is_there() -> None:
     assert {name: ad.value(name) for name in expected} == expected
     for term in ("VM_Type", "VM_AvailNum", "VM_Memory", "Arch"):
         assert term in (ad.expr("Requirements") or "")
+
+
+@pytest.mark.parametrize(
+    ("said", "wants"), [("true", True), ("TRUE", True), ("false", False), (None, False)]
+)
+def test_a_snapshot_is_taken_where_the_ad_template_wants_one(
+    said: Optional[str], wants: bool
+) -> None:
+    template = shipped().without(["VMPARAM_VMware_SnapshotDisk"])
+    if said is not None:
+        template = template.with_({"VMPARAM_VMware_SnapshotDisk": said})
+    ad = routed_ad(recorded(), template, CAPSULE)
+    assert ad.value("VMPARAM_VMware_SnapshotDisk") is wants
 
 
 def test_the_library_reads_the_ad_and_a_vmware_host_matches() -> None:

@@ -30,6 +30,9 @@ FORMS = {
     "twoGbMaxExtentSparse": "SPARSE",
     "twoGbMaxExtentFlat": "FLAT",
 }
+#: Those of a redo log that is read.
+_DELTA_FORMS = ("monolithicSparse", "twoGbMaxExtentSparse")
+_NO_PARENT = "ffffffff"
 ADAPTERS = ("ide", "buslogic", "lsilogic", "legacyESX")
 
 _MAGIC = b"KDMV"
@@ -62,7 +65,8 @@ class VmdkExtent(NamedTuple):
 class Vmdk(NamedTuple):
     """A vmdk disk whose descriptor, extents and files were checked.
 
-    ``form`` is the descriptor's createType, ``adapter`` its ddb.adapterType.
+    ``form`` is the descriptor's createType, ``adapter`` its ddb.adapterType, ``content_id``
+    its CID.  ``parent`` is the disk that a redo log is over: what it does not have is there.
     """
 
     path: Path
@@ -70,6 +74,8 @@ class Vmdk(NamedTuple):
     capacity_bytes: int
     extents: Tuple[VmdkExtent, ...]
     adapter: str = "ide"
+    content_id: str = ""
+    parent: Optional[Vmdk] = None
 
     @property
     def files(self) -> Tuple[Path, ...]:
@@ -81,6 +87,7 @@ class Vmdk(NamedTuple):
 class _Descriptor(NamedTuple):
     form: str
     adapter: str
+    content_id: str
     #: access, sectors, kind, name, offset in sectors
     extents: Tuple[Tuple[str, int, str, Optional[str], int], ...]
 
@@ -98,23 +105,47 @@ def read_vmdk(path: Path) -> Vmdk:
     a file that is not a plain, large enough file beside it.  Use: ``qemu-img`` is only
     ever run on a vmdk that passed here, as it would open whatever the descriptor names.
     """
+    return _read(path, None)
+
+
+def read_delta(path: Path, parent: Vmdk) -> Vmdk:
+    """Read and check a redo log, which has what was written over the disk ``parent``.
+
+    VMware makes one for a snapshot.  Which disk it is over is the caller's to know: what it
+    says of its parent's name is not looked at, but its CID has to be that disk's.  Raises
+    `DiskError` as `read_vmdk` does.  qemu-img must never see one: it opens what is named.
+    """
+    delta = _read(path, parent)
+    if delta.capacity_bytes != parent.capacity_bytes:
+        raise DiskError(
+            f"'{path}' has {delta.capacity_bytes} bytes, the disk that it is said to be over "
+            f"{parent.capacity_bytes}",
+            "it is of another disk; run the job again",
+        )
+    return delta._replace(parent=parent)
+
+
+def _read(path: Path, parent: Optional[Vmdk]) -> Vmdk:
     path = path.absolute()  # qemu-img takes a relative "a:b" for a protocol
     fd = open_image(path, os.O_RDONLY)
     try:
         size_bytes = image_bytes(fd)
         if read_at(fd, 0, min(4, size_bytes)) == _MAGIC:
-            return _read_monolithic(path, fd, size_bytes)
+            return _read_monolithic(path, fd, size_bytes, parent)
         if size_bytes > DESCRIPTOR_BYTES_MAX:
             raise DiskError(
                 f"'{path}' is no vmdk disk: neither a sparse extent nor a text descriptor",
                 "name the descriptor (not the -flat file), or convert it with qemu-img",
             )
-        descriptor = _parse(read_at(fd, 0, size_bytes), path)
+        descriptor = _parse(read_at(fd, 0, size_bytes), path, parent)
     finally:
         os.close(fd)
     if descriptor.form in ("monolithicSparse", "streamOptimized"):
         raise DiskError(f"'{path}' says {descriptor.form} but is a text descriptor only")
-    extents = tuple(_resolve(path, line, descriptor.form) for line in descriptor.extents)
+    is_delta = parent is not None
+    extents = tuple(
+        _resolve(path, line, descriptor.form, is_delta=is_delta) for line in descriptor.extents
+    )
     if descriptor.form == "monolithicFlat" and len(extents) != 1:
         raise DiskError(f"'{path}' says monolithicFlat but has {len(extents)} extents")
     return _checked(path, descriptor, sum(extent.size_sectors for extent in extents), extents)
@@ -126,11 +157,18 @@ def _checked(
     capacity_bytes = sectors * SECTOR_BYTES
     if not 0 < capacity_bytes <= CAPACITY_BYTES_MAX:
         raise DiskError(f"'{path}' has a capacity of {capacity_bytes} bytes")
-    return Vmdk(path, descriptor.form, capacity_bytes, extents, descriptor.adapter)
+    return Vmdk(
+        path,
+        descriptor.form,
+        capacity_bytes,
+        extents,
+        descriptor.adapter,
+        descriptor.content_id,
+    )
 
 
-def _read_monolithic(path: Path, fd: int, size_bytes: int) -> Vmdk:
-    header = _read_sparse_header(path, fd, size_bytes)
+def _read_monolithic(path: Path, fd: int, size_bytes: int, parent: Optional[Vmdk]) -> Vmdk:
+    header = _read_sparse_header(path, fd, size_bytes, is_delta=parent is not None)
     if header.descriptor_offset == 0 or not (
         0 < header.descriptor_bytes <= DESCRIPTOR_BYTES_MAX
         and header.descriptor_offset + header.descriptor_bytes <= size_bytes
@@ -140,7 +178,7 @@ def _read_monolithic(path: Path, fd: int, size_bytes: int) -> Vmdk:
             "name the disk's descriptor, not one of its -s files",
         )
     raw = read_at(fd, header.descriptor_offset, header.descriptor_bytes)
-    descriptor = _parse(raw, path)
+    descriptor = _parse(raw, path, parent)
     if descriptor.form not in ("monolithicSparse", "streamOptimized"):
         raise DiskError(f"'{path}' is one sparse file but says {descriptor.form}")
     # The name in the line is what the file was called when it was made: it is not used.
@@ -152,8 +190,8 @@ def _read_monolithic(path: Path, fd: int, size_bytes: int) -> Vmdk:
     return _checked(path, descriptor, header.capacity_sectors, (extent,))
 
 
-def _parse(raw: bytes, path: Path) -> _Descriptor:
-    if b"parentFileNameHint" in raw:
+def _parse(raw: bytes, path: Path, parent: Optional[Vmdk]) -> _Descriptor:
+    if parent is None and b"parentFileNameHint" in raw:
         raise DiskError(
             f"'{path}' is a snapshot: it has a parent disk",
             "give a disk that stands alone (qemu-img convert makes one)",
@@ -194,13 +232,14 @@ def _parse(raw: bytes, path: Path) -> _Descriptor:
             settings[name] = value
         else:
             raise DiskError(f"'{path}' has a line that no vmdk descriptor has: {line[:80]!r}")
-    return _check_settings(path, settings, extents)
+    return _check_settings(path, settings, extents, parent)
 
 
 def _check_settings(
     path: Path,
     settings: Dict[str, str],
     extents: List[Tuple[str, int, str, Optional[str], int]],
+    parent: Optional[Vmdk],
 ) -> _Descriptor:
     form = settings.get("createType")
     if form is None:
@@ -210,12 +249,7 @@ def _check_settings(
             f"'{path}' has the unsupported createType '{form[:80]}'",
             f"convert it with qemu-img to one of {', '.join(FORMS)}",
         )
-    parent = settings.get("parentCID", "ffffffff")
-    if parent.lower() != "ffffffff":
-        raise DiskError(
-            f"'{path}' is a snapshot: its parentCID is '{parent[:80]}'",
-            "give a disk that stands alone (qemu-img convert makes one)",
-        )
+    _check_parent(path, form, _content_id(settings.get("parentCID", _NO_PARENT)), parent)
     if not extents:
         raise DiskError(f"'{path}' names no extents")
     for access, _, kind, name, _ in extents:
@@ -228,7 +262,33 @@ def _check_settings(
                 f"'{path}' names the extent {name!r}, which is not a plain file name beside it"
             )
     adapter = settings.get("ddb.adapterType", "ide")
-    return _Descriptor(form, adapter if adapter in ADAPTERS else "ide", tuple(extents))
+    return _Descriptor(
+        form,
+        adapter if adapter in ADAPTERS else "ide",
+        _content_id(settings.get("CID", "")),
+        tuple(extents),
+    )
+
+
+def _content_id(text: str) -> str:
+    """As VMware writes it; QEMU leaves out zeros at its beginning."""
+    return text.lower().zfill(8)
+
+
+def _check_parent(path: Path, form: str, content_id: str, parent: Optional[Vmdk]) -> None:
+    if parent is None and content_id != _NO_PARENT:
+        raise DiskError(
+            f"'{path}' is a snapshot: its parentCID is '{content_id[:80]}'",
+            "give a disk that stands alone (qemu-img convert makes one)",
+        )
+    if parent is not None and content_id != parent.content_id:
+        raise DiskError(
+            f"'{path}' is a snapshot of another disk: its parentCID is '{content_id[:80]}', "
+            f"the CID of '{parent.path}' is '{parent.content_id[:80]}'",
+            "run the job again",
+        )
+    if parent is not None and form not in _DELTA_FORMS:
+        raise DiskError(f"'{path}' is a snapshot, and of the form {form}")
 
 
 def _is_plain(name: str) -> bool:
@@ -242,7 +302,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _resolve(
-    path: Path, line: Tuple[str, int, str, Optional[str], int], form: str
+    path: Path, line: Tuple[str, int, str, Optional[str], int], form: str, *, is_delta: bool
 ) -> VmdkExtent:
     access, sectors, kind, name, offset = line
     file = path.parent / str(name)
@@ -261,7 +321,7 @@ def _resolve(
                     "see whether the copy was cut short",
                 )
         else:
-            header = _read_sparse_header(file, fd, size_bytes)
+            header = _read_sparse_header(file, fd, size_bytes, is_delta=is_delta)
             if header.capacity_sectors != sectors or offset != 0:
                 raise DiskError(
                     f"'{file}' holds {header.capacity_sectors} sectors, "
@@ -272,7 +332,9 @@ def _resolve(
     return VmdkExtent(access, sectors, kind, file, offset)
 
 
-def _read_sparse_header(path: Path, fd: int, size_bytes: int) -> _SparseHeader:
+def _read_sparse_header(
+    path: Path, fd: int, size_bytes: int, *, is_delta: bool
+) -> _SparseHeader:
     """Check the header (and a stream's footer, which overrules it) of a sparse extent."""
     if size_bytes < SECTOR_BYTES:
         raise DiskError(f"'{path}' is too short for a sparse extent")
@@ -286,7 +348,7 @@ def _read_sparse_header(path: Path, fd: int, size_bytes: int) -> _SparseHeader:
         if footer.capacity_sectors != header.capacity_sectors:
             raise DiskError(f"'{path}' has a footer that contradicts its header")
         headers.append(footer)
-    for each in headers:
+    for each in () if is_delta else headers:
         at = each.descriptor_offset
         length = max(0, min(_QEMU_DESCRIPTOR_BYTES, size_bytes - at))
         if b"parentFileNameHint" in read_at(fd, at, length):

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Union
 
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Image, open_image
@@ -69,7 +69,8 @@ def mapped(disk: Vmdk, scratch: Path) -> Iterator[DiskMap]:
     """Open a disk of any form for reading; the map is valid inside the ``with`` block only.
 
     A disk that is compressed, or in more than `PIECES_MAX` pieces, is converted into a folder
-    of its own in ``scratch``; any other is read where it lies.
+    of its own in ``scratch``; any other is read where it lies.  Raises `DiskError` for a redo
+    log that would have to be converted.
     """
     with ExitStack() as stack:
         there = _where_it_lies(disk, stack, os.O_RDONLY)
@@ -97,10 +98,10 @@ def in_place(disk: Vmdk) -> Iterator[DiskMap]:
     Raises `DiskError` for one that `mapped` would convert.
     """
     with ExitStack() as stack:
-        there = _where_it_lies(disk, stack, os.O_RDWR)
+        there = None if disk.parent else _where_it_lies(disk, stack, os.O_RDWR)
         if there is None:
             raise DiskError(
-                f"'{disk.path}' is compressed or in too many pieces to be written to",
+                f"'{disk.path}' is compressed, a snapshot or in too many pieces to be written",
                 "convert it to monolithicSparse",
             )
         yield there
@@ -108,16 +109,31 @@ def in_place(disk: Vmdk) -> Iterator[DiskMap]:
 
 def _where_it_lies(disk: Vmdk, stack: ExitStack, flags: int) -> Optional[DiskMap]:
     """A map of the disk, whose files ``stack`` closes; None where it must be converted."""
-    if disk.form == "streamOptimized":
+    layers = (disk,) if disk.parent is None else (disk, disk.parent)
+    if any(layer.form == "streamOptimized" for layer in layers):
+        _check_converts(disk)
         return None
-    fds = {}
-    for extent in disk.extents:
+    fds: Dict[Path, int] = {}
+    for extent in (extent for layer in layers for extent in layer.extents):
         if extent.file is not None and extent.file not in fds:
             fds[extent.file] = open_image(extent.file, flags)
             stack.callback(os.close, fds[extent.file])
     # A hostile one could be of as many as its bytes.
     found = list(islice(sources_in(disk, fds), PIECES_MAX + 1))
-    return DiskMap(disk.capacity_bytes, found) if len(found) <= PIECES_MAX else None
+    if len(found) > PIECES_MAX:
+        _check_converts(disk)
+        return None
+    return DiskMap(disk.capacity_bytes, found)
+
+
+def _check_converts(disk: Vmdk) -> None:
+    """Raise `DiskError` for a redo log: what converts it opens whatever that names."""
+    if disk.parent is not None:
+        raise DiskError(
+            f"'{disk.path}' is a snapshot, and it or what it is over is compressed, or in more "
+            f"than {PIECES_MAX} pieces",
+            "run the job again without VMPARAM_VMware_SnapshotDisk",
+        )
 
 
 @contextmanager

@@ -92,7 +92,8 @@ class Child:
         Where it cannot be started at all, the guest has not reported: an error now would
         have HTCondor take the VM universe out of service.
         """
-        given = [str(each or 0) for each in (asked.memory_mib, asked.cpus)]
+        wanted = (asked.memory_mib, asked.cpus, int(asked.snapshot))
+        given = [str(each or 0) for each in wanted]
         ready, says_ready = os.pipe()
         try:
             self._process = self._started(says_ready, given)

@@ -46,6 +46,8 @@ class Asked(NamedTuple):
     vm_type: Optional[str] = None
     memory_mib: Optional[int] = None
     cpus: Optional[int] = None
+    #: Is what its guest writes to go to a redo log beside its disk?
+    snapshot: bool = False
 
 
 class Machine(Protocol):
@@ -211,7 +213,8 @@ def _number(word: str) -> bool:
     return bool(re.fullmatch("[0-9]{1,10}", word, re.ASCII)) and 0 < int(word) <= _REQUEST_MAX
 
 
-_WANTED = ("jobvmtype", "jobvmmemory", "jobvm_vcpus")
+_SNAPSHOT = "vmparam_vmware_snapshotdisk"
+_WANTED = ("jobvmtype", "jobvmmemory", "jobvm_vcpus", _SNAPSHOT)
 
 
 def asked_of(ad: dict[str, str]) -> Asked:
@@ -221,6 +224,7 @@ def asked_of(ad: dict[str, str]) -> Asked:
         vm_type=vm_type.group(1) if vm_type else None,
         memory_mib=_count(ad.get("jobvmmemory", ""), _MEMORY_MIB_MAX),
         cpus=_count(ad.get("jobvm_vcpus", ""), _CPUS_MAX),
+        snapshot=ad.get(_SNAPSHOT, "").lower() == "true",
     )
 
 

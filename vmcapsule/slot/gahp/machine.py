@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Sequence
 
 from vmcapsule.capsule.record import VMWARE, Capsule
-from vmcapsule.disk.disk import Disk
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.errors import ToolError
 from vmcapsule.slot import execute, hypervisor
 from vmcapsule.slot.starter import Slot
@@ -23,9 +23,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the machine; return the job's exit code, or end as `vmcapsule.slot.execute` does.
 
     ``arguments``: an open file to say "ready" in, then the machine's memory in MiB and its
-    processors, 0 where the ad does not say and the capsule's record does.
+    processors, 0 where the ad does not say and the capsule's record does; and 1 where the ad
+    wants a snapshot, which VMware alone can take.
     """
-    ready, memory_mib, cpus = (int(each) for each in arguments)
+    ready, memory_mib, cpus, snapshot = (int(each) for each in arguments)
     # Whatever ends us from now on, file transfer finds what it is to bring.
     execute.begin_return(Path.cwd())
     with contextlib.suppress(OSError):  # nobody waits for it any more
@@ -37,12 +38,12 @@ def main(arguments: Sequence[str]) -> int:
         product = hypervisor.chosen()
         if product == hypervisor.QEMU:
             return execute.in_qemu(asked, told)
-        return _in_vmware(asked, product)
+        return _in_vmware(asked, product, with_snapshot=bool(snapshot))
 
     return execute.main(run, in_gahp=True)
 
 
-def _in_vmware(made: Capsule, product: str) -> str:
+def _in_vmware(made: Capsule, product: str, *, with_snapshot: bool) -> str:
     if made.vmx is None:
         raise ToolError(
             "the capsule has no .vmx, and here VMware runs the machines",
@@ -52,10 +53,13 @@ def _in_vmware(made: Capsule, product: str) -> str:
     text = made.vmx.read_text(encoding="utf-8", errors="surrogateescape")
     text = with_settings(text, machine_settings(made.memory_mib, made.cpus, made.network))
     made.vmx.write_text(text, encoding="utf-8", errors="surrogateescape")
+    if with_snapshot:
+        vmrun.snapshot(product, made.vmx)
+    written = DataDisk(made.data_disk).with_redo_log(made.folder)
     vmrun.run(
         product,
         made.vmx,
-        data_disk=Disk.at(made.data_disk).files,
+        data_disk=written.look().files,
         console=made.console,
         timeout_s=made.timeout_s,
     )

@@ -166,6 +166,16 @@ def test_an_ad_is_asked_for_plain_numbers(
 
 
 @pytest.mark.parametrize(
+    ("said", "wants"), [("true", True), ("TRUE", True), ("false", False), ("1", False)]
+)
+def test_an_ad_is_asked_for_a_snapshot(talk: Talk, said: str, wants: bool) -> None:
+    for line in ["CLASSAD", AD[0], f"VMPARAM_VMware_SnapshotDisk = {said}", "CLASSAD_END"]:
+        talk.ask(line)
+    talk.result("CONDOR_VM_START 2 vmware")
+    assert talk.machine.deeds == [Asked("vmware", snapshot=wants)]
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "",

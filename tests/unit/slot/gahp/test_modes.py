@@ -15,7 +15,7 @@ from typing import IO, Any, Iterator, Optional
 import classad2
 import pytest
 
-from tests.unit.returned import EXITED, guest_writes, make_arrived
+from tests.unit.returned import EXITED, guest_writes, make_arrived, put_redo_log
 from tests.unit.users import NOBODY, give, open_way
 from vmcapsule import process
 from vmcapsule.capsule.record import RECORD, RETURNED, UNREPORTED_SIGNAL, Capsule, save_capsule
@@ -269,7 +269,7 @@ def test_a_machine_that_is_ready_late_runs_all_the_same(made: Capsule, tmp_path:
     reads, says = os.pipe()
     os.close(reads)
     done = subprocess.run(
-        [PYTHON, program, "machine", str(says), "0", "0"],
+        [PYTHON, program, "machine", str(says), "0", "0", "0"],
         cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, pass_fds=(says,),
         capture_output=True, text=True, timeout=WAIT_S, **AS_USER,
     )  # fmt: skip
@@ -377,6 +377,27 @@ def test_vmware_runs_the_machine_where_it_is(
     # As the ad wants it, in steps of four MiB.
     assert 'memsize = "324"' in vmx.read_text()
     assert (made.folder / RETURNED / "isolation").read_text() == "vmware"
+
+
+def test_what_vmware_writes_over_a_snapshot_is_read(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    log = put_redo_log(made, made.folder / "vmwares")
+    made = with_vmware(made, tmp_path, ": >running")
+    vmrun = tmp_path / "bin" / "vmrun"
+    taken = f"snapshot) mv vmwares/{log.name} . ;;\nlist)"
+    vmrun.write_text(vmrun.read_text().replace("list)", taken, 1))
+    gahp = start(made, tmp_path, "exit 1", started)
+    at = KNOWN.index("CLASSAD_END")
+    gahp.say(*KNOWN[:at], "VMPARAM_VMware_SnapshotDisk = TRUE", *KNOWN[at:])
+    status, said = gahp.end()
+    assert status == 0, said
+    vmx = made.folder / "capsule.vmx"
+    first = (made.folder / "calls").read_text().split("\n")[0]
+    assert first == f"-T ws snapshot {vmx} vmcapsule"
+    # What goes back is one disk, whatever it was written in.
+    back = {path.name for path in (made.folder / RETURNED).iterdir()}
+    assert back == {"data.vmdk", "isolation", "handed-back"}
 
 
 @pytest.mark.parametrize("how", ["stop", "killed"])
