@@ -45,7 +45,10 @@ def main() -> None:
     words = _string(text, "Fault").split()
     if words and words[2] == name:
         _prepare(words[3], Path(_string(text, "Iwd")), _happening(words[0], words[1]))
-    runpy.run_path(str(INSTALLED / name), run_name="__main__")
+    hook = INSTALLED / name
+    if hook.read_bytes().startswith(b"#!/bin/sh"):
+        os.execv(hook, [str(hook)])  # noqa: S606 - the hook is ours
+    runpy.run_path(str(hook), run_name="__main__")
 
 
 def _give_back(text: bytes) -> None:

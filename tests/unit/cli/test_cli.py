@@ -242,13 +242,52 @@ sys.exit(cli.main(["inspect", "x"]))
 
 def test_the_hooks_are_the_commands(tmp_path: Path) -> None:
     for name, status in (("translate", 65), ("update", 0), ("finalize", 65), ("cleanup", 0)):
-        hook = HOME / "hooks" / name
-        done = subprocess.run(
-            [sys.executable, hook], cwd=tmp_path, env={"HOME": str(tmp_path)},
-            input="", capture_output=True, text=True,
-        )  # fmt: skip
+        done = run_hook(name, "", tmp_path)
         assert done.returncode == status, done.stderr
-        assert os.access(hook, os.X_OK)
+
+
+def run_hook(name: str, stdin: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A hook as HTCondor starts it; its Python is this one."""
+    env = {"HOME": str(cwd), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    return subprocess.run(
+        [HOME / "hooks" / name], cwd=cwd, env=env, input=stdin, capture_output=True, text=True
+    )
+
+
+RECORDED = HOME / "tests/fixtures/jobrouter-23.9.6"
+ASKED = (
+    'ChirpVmCapsuleHoldReason = "vmcapsule: ep1: no program"\n'
+    "ChirpVmCapsuleHoldReasonCode = 6\nChirpVmCapsuleHoldReasonSubCode = 8\n"
+)
+
+
+@pytest.mark.parametrize("state", ["running", "idle"])
+def test_python_is_not_started_for_a_routed_job_that_nothing_is_to_be_said_of(
+    state: str, tmp_path: Path
+) -> None:
+    # A module that Python would find before ours, where the hook is started.
+    strange = tmp_path / "strange"
+    (strange / "vmcapsule").mkdir(parents=True)
+    (strange / "vmcapsule/__init__.py").write_text("raise SystemExit('Python was started')")
+    ad = (RECORDED / f"update-{state}.stdin").read_text()
+    held = re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 5", ad)
+    done = run_hook("update", ad, strange)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    for text in (held, re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 1", ad) + ASKED):
+        done = run_hook("update", text, strange)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "VmCapsuleHoldSeen = true\n" in done.stdout
+        command = vmcapsule("update", cwd=tmp_path, stdin=text).stdout
+        assert re.sub(r"\d{9,}", "", command) == re.sub(r"\d{9,}", "", done.stdout)
+    # So Python is started only for those.
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\necho started\n")
+    python.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for text, said in ((ad, ""), (held, "started\n")):
+        hook = [HOME / "hooks/update"]
+        out = subprocess.run(hook, env=env, input=text, capture_output=True, text=True).stdout
+        assert out == said
 
 
 def held_by_the_update_hook(
@@ -308,8 +347,7 @@ def test_what_is_the_administrators_to_mend_holds_the_job_too(
 
 
 def test_a_held_routed_job_says_that_its_hold_was_seen(tmp_path: Path) -> None:
-    recorded = HOME / "tests/fixtures/jobrouter-23.9.6/update-running.stdin"
-    running = recorded.read_text()
+    running = (RECORDED / "update-running.stdin").read_text()
     assert vmcapsule("update", cwd=tmp_path, stdin=running).stdout == ""
     held = re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 5", running)
     assert held != running
@@ -317,12 +355,7 @@ def test_a_held_routed_job_says_that_its_hold_was_seen(tmp_path: Path) -> None:
 
 
 def test_a_hold_that_the_slot_asked_for_has_its_own_code(tmp_path: Path) -> None:
-    recorded = HOME / "tests/fixtures/jobrouter-23.9.6/update-running.stdin"
-    asked = (
-        'ChirpVmCapsuleHoldReason = "vmcapsule: ep1: no program"\n'
-        "ChirpVmCapsuleHoldReasonCode = 6\nChirpVmCapsuleHoldReasonSubCode = 8\n"
-    )
-    running = recorded.read_text() + asked
+    running = (RECORDED / "update-running.stdin").read_text() + ASKED
     assert vmcapsule("update", cwd=tmp_path, stdin=running).stdout == ""
     idle = re.sub(r"(?m)^JobStatus *=.*$", "JobStatus = 1", running)
     held = parse_ad(vmcapsule("update", cwd=tmp_path, stdin=idle).stdout)
