@@ -19,7 +19,9 @@ from vmcapsule.errors import SpaceError
 PROGRAM = "vmcapsule-execute.pyz"
 #: Where an execute point has it, unless its administrator says otherwise.
 PROGRAM_HOME = Path("/usr/local/libexec") / PROGRAM
-_SHEBANG = b"#!/usr/bin/env python3\n"
+#: Isolated: HTCondor gives root's gahp and script the HOME of a job's owner, whose modules
+#: Python would run before our first line.
+_SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
 _ENTRY = "slot/entry.py"
 #: What capsules are booted with; others are for making them, and for access points.
 _FOLDERS = (

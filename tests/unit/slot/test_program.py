@@ -63,6 +63,30 @@ def test_python_runs_it_and_nothing_else_is_needed(program: Path, tmp_path: Path
     assert done.stdout.startswith("HasVMCapsule = ")
 
 
+def test_nothing_of_the_users_home_or_environment_runs_in_it(
+    program: Path, tmp_path: Path
+) -> None:
+    """HTCondor starts it as root with the HOME of a job's owner."""
+    env = {"HOME": str(tmp_path / "home"), "PATH": "/usr/bin:/bin"}
+    ask = ["python3", "-c", "import site; print(site.getusersitepackages())"]
+    packages = subprocess.run(ask, env=env, capture_output=True, text=True, check=True).stdout
+    ran = tmp_path / "ran"
+    folder = Path(packages.strip())
+    folder.mkdir(parents=True)
+    (folder / "hostile.pth").write_text(f"import os; open({str(ran)!r}, 'w')\n")
+    env["PYTHONPATH"] = str(tmp_path / "modules")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/json.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    subprocess.run(["python3", "-c", "import json"], env=env, check=True)
+    assert ran.exists(), "a Python that is not isolated"
+    ran.unlink()
+    done = subprocess.run(
+        [program, "probe"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("HasVMCapsule = "), done.stderr
+    assert not ran.exists()
+
+
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
