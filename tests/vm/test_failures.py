@@ -147,30 +147,49 @@ def test_a_killed_machine_is_an_error(waiting_job) -> None:  # type: ignore[no-u
     assert list(scratch.iterdir()) == []
 
 
-def test_a_full_scratch_disk_is_explained_and_left_empty(tmp_path: Path) -> None:
-    """In a mount namespace of its own, which ends with the command."""
+def run_in_small_scratch(tmp_path: Path, size: str) -> subprocess.CompletedProcess[str]:
+    """Run ``job.sub`` with so much scratch, in a mount namespace that ends with the command."""
     if subprocess.run([process.find("unshare"), "-m", "true"], check=False).returncode != 0:
         pytest.skip("a private mount namespace cannot be had here (no root, or a plain chroot)")
-    (tmp_path / "big").write_bytes(os.urandom(8 << 20))
-    (tmp_path / "job.sub").write_text(
-        "executable = /bin/true\ntransfer_input_files = big\noutput = out\nqueue\n"
-    )
     small = tmp_path / "small"
     small.mkdir()
     script = (
-        'mount -t tmpfs -o size=4m tmpfs "$1" && cd "$2" && '
+        'mount -t tmpfs -o size="$4" tmpfs "$1" && cd "$2" && '
         '_CONDOR_VM_CAPSULE_SCRATCH_DIR_PREFIX="$1" '
         '"$3" -m vmcapsule run --runner direct job.sub; status=$?; ls -A "$1"; exit $status'
     )
-    done = subprocess.run(
+    return subprocess.run(
         [process.find("unshare"), "-m", "sh", "-c", script, "sh"]
-        + [str(small), str(tmp_path), sys.executable],
+        + [str(small), str(tmp_path), sys.executable, size],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
     )
+
+
+def test_a_full_scratch_disk_is_explained_and_left_empty(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(os.urandom(8 << 20))
+    (tmp_path / "job.sub").write_text(
+        "executable = /bin/true\ntransfer_input_files = big\noutput = out\nqueue\n"
+    )
+    done = run_in_small_scratch(tmp_path, "4m")
     assert done.returncode == 73, done.stderr
     assert "No space left" in done.stderr and "VM_CAPSULE_SCRATCH_DIR_PREFIX" in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scratch_disk_that_a_job_fills_ends_its_run(tmp_path: Path) -> None:
+    """QEMU stops a machine then, and would wait for ever."""
+    job = tmp_path / "job.sh"
+    job.write_text(
+        "#!/bin/sh\nhead -c 300000000 /dev/zero | tr '\\0' x >big; sync; echo done\n"
+    )
+    job.chmod(0o755)
+    (tmp_path / "job.sub").write_text("executable = job.sh\noutput = out\nqueue\n")
+    done = run_in_small_scratch(tmp_path, "120m")
+    assert done.returncode == 73, done.stderr
+    assert "its disks cannot be used: No space left on device" in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
 

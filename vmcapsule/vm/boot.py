@@ -15,6 +15,7 @@ from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
 from vmcapsule import process
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import LINE_CHARS_MAX, ToolError, one_line
+from vmcapsule.vm import events
 from vmcapsule.vm.accelerator import KVM, QEMU
 from vmcapsule.vm.confinement import SANDBOX, check_network, confined
 from vmcapsule.vm.watch import Watch, check_panic
@@ -59,8 +60,9 @@ def boot(
     the guest has mounted its data disk.  The machine dies with this process.
 
     Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
-    not mount its data disk in time), `GuestError` when its kernel panics
-    and `ToolError` when QEMU cannot run it, or this machine not give it a network.
+    not mount its data disk in time), `GuestError` when its kernel panics, `SpaceError` when
+    there is no more room for what it writes, and `ToolError` when QEMU cannot run it, or
+    this machine not give it a network.
     """
     if machine.network:
         check_network()
@@ -68,10 +70,11 @@ def boot(
     console.write_bytes(b"")
     watch = Watch(console, Disk.at(machine.data_disk).files, timeout_s)
     # QEMU's complaints go to a file: a pipe that nobody reads could fill and stop it.
-    with tempfile.TemporaryFile(dir=scratch) as complaints:
+    with tempfile.TemporaryFile(dir=scratch) as complaints, events.events(scratch) as told:
         command = qemu_command(machine, console)
-        with _running(command, scratch, complaints) as qemu, _pausing_with_us(qemu):
+        with _running(command, scratch, complaints, told) as qemu, _pausing_with_us(qemu):
             while not _ended(qemu):
+                told.check()
                 watch.look(alive)
         _check_end(qemu.returncode, console, complaints)
     return time.monotonic() - started
@@ -83,6 +86,7 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
     argv = [
         process.find(QEMU), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         *SANDBOX,
+        *events.OPTIONS,
         "-machine", f"{MACHINE},accel={machine.accelerator}",
         "-cpu", "host" if kvm else TCG_CPU,
         "-smp", str(machine.cpus), "-m", str(machine.memory_mib),
@@ -101,7 +105,7 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
 
 
 def _drive(disk: Path, machine: Machine, option: str) -> str:
-    return f"driver=vmdk,{_file(disk, machine)},{option}"
+    return f"driver=vmdk,{_file(disk, machine)},{option},{events.ON_ERROR}"
 
 
 def _work_drive(machine: Machine) -> list[str]:
@@ -109,7 +113,7 @@ def _work_drive(machine: Machine) -> list[str]:
     if machine.work_disk is None:
         return []
     file = _file(machine.work_disk, machine)
-    return ["-drive", f"driver=raw,{file},cache=unsafe,discard=unmap"]
+    return ["-drive", f"driver=raw,{file},cache=unsafe,discard=unmap,{events.ON_ERROR}"]
 
 
 def _file(disk: Path, machine: Machine) -> str:
@@ -125,12 +129,12 @@ def _escape(path: Path) -> str:
 
 @contextlib.contextmanager
 def _running(
-    argv: Sequence[str], scratch: Path, complaints: IO[bytes]
+    argv: Sequence[str], scratch: Path, complaints: IO[bytes], told: events.Events
 ) -> Iterator[subprocess.Popen[bytes]]:
     qemu = subprocess.Popen(
         argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=told.said,
+        stdout=told.heard,
         stderr=complaints,
         # The throw-away layer of the system disk is made here, and unlinked at once.
         env={**os.environ, "TMPDIR": str(scratch)},

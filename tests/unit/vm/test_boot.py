@@ -43,6 +43,8 @@ def test_the_machine_has_what_it_was_given() -> None:
     system, data = found["-drive"]
     assert "/t/system.vmdk" in system and "snapshot=on" in system
     assert "/c/data.vmdk" in data and "snapshot" not in data
+    # Otherwise a guest goes on whose writing fails, and ends well with wrong outputs.
+    assert all("werror=stop,rerror=stop" in drive for drive in found["-drive"])
 
 
 @pytest.mark.parametrize(("kernel", "bus"), [(MACHINE.kernel, "virtio"), (None, "ide")])
@@ -53,6 +55,7 @@ def test_a_work_disk_comes_last_and_nothing_of_it_is_flushed(
     *_, work = options(machine)["-drive"]
     assert "driver=raw" in work and "filename=/c/work,,.raw" in work
     assert f"if={bus}" in work and "cache=unsafe" in work
+    assert "werror=stop,rerror=stop" in work
 
 
 def test_there_is_no_network_unless_asked_for() -> None:
