@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import signal
 from typing import Any, Mapping, NamedTuple, Optional
 
 from vmcapsule import contract
@@ -12,6 +13,11 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import ExecFailed, GuestError, one_line
 
 SIGNAL_MAX = 64
+#: No job dies of these: they stop a process, have it go on, or do nothing (signal(7)).
+_NOT_DEADLY = {
+    *(signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP),
+    *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH),
+}
 _NAMED = contract.NAMED_MAX
 
 
@@ -123,11 +129,13 @@ def _word(value: object, limit: int = 500) -> str:
 
 
 def _job_exit(record: Mapping[str, Any]) -> JobExit:
-    code, signal = record["exit_code"], record["exit_signal"]
-    if (code is None) == (signal is None):
+    code, deadly = record["exit_code"], record["exit_signal"]
+    if (code is None) == (deadly is None):
         raise ValueError("it has not exactly one of exit code and signal")
     _check_int("exit_code", code, 0, 255)
-    _check_int("exit_signal", signal, 1, SIGNAL_MAX)
+    _check_int("exit_signal", deadly, 1, SIGNAL_MAX)
+    if deadly in _NOT_DEADLY:
+        raise ValueError(f"no job dies of signal {deadly}")
     missing = tuple(as_reported(path) for path in record.get("missing_outputs", [])[:_NAMED])
     unsent = tuple(
         (as_reported(path), _errno(why))
@@ -136,7 +144,7 @@ def _job_exit(record: Mapping[str, Any]) -> JobExit:
     return JobExit(
         runner=_word(record["runner"], 20),
         exit_code=code,
-        exit_signal=signal,
+        exit_signal=deadly,
         core_dumped=record.get("core_dumped") is True,
         started_at_s=_number(record["started_at_s"]),
         ended_at_s=_number(record["ended_at_s"]),

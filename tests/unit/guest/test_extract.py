@@ -277,6 +277,10 @@ def test_a_guest_that_failed_says_why_in_one_line(disk: Path) -> None:
         {"exit_code": -1},
         {"exit_code": None, "exit_signal": 0},
         {"exit_code": None, "exit_signal": 65},
+        # Whoever ended by it, as the job did, would stop for ever.
+        {"exit_code": None, "exit_signal": 19},
+        {"exit_code": None, "exit_signal": 20},
+        {"exit_code": None, "exit_signal": 17},
         {"exit_code": "0"},
         {"started_at_s": "now"},
         {"user_cpu_s": -1},

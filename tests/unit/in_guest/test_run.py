@@ -433,6 +433,15 @@ def test_the_record_says_what_the_job_took(place: Place) -> None:
     assert record["image_size_kib"] == record["max_rss_kib"] > 100
 
 
+def test_a_job_may_leave_more_nested_folders_than_python_has_calls(place: Place) -> None:
+    nest = "i=0; while [ $i -lt 1200 ]; do mkdir d && cd d || exit; i=$((i+1)); done"
+    record = place.job(f"{nest}; echo end >x")
+    # The same Python's own way to remove the test's folder fails, too.
+    subprocess.run(["rm", "-rf", place.work], check=True)
+    assert (record["state"], record["failure"]) == ("exited", None)
+    assert record["disk_usage_kib"] > 1200
+
+
 def test_the_machine_gets_the_hosts_time_zone(place: Place, tmp_path: Path) -> None:
     etc = tmp_path / "etc"
     etc.mkdir()
