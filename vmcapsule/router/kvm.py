@@ -81,9 +81,9 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
 
 def _demands(made: Capsule) -> Iterator[str]:
     if made.network:
-        yield NETWORK
+        yield f"TARGET.{NETWORK} =?= true"
     if made.require_kvm:
-        yield KVM_WORKS
+        yield f"TARGET.{KVM_WORKS} =?= true"
 
 
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:

@@ -33,9 +33,9 @@ class CapsuleFacts(NamedTuple):
     they take up together with ``shared_files``; ``memory_mib`` includes what the guest needs
     for itself.  ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are
     the template's that go with it, by full path, and ``wanted_outputs`` what the job must
-    leave.  ``data_kib`` is what the data disk alone takes up, and ``demands`` are attributes
-    that must be true of the machine it runs on.  ``system_disks``, ``kernel`` and ``initrd``
-    are base names out of ``shared_files``: what it boots from, the first disk first.
+    leave.  ``data_kib`` is what the data disk alone takes up, and ``demands`` are what
+    must be true of the machine it runs on (TARGET).  ``system_disks``, ``kernel`` and
+    ``initrd`` are base names out of ``shared_files``: what it boots from, the first disk first.
     """
 
     folder: Path

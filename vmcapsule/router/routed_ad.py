@@ -50,7 +50,7 @@ def routed_ad(job: SourceJob, route: Route, template: Ad, capsule: CapsuleFacts)
     changes.update(matching(job, kept, route.requirements))
     if capsule.demands:
         required = changes.get("Requirements") or kept.expr("Requirements") or "true"
-        demands = [f"(TARGET.{name} =?= true)" for name in capsule.demands]
+        demands = [f"({demand})" for demand in capsule.demands]
         changes["Requirements"] = " && ".join([f"({required})", *demands])
     if route.unreported is not None:
         tries = kept.integer("VmCapsuleMaxTries") or _MAX_TRIES

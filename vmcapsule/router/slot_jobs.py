@@ -27,11 +27,11 @@ UNREPORTED = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
 
 
 def demands(made: Capsule) -> Iterator[str]:
-    """Attributes that must be true of a machine for it."""
+    """What must be true of a machine for it, where QEMU runs it."""
     if made.network:
-        yield NETWORK_WORKS
+        yield f"TARGET.{NETWORK_WORKS} =?= true"
     if made.require_kvm:
-        yield KVM_WORKS
+        yield f"TARGET.{KVM_WORKS} =?= true"
 
 
 def wanted_outputs(made: Capsule) -> tuple[str, ...]:

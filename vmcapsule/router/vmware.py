@@ -6,7 +6,7 @@ It ends as the guest's job did.  A run whose guest did not report is repeated, t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Mapping
+from typing import Iterator, Mapping
 
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
@@ -17,7 +17,7 @@ from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
-from vmcapsule.slot.starter import KILLED_RUN
+from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, KILLED_RUN, KVM_WORKS, NETWORK_WORKS
 from vmcapsule.template.template import Template
 
 #: What condor_submit would have added to the Requirements of such a job, but for HasVM: once
@@ -31,6 +31,8 @@ _REQUIREMENTS = (
     " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
     " && (ChirpVmCapsuleHoldReasonCode =?= undefined)"
 )
+#: Of machines where VMware itself runs the capsule.
+_BY_VMWARE = f'regexp("^{BY_VMWARE} ", TARGET.{HYPERVISOR})'
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
@@ -55,6 +57,14 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
     return made._replace(vmx=made.folder / template.vmx.name)
 
 
+def _demands(made: Capsule) -> Iterator[str]:
+    """What is around QEMU's network says nothing of where VMware gives the guest one."""
+    if made.network:
+        yield f"TARGET.{NETWORK_WORKS} =?= true || {_BY_VMWARE}"
+    if made.require_kvm:
+        yield f"TARGET.{KVM_WORKS} =?= true"
+
+
 def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
     disks = (template.system_disk, *template.other_disks)
     files = [
@@ -76,7 +86,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         data_kib=data_kib,
         shared_files=tuple(shared),
         wanted_outputs=slot_jobs.wanted_outputs(made),
-        demands=tuple(slot_jobs.demands(made)),
+        demands=tuple(_demands(made)),
     )
 
 

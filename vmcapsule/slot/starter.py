@@ -30,6 +30,9 @@ QEMU_VERSION = "VMCapsuleQEMUVersion"
 KVM_WORKS = "VMCapsuleKVM"
 NETWORK_WORKS = "VMCapsuleNetwork"
 REASON = "VMCapsuleReason"
+#: What our vm-gahp tells the machine's ad: what runs its machines, beginning with one word.
+HYPERVISOR = "VMCapsuleHypervisor"
+BY_QEMU, BY_VMWARE = "qemu", "vmware"
 
 #: A machine ad has some 20 KB; one with more than this is not read.
 _AD_BYTES_MAX = 4 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import classad2
@@ -9,10 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.returned import small_template
 from tests.unit.router.test_routed_ad import CAPSULE, RECORDED, recorded, routed_ad
 from vmcapsule.classad.ads import Ad, parse_ad, split_translate
+from vmcapsule.config import load_config
 from vmcapsule.job.source import SourceJob, read_job
 from vmcapsule.resources import resource
+from vmcapsule.router.translate import translate
 
 #: Of a machine that either kind of capsule runs on.
 MACHINE = (
@@ -227,3 +231,31 @@ def test_it_matches_where_capsule_and_source_do(
     # A number is as good as true to a negotiator, and to '&&' as well.
     is_true = type(natively) in (bool, int, float) and bool(natively)
     assert matches(read_job(source), "qemu") is is_true
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "runs"),
+    [
+        ("qemu", "VMCapsuleNetwork = true", True),
+        ("qemu", 'VMCapsuleHypervisor = "vmware ws"', False),
+        ("vmware", 'VMCapsuleHypervisor = "qemu 10.0"; VMCapsuleNetwork = true', True),
+        ("vmware", 'VMCapsuleHypervisor = "qemu 10.0"; VMCapsuleNetwork = false', False),
+        ("vmware", 'VMCapsuleHypervisor = "vmware ws"; VMCapsuleNetwork = false', True),
+        ("vmware", 'VMCapsuleHypervisor = "vmware ws"', True),
+        ("vmware", "VMCapsuleNetwork = undefined", False),
+    ],
+)
+def test_a_network_is_asked_for_of_what_runs_the_machine(
+    tmp_path: Path, kind: str, machine: str, runs: bool
+) -> None:
+    """Where VMware does pasta, which VMCapsuleNetwork tells of, is nowhere near."""
+    knobs = {
+        **small_template(tmp_path),
+        "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": kind,
+        "VM_CAPSULE_NETWORK": "true",
+    }
+    text = (
+        f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
+    )
+    ad, _ = translate(text, load_config(knobs))
+    assert (evaluated(ad, "Requirements", machine) is True) is runs

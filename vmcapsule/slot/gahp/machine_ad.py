@@ -9,13 +9,12 @@ from vmcapsule import process
 from vmcapsule.errors import VmCapsuleError
 from vmcapsule.slot import hypervisor, probe
 from vmcapsule.slot.gahp.dialogue import VM_TYPE
-from vmcapsule.slot.starter import REASON
+from vmcapsule.slot.starter import BY_QEMU, BY_VMWARE, HYPERVISOR, REASON
 from vmcapsule.vm import vmrun
 
 #: A startd never gives back the memory of one machine (up to 24.7.2 it books each VM under a
 #: number that no VM has), so that twice as much leaves room for the largest job.
 _ROOM = 2
-HYPERVISOR = "VMCapsuleHypervisor"
 
 
 def lines() -> list[str]:
@@ -25,10 +24,10 @@ def lines() -> list[str]:
     """
     product = hypervisor.chosen()
     if product == hypervisor.QEMU:
-        runs = f"qemu {probe.qemu_version()}"
+        runs = f"{BY_QEMU} {probe.qemu_version()}"
     else:
         process.find(vmrun.PROGRAM)
-        runs = f"vmware {product}"
+        runs = f"{BY_VMWARE} {product}"
     return [
         f'VM_GAHP_VERSION = "{vmcapsule.__version__}"',
         f'VM_Type = "{VM_TYPE}"',
