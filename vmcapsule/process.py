@@ -25,16 +25,22 @@ PACKAGES = {
     "unshare": "util-linux",
     "pasta": "passt",
 }
+#: What helps where no package of Debian's has it.
+REMEDIES = {
+    "vmrun": "put VMware's own command on the PATH of HTCondor's daemons, or set "
+    "VM_CAPSULE_HYPERVISOR = qemu",
+}
 
 
 def find(program: str) -> str:
-    """Return the full path of ``program``; raise `ToolError` naming its Debian package."""
+    """Return the full path of ``program``; raise `ToolError` naming its Debian package,
+    or what else helps."""
     path = shutil.which(program, path=_search_path())
     if path is None:
         package = PACKAGES.get(program, program)
         raise ToolError(
             f"the program '{program}' is not installed",
-            f"install it (on Debian: apt-get install {package})",
+            REMEDIES.get(program, f"install it (on Debian: apt-get install {package})"),
         )
     return path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vmcapsule.errors import ConfigError
+from vmcapsule.errors import ConfigError, ToolError
 from vmcapsule.slot import hypervisor
 
 
@@ -39,6 +39,13 @@ def test_htcondors_configuration_is_asked(programs: Path, said: str) -> None:
 def test_what_htcondor_does_not_define_is_not_chosen(programs: Path) -> None:
     put(programs, "condor_config_val", "echo Not defined: VM_CAPSULE_HYPERVISOR; exit 1")
     assert hypervisor.chosen() == "qemu"
+
+
+@pytest.mark.parametrize("end", ["echo cannot read it >&2; exit 1", "kill -9 $$"])
+def test_what_htcondor_cannot_say_is_not_guessed(programs: Path, end: str) -> None:
+    put(programs, "condor_config_val", end)
+    with pytest.raises(ToolError, match="condor_config_val VM_CAPSULE_HYPERVISOR"):
+        hypervisor.chosen()
 
 
 def test_the_environment_is_htcondors_configuration(

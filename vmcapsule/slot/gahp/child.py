@@ -11,17 +11,21 @@ import os
 import pwd
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
 from vmcapsule import process
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
-from vmcapsule.errors import ToolError, UsageError
+from vmcapsule.errors import ConfigError, ToolError, UsageError, one_line
+from vmcapsule.slot import hypervisor
 from vmcapsule.slot.ending import FROM_OUTSIDE
 from vmcapsule.slot.gahp.dialogue import Asked, State
 from vmcapsule.slot.gahp.log import log
+from vmcapsule.vm import vmrun
 
 #: By this word `vmcapsule.slot.entry` knows that the program is the child of a gahp.
 CHILD = "machine"
@@ -29,6 +33,8 @@ CHILD = "machine"
 READY_TIMEOUT_S = 20.0
 #: How long a machine has to end before it is killed.
 STOP_TIMEOUT_S = 5.0
+#: The same where VMware has to be asked first whether it runs, and then to switch it off.
+VMWARE_STOP_TIMEOUT_S = 60.0
 _WAIT_S = 0.05
 _USER, _GROUP = "VMGAHP_USER_UID", "VMGAHP_USER_GID"
 
@@ -59,6 +65,35 @@ def owner_of(environment: Mapping[str, str]) -> Owner:
     return Owner(uid, gid, _groups(uid, gid))
 
 
+def owner_at(folder: Path) -> Owner:
+    """Whose a job's folder is; `UsageError` where it is nobody's but root's."""
+    try:
+        about = folder.lstat()
+    except OSError as error:
+        raise UsageError(f"'{folder}': {error.strerror}", "name a job's folder") from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid == 0:
+        raise UsageError(f"'{folder}' is not a job's folder", "name one")
+    return Owner(about.st_uid, about.st_gid, _groups(about.st_uid, about.st_gid))
+
+
+def identity_of(owner: Owner) -> dict[str, Any]:
+    """What `subprocess.Popen` is given, so that the process is the owner's."""
+    if owner.uid is None:
+        return {}
+    return {"user": owner.uid, "group": owner.gid, "extra_groups": owner.groups}
+
+
+def hypervisor_or_why() -> str:
+    """What is to run the machine, or why that is not known; for the child to tell.
+
+    It does not ask itself: as its user it would be told what the user has configured.
+    """
+    try:
+        return hypervisor.chosen()
+    except (ConfigError, ToolError) as error:
+        return one_line(str(error))
+
+
 def _positive(text: str) -> Optional[int]:
     return (
         int(text) if text.isascii() and text.isdigit() and 0 < int(text) < 2**32 - 1 else None
@@ -82,6 +117,7 @@ class Child:
         self._program = program
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._ready: Optional[int] = None
+        self._stop_timeout_s = STOP_TIMEOUT_S
         self._is_paused = self._is_ready = self._has_failed = False
         #: Was it ended because the starter said so?
         self.was_stopped = False
@@ -92,8 +128,11 @@ class Child:
         Where it cannot be started at all, the guest has not reported: an error now would
         have HTCondor take the VM universe out of service.
         """
+        product = hypervisor_or_why()
+        if product in vmrun.PRODUCTS:
+            self._stop_timeout_s = VMWARE_STOP_TIMEOUT_S
         wanted = (asked.memory_mib, asked.cpus, int(asked.snapshot))
-        given = [str(each or 0) for each in wanted]
+        given = [*(str(each or 0) for each in wanted), product]
         ready, says_ready = os.pipe()
         try:
             self._process = self._started(says_ready, given)
@@ -118,14 +157,8 @@ class Child:
             stdout=sys.stderr,
             pass_fds=(says_ready,),
             start_new_session=True,
-            **self._identity(),
+            **identity_of(self._owner),
         )
-
-    def _identity(self) -> dict[str, Any]:
-        if self._owner.uid is None:
-            return {}
-        uid, gid, groups = self._owner
-        return {"user": uid, "group": gid, "extra_groups": groups}
 
     @property
     def pid(self) -> int:
@@ -200,7 +233,7 @@ class Child:
         self._send(number)
         # One that stands still is told when it goes on.
         self._send(signal.SIGCONT)
-        until = time.monotonic() + STOP_TIMEOUT_S
+        until = time.monotonic() + self._stop_timeout_s
         while self._returncode() is None:
             if time.monotonic() > until:
                 self._send(signal.SIGKILL)

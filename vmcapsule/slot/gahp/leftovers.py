@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Sequence
 
+from vmcapsule.errors import ToolError
 from vmcapsule.slot import hypervisor
+from vmcapsule.slot.gahp.child import hypervisor_or_why, identity_of, owner_at
 from vmcapsule.vm import vmrun
 
 PROC = Path("/proc")
+
+
+#: VMware is asked twice for each machine of a folder.
+OWNER_TIMEOUT_S = 300.0
+
+
+def end_as_owner(folder: Path, call: Sequence[str]) -> None:
+    """Root has the owner of ``folder`` do ``call``, our own program and what it is asked.
+
+    What runs the machines root has asked HTCondor before; the owner is not asked.  Of root's
+    environment the owner, who could read it, gets nothing else.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    env = {"PATH": path, f"_CONDOR_{hypervisor.KNOB}": hypervisor_or_why()}
+    try:
+        subprocess.run(
+            [sys.executable, "-I", *call],
+            cwd="/", env=env, stdin=subprocess.DEVNULL, stdout=sys.stderr,
+            timeout=OWNER_TIMEOUT_S, check=True, **identity_of(owner_at(folder)),
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolError(f"what is left in '{folder}' is not ended: {error}") from error
 
 
 def end_all_in(folder: Path) -> list[int]:
@@ -52,6 +79,8 @@ def switch_off_all_in(folder: Path) -> None:
         return
     product = hypervisor.chosen()
     if product != hypervisor.QEMU:
+        # Where VMware leaves what it has to say.
+        os.chdir(folder)
         for vmx in sorted(folder.glob("*.vmx")):
             vmrun.stop(product, vmx)
 

@@ -22,11 +22,13 @@ from vmcapsule.vm import vmrun
 def main(arguments: Sequence[str]) -> int:
     """Run the machine; return the job's exit code, or end as `vmcapsule.slot.execute` does.
 
-    ``arguments``: an open file to say "ready" in, then the machine's memory in MiB and its
-    processors, 0 where the ad does not say and the capsule's record does; and 1 where the ad
-    wants a snapshot, which VMware alone can take.
+    ``arguments``: an open file to say "ready" in; the machine's memory in MiB and its
+    processors, 0 where the ad does not say and the capsule's record does; 1 where the ad wants
+    a snapshot, which VMware alone can take; and what is to run it, as `hypervisor.chosen` has
+    it, or why that is not known.
     """
-    ready, memory_mib, cpus, snapshot = (int(each) for each in arguments)
+    *numbers, product = arguments
+    ready, memory_mib, cpus, snapshot = (int(each) for each in numbers)
     # Whatever ends us from now on, file transfer finds what it is to bring.
     execute.begin_return(Path.cwd())
     with contextlib.suppress(OSError):  # nobody waits for it any more
@@ -35,9 +37,10 @@ def main(arguments: Sequence[str]) -> int:
 
     def run(made: Capsule, told: Slot) -> str:
         asked = made._replace(memory_mib=memory_mib or made.memory_mib, cpus=cpus or made.cpus)
-        product = hypervisor.chosen()
         if product == hypervisor.QEMU:
             return execute.in_qemu(asked, told)
+        if product not in vmrun.PRODUCTS:
+            raise ToolError(product)
         return _in_vmware(asked, product, with_snapshot=bool(snapshot))
 
     return execute.main(run, in_gahp=True)

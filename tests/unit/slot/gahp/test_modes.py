@@ -31,6 +31,7 @@ AD = ['JobVMType = "vmware"', "JobVMMemory = 321", "JobVM_VCPUS = 1", 'ClaimId =
 STARTED = ["COMMANDS", "SUPPORT_VMS", "CLASSAD", *AD, "CLASSAD_END", "CONDOR_VM_START 2 vmware"]
 KNOWN = [*STARTED, "RESULTS", "CONDOR_VM_GETPID 3 1", "RESULTS"]
 WAIT_S = 60
+TEST = ("-f", "-M", "0", "vmtype", "vmware")
 KILL = ("-f", "-M", "4", "vmtype", "vmware", "match")
 #: As whom a starter has the rest of a job ended.
 AS_USER: dict[str, Any] = (
@@ -269,7 +270,7 @@ def test_a_machine_that_is_ready_late_runs_all_the_same(made: Capsule, tmp_path:
     reads, says = os.pipe()
     os.close(reads)
     done = subprocess.run(
-        [PYTHON, program, "machine", str(says), "0", "0", "0"],
+        [PYTHON, program, "machine", str(says), "0", "0", "0", "qemu"],
         cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, pass_fds=(says,),
         capture_output=True, text=True, timeout=WAIT_S, **AS_USER,
     )  # fmt: skip
@@ -348,7 +349,7 @@ echo "$*" >>calls
 case $3 in
 start) echo "$4" >running ;;
 list) printf 'Total running VMs: 1\\n%s\\n' "$(cat running)" ;;
-stop) : >running ;;
+stop) env >environment; : >running ;;
 esac
 """
 
@@ -400,7 +401,59 @@ def test_what_vmware_writes_over_a_snapshot_is_read(
     assert back == {"data.vmdk", "isolation", "handed-back"}
 
 
-@pytest.mark.parametrize("how", ["stop", "killed"])
+#: Who is asked decides the answer: a user may have a configuration of their own.
+ASKED = "#!/bin/sh\ntest $(id -u) = 0 && echo player || echo ws\n"
+
+
+def with_condor(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bin/condor_config_val").write_text(text)
+    (tmp_path / "bin/condor_config_val").chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only where root's gahp runs jobs of others")
+def test_the_jobs_user_does_not_choose_the_hypervisor(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    made = with_vmware(made, tmp_path, ": >running")
+    with_condor(tmp_path, ASKED)
+    gahp = start(made, tmp_path, "exit 1", started)
+    gahp.say(*KNOWN)
+    status, said = gahp.end()
+    assert status == 0, said
+    assert (made.folder / "calls").read_text().startswith("-T player start")
+
+
+def test_where_htcondor_does_not_say_what_runs_machines_the_guest_did_not_report(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    made = with_vmware(made, tmp_path, ": >running")
+    with_condor(tmp_path, "#!/bin/sh\necho no configuration >&2; exit 1\n")
+    gahp = start(made, tmp_path, "exit 1", started)
+    gahp.say(*KNOWN)
+    assert gahp.end()[0] == -UNREPORTED_SIGNAL
+    assert "no configuration" in (made.folder / RETURNED / "reason.txt").read_text()
+
+
+def test_vmware_has_the_time_that_it_takes_to_switch_a_machine_off(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    made = with_vmware(made, tmp_path, ":")
+    vmrun = tmp_path / "bin/vmrun"
+    vmrun.write_text(vmrun.read_text().replace("stop)", "stop) sleep 6;"))
+    gahp = start(made, tmp_path, "exit 1", started)
+    gahp.say(*KNOWN)
+    wait_for(made.folder / "running")
+    gahp.leave()
+    assert gahp.process.wait(WAIT_S) == 0
+    assert (made.folder / "running").read_text() == ""
+
+
+AS_ROOT = pytest.param(
+    "killed, root calls", marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root may")
+)
+
+
+@pytest.mark.parametrize("how", ["stop", "killed", AS_ROOT])
 def test_no_machine_of_vmwares_is_left(
     made: Capsule, tmp_path: Path, started: list[Gahp], how: str
 ) -> None:
@@ -414,13 +467,17 @@ def test_no_machine_of_vmwares_is_left(
     else:
         gahp.process.kill()
         wait_until_gone(made)
-        # The starter calls this one then, as the owner.
+        # A starter calls this one then, as the owner, or the startd.
         subprocess.run(
             [PYTHON, gahp.program, *KILL, made.folder],
-            cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}, check=True,
-            timeout=WAIT_S, **AS_USER,
+            cwd=made.folder, env={"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "SECRET": "s"},
+            check=True, timeout=WAIT_S, **({} if "root" in how else AS_USER),
         )  # fmt: skip
     assert (made.folder / "calls").read_text().endswith(f"-T ws stop {vmx} hard\n")
+    if how.endswith("calls"):
+        # It was done as the owner, who could read root's environment there.
+        assert owner_of(made.folder / "environment") == NOBODY
+        assert "SECRET" not in (made.folder / "environment").read_text()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is to become somebody else")
@@ -508,6 +565,12 @@ def test_a_machine_that_cannot_be_started_has_not_reported(
     assert (child.status, child.state, child.pid) == (-UNREPORTED_SIGNAL, State.ENDED, 0)
     child.stop()
     assert not child.was_stopped
+
+
+def test_vmware_that_is_not_here_is_no_package_to_install(tmp_path: Path) -> None:
+    done = call(tmp_path, *TEST, _CONDOR_VM_CAPSULE_HYPERVISOR="ws")
+    assert_refused(done, "VM_CAPSULE_HYPERVISOR = qemu")
+    assert "apt-get" not in done.stdout
 
 
 @pytest.mark.parametrize(
