@@ -58,32 +58,36 @@ _Seen = Tuple[str, Tuple[str, ...], str]
 
 
 def text(cases: Sequence[Case], results: Results) -> str:
-    """The whole page; the same for the same results."""
-    parts = [_head(results), _table(cases, results), _refused(cases, results)]
-    return "".join([*parts, _different(cases, results), _EVERYWHERE])
+    """The whole page; the same for the same results.
+
+    A way of which nothing is known is not on it.
+    """
+    ways = tuple(way for way in COMPARED if any(way in one for one in results.verdicts.values()))
+    parts = [_head(results, ways), _table(cases, results, ways)]
+    parts += [_refused(cases, results, ways), _different(cases, results, ways)]
+    return "".join([*parts, _EVERYWHERE])
 
 
-def _head(results: Results) -> str:
+def _head(results: Results, ways: Sequence[str]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
-    head = _HEAD.format(times=len(COMPARED) + 1, versions=versions)
-    rows = "".join(f"| {way} | {WAYS[way].about} |\n" for way in (NATIVE, *COMPARED))
+    head = _HEAD.format(times=len(ways) + 1, versions=versions)
+    rows = "".join(f"| {way} | {WAYS[way].about} |\n" for way in (NATIVE, *ways))
     return f"{head}| way | what it is |\n|---|---|\n{rows}"
 
 
-def _table(cases: Sequence[Case], results: Results) -> str:
-    head = f"{_TABLE}| case | what it is | " + " | ".join(COMPARED) + " |\n"
-    head += "|---" * (len(COMPARED) + 2) + "|\n"
+def _table(cases: Sequence[Case], results: Results, ways: Sequence[str]) -> str:
+    head = f"{_TABLE}| case | what it is | " + " | ".join(ways) + " |\n"
+    head += "|---" * (len(ways) + 2) + "|\n"
     rows = [
         f"| {case.name} | {_cell(case.about)} | "
-        + " | ".join(_said(results, case.name, way) for way in COMPARED)
+        + " | ".join(_said(results, case.name, way) for way in ways)
         + " |\n"
         for case in cases
     ]
     sums = [
         f"| | {word}: of {len(cases)} cases | "
         + " | ".join(
-            str(sum(_word(results, case.name, way) == word for case in cases))
-            for way in COMPARED
+            str(sum(_word(results, case.name, way) == word for case in cases)) for way in ways
         )
         + " |\n"
         for word in (SAME, REFUSED, DIFFERENT)
@@ -105,12 +109,12 @@ def _cell(words: str) -> str:
     return words.replace("|", "\\|")
 
 
-def _refused(cases: Sequence[Case], results: Results) -> str:
+def _refused(cases: Sequence[Case], results: Results, ways: Sequence[str]) -> str:
     head = (
         "The job is held with the reason, which names the attribute and says what to do.\n"
         "`vmcapsule run` prints it and exits with 65.\n\n"
     )
-    return _REFUSED + head + _listed(sorted(_refusals(cases, results)))
+    return _REFUSED + head + _listed(sorted(_refusals(cases, results)), ways)
 
 
 def _refusals(cases: Sequence[Case], results: Results) -> Iterator[_Seen]:
@@ -131,8 +135,8 @@ def _marked(reason: str) -> str:
     return f"`{quoted}`: {why}" if is_quote else reason
 
 
-def _different(cases: Sequence[Case], results: Results) -> str:
-    return _DIFFERENT + _listed(_reasons(cases, results))
+def _different(cases: Sequence[Case], results: Results, ways: Sequence[str]) -> str:
+    return _DIFFERENT + _listed(_reasons(cases, results), ways)
 
 
 def _reasons(cases: Sequence[Case], results: Results) -> Iterator[_Seen]:
@@ -146,20 +150,20 @@ def _reasons(cases: Sequence[Case], results: Results) -> Iterator[_Seen]:
                 yield expected.reason.rstrip("."), ways, case.name
 
 
-def _listed(seen: Iterable[_Seen]) -> str:
+def _listed(seen: Iterable[_Seen], every: Sequence[str]) -> str:
     """Each reason once, with what it is seen in, and with the ways where not in all."""
     found: Dict[Tuple[str, Tuple[str, ...]], List[str]] = {}
     for reason, ways, case in seen:
         found.setdefault((reason, ways), []).append(case)
     rows = [
-        f"- {reason}. Seen{_with(ways)} in: {_COMMA.join(cases)}.\n"
+        f"- {reason}. Seen{_with(ways, every)} in: {_COMMA.join(cases)}.\n"
         for (reason, ways), cases in found.items()
     ]
     return "".join(rows) or "Nothing.\n"
 
 
-def _with(ways: Sequence[str]) -> str:
-    return "" if len(ways) == len(COMPARED) else f" with {_COMMA.join(ways)}"
+def _with(ways: Sequence[str], every: Sequence[str]) -> str:
+    return "" if len(ways) == len(every) else f" with {_COMMA.join(ways)}"
 
 
 # What was written
@@ -169,8 +173,11 @@ def read(page: str) -> Results:
     """What a page was made from, but for the differences themselves: it has their reasons."""
     match = re.search(r"`tests/conformance/cases`\. (.*)\.$", page, re.MULTILINE)
     versions = [one.rpartition(" ") for one in match[1].split(_COMMA)] if match else []
-    verdicts = _read_table(_section(page, _TABLE))
-    for reason, ways, case in _read_list(_section(page, _REFUSED)):
+    rows = _section(page, _TABLE)
+    # Of a page that was written before there were as many.
+    every = _read_ways(rows)
+    verdicts = _read_table(rows, every)
+    for reason, ways, case in _read_list(_section(page, _REFUSED), every):
         for way in ways:
             old = verdicts[case][way]
             verdicts[case][way] = replace(old, evidence=(*old.evidence, reason))
@@ -181,10 +188,11 @@ def _section(page: str, heading: str) -> List[str]:
     return page.partition(heading)[2].partition("\n## ")[0].splitlines()
 
 
-def _read_table(lines: Sequence[str]) -> Verdicts:
-    if not lines:
-        return {}
-    ways = lines[0].strip("| ").split(" | ")[2:]
+def _read_ways(lines: Sequence[str]) -> Tuple[str, ...]:
+    return tuple(lines[0].strip("| ").split(" | ")[2:]) if lines else ()
+
+
+def _read_table(lines: Sequence[str], ways: Sequence[str]) -> Verdicts:
     verdicts: Verdicts = {}
     for line in (line for line in lines[2:] if not line.startswith("| | ")):
         about, *said = line.strip("| ").rsplit(" | ", len(ways))
@@ -200,8 +208,8 @@ def _read_verdict(words: str) -> Verdict:
     return Verdict(word, wrong=(f"{word}, which was unexpected",) if unexpected else ())
 
 
-def _read_list(lines: Iterable[str]) -> Iterator[_Seen]:
+def _read_list(lines: Iterable[str], every: Tuple[str, ...]) -> Iterator[_Seen]:
     for line in lines:
         seen = re.fullmatch(r"- (.*)\. Seen(?: with (.*?))? in: (.*)\.", line)
         for case in seen[3].split(_COMMA) if seen else ():
-            yield seen[1], tuple(seen[2].split(_COMMA)) if seen[2] else COMPARED, case
+            yield seen[1], tuple(seen[2].split(_COMMA)) if seen[2] else every, case

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from tests.conformance.cases import DAG_FILE, SUBMIT_FILE, Case
 from tests.conformance.outcome import (
@@ -40,6 +41,17 @@ _POLL_S = 2
 _HELD_LOOKS = 10
 _STATES = {condor.COMPLETED: ENDED, condor.HELD: HELD, condor.REMOVED: REMOVED}
 _RANGE = re.compile(r"^(\d+)\.(\d+) - (\d+)\.(\d+)$", re.MULTILINE)
+#: By which a user asks for a capsule.
+WANTED = ("+WantJobRouter = True",)
+#: A VM is waited for 45 s by its starter, whatever it does: so more of them at once than a
+#: machine of two cores has work for.  Meanwhile a hook a poll for each job that waits would
+#: be most of the work.
+_VM_CONFIG = """\
+NUM_CPUS = 12
+JOB_ROUTER_POLLING_PERIOD = 5
+"""
+_VM_CONFIG_NAME = "96-conformance-vm"
+_VMS_S = 90
 #: DAGMan's file that stands in for the case's: it includes that and may add to it.
 _OUTER_DAG = "outer.dag"
 
@@ -221,6 +233,39 @@ class Queued:
         constraint = f"ClusterId >= {first} && ClusterId <= {last} && JobStatus != 3"
         self.pool.run("root", ["condor_rm", "-constraint", constraint], check=False)
         self.pool.until(lambda: not self._queue(), 120, "the queue to be empty")
+
+
+class Routed(Queued):
+    """Submits cases for the route that is printed for an ad template of the VM universe.
+
+    The pool gets that route and, as an execute point, what is printed for it; in the end it
+    has its own again.
+    """
+
+    def __init__(self, pool: Pool, way: str, ad_template: str) -> None:
+        super().__init__(pool, way, WANTED)
+        self.ad_template = ad_template
+
+    def run(self, cases: Sequence[Case]) -> Outcomes:
+        """Submit the cases side by side; return what became of each."""
+        with self._route():
+            return super().run(cases)
+
+    @contextlib.contextmanager
+    def _route(self) -> Iterator[None]:
+        self.pool.configure(_VM_CONFIG_NAME, _VM_CONFIG)
+        self.pool.change_route({"CONDOR_CLASSAD_TEMPLATE": self.ad_template})
+        try:
+            self.pool.until(self._has_vms, _VMS_S, f"the startd to have {self.ad_template} VMs")
+            yield
+        finally:
+            self.pool.unconfigure(_VM_CONFIG_NAME)
+            self.pool.change_route()
+
+    def _has_vms(self) -> bool:
+        wanted = f'HasVM && VM_Type == "{self.ad_template}"'
+        argv = ["condor_status", "-constraint", wanted, "-af", "Name"]
+        return bool(self.pool.run("root", argv, check=False).stdout)
 
 
 def _is_fetchable(state: Optional[Tuple[int, str]]) -> bool:

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Protocol, Sequence
 from tests.conformance.alone import Alone
 from tests.conformance.cases import Case
 from tests.conformance.outcome import Outcomes
-from tests.conformance.queued import Queued
+from tests.conformance.queued import WANTED, Queued, Routed
 from tests.pool.pool import Pool
 
 NATIVE = "native"
@@ -34,7 +34,11 @@ WAYS: Dict[str, Way] = {
     NATIVE: Way("HTCondor without vmcapsule: the reference", Queued),
     "qemu": Way(
         "routed by the JobRouter into a capsule that QEMU boots in a vanilla slot",
-        lambda pool, way: Queued(pool, way, ["+WantJobRouter = True"]),
+        lambda pool, way: Queued(pool, way, WANTED),
+    ),
+    "vmware": Way(
+        "routed into a VMware job of HTCondor's VM universe, which our vm-gahp boots by QEMU",
+        lambda pool, way: Routed(pool, way, "vmware"),
     ),
     "run": Way(
         "`vmcapsule run`: on one machine, under a personal HTCondor in the guest",

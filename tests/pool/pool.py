@@ -91,9 +91,7 @@ class Pool:
         try:
             self.until(self.is_ready, _READY_S, "HTCondor to come up")
             if with_plugin:
-                # As an installation has it: hooks run as users who may not write there.
-                compiled = ["python3", "-m", "compileall", "-q", f"{plugin.HOME}/vmcapsule"]
-                self.run("root", compiled)
+                self._compile_plugin()
         except PoolError as error:
             explained = self.explained(error)
             self.stop()
@@ -213,6 +211,17 @@ class Pool:
         self.configure(
             "50-vmcapsule", plugin.install(self.space, knobs, self.cache, self.templates)
         )
+
+    def change_route(self, knobs: Optional[Mapping[str, object]] = None) -> None:
+        """Install this checkout in a running pool with other knobs; return when they count."""
+        self.install_plugin(knobs)
+        self._compile_plugin()
+        self.restart("MASTER")
+
+    def _compile_plugin(self) -> None:
+        """As an installation has it: hooks run as users who may not write there."""
+        compiled = ["python3", "-m", "compileall", "-q", f"{plugin.HOME}/vmcapsule"]
+        self.run("root", compiled)
 
     # Jobs
 

@@ -151,7 +151,7 @@ def test_without_ways_all_are_meant(tmp_path: Path) -> None:
     [
         ("[case]\nspool = yes\n", "'spool' means nothing"),
         ("[differing]\nwhat = x\n", r"'\[differing\]' means nothing"),
-        ("[refused]\nways = vmware\n", "there is no way 'vmware'"),
+        ("[refused]\nways = xen\n", "there is no way 'xen'"),
         ("[different: x]\nwhat = exit: *\n", "lacks what or reason"),
         ("[different: x]\nreason = so\n", "lacks what or reason"),
     ],

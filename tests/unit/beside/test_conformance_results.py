@@ -56,10 +56,10 @@ def test_the_table_fits_a_terminal_and_tells_what_is_wrong() -> None:
     lines = table.lines(SAID, COMPARED)
     assert max(map(len, lines)) <= 80
     rows = {line.split()[0]: line.split()[1:] for line in lines[:6]}
-    assert rows["alike"] == ["same"] * 3
-    assert rows["retried"] == ["same", "different", "-"]
-    assert rows["broken"] == ["different", "!", "-", "-"]
-    assert "4 cases: same                               2           1           1" in lines
+    assert rows["alike"] == ["same"] * 4
+    assert rows["retried"] == ["same", "-", "different", "-"]
+    assert rows["broken"] == ["different", "!", "-", "-", "-"]
+    assert "4 cases: same                   2           1           1           1" in lines
     assert lines[-1] == "broken (qemu): exit: code 1"
     assert table.is_wrong(SAID)
     del_broken = {name: said for name, said in SAID.items() if name != "broken"}
@@ -76,13 +76,15 @@ def test_a_long_list_of_what_is_wrong_is_cut() -> None:
 
 def test_the_page_says_what_works_what_is_refused_and_what_differs() -> None:
     page = document.text(ALL, FOUND)
-    assert "| alike | The case alike \\| so | same | same | same |\n" in page
-    assert "| retried | The case retried \\| so | same | different | not run |\n" in page
-    assert "| broken | The case broken \\| so | different, unexpected | not run |" in page
+    assert "| alike | The case alike \\| so | same | same | same | same |\n" in page
+    retried = "same | not run | different | not run"
+    assert f"| retried | The case retried \\| so | {retried} |\n" in page
+    broken = "different, unexpected | not run | not run"
+    assert f"| broken | The case broken \\| so | {broken} |" in page
     assert "- `StreamOut = true`: no connection; take it out. Seen in: streamed.\n" in page
     assert "- There is no queue. Seen with run in: retried.\n" in page
     assert "HTCondor 23.9.6" in page
-    assert "| | same: of 4 cases | 2 | 1 | 1 |\n" in page
+    assert "| | same: of 4 cases | 2 | 1 | 1 | 1 |\n" in page
 
 
 def test_a_refusal_of_some_ways_names_them() -> None:
@@ -133,6 +135,20 @@ def test_the_page_keeps_what_was_found(result: Results) -> None:
         }
 
 
+def test_what_was_seen_in_all_ways_of_an_older_page_is_said_of_those_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    older = tuple(way for way in COMPARED if way != "vmware")
+    monkeypatch.setattr(document, "COMPARED", older)
+    page = document.text(ALL, FOUND)
+    assert "take it out. Seen in: streamed.\n" in page
+    monkeypatch.undo()
+    kept = document.read(page)
+    assert set(kept.verdicts["streamed"]) == set(older)
+    said = f"take it out. Seen with {', '.join(older)} in: streamed.\n"
+    assert said in document.text(ALL, kept)
+
+
 def test_a_run_of_one_case_changes_its_lines_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -149,7 +165,7 @@ def test_a_run_of_one_case_changes_its_lines_alone(
         [line for line in lines if not line.startswith("| | ")]
         for lines in (after - before, before - after)
     )
-    assert added == ["| chirp | want_io_proxy: chirp | same | same | same |"]
+    assert added == ["| chirp | want_io_proxy: chirp | same | same | same | same |"]
     assert len(gone) == 2 and all("chirp" in line for line in gone)
 
 
