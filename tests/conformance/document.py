@@ -62,7 +62,9 @@ def text(cases: Sequence[Case], results: Results) -> str:
 
     A way of which nothing is known is not on it.
     """
-    ways = tuple(way for way in COMPARED if any(way in one for one in results.verdicts.values()))
+    ways = tuple(
+        way for way in COMPARED if any(way in one for one in results.verdicts.values())
+    )
     parts = [_head(results, ways), _table(cases, results, ways)]
     parts += [_refused(cases, results, ways), _different(cases, results, ways)]
     return "".join([*parts, _EVERYWHERE])
