@@ -37,6 +37,8 @@ def serve(vm_type: str, child: Child) -> Optional[int]:
         signal.signal(number, _stop)
     # A starter that is gone is told by the end of what it says.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    # Where it were ignored the kernel would not keep how the machine's process ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     dialogue = Dialogue(vm_type, child)
     try:
         _talk(dialogue, child)

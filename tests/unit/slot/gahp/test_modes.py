@@ -43,7 +43,12 @@ class Gahp:
     """A gahp and the starter's end of its pipes."""
 
     def __init__(
-        self, program: Path, folder: Path, path: str, stderr: Optional[Path] = None
+        self,
+        program: Path,
+        folder: Path,
+        path: str,
+        stderr: Optional[Path] = None,
+        begun_by: tuple[str, ...] = (),
     ) -> None:
         env = {
             "PATH": f"{path}:/usr/bin:/bin",
@@ -54,7 +59,7 @@ class Gahp:
         }
         self.program = program
         self.process = subprocess.Popen(
-            [PYTHON, program, "-f", "-t", "-M", "3"],
+            [*begun_by, PYTHON, program, "-f", "-t", "-M", "3"],
             cwd=folder, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=stderr.open("w") if stderr else subprocess.PIPE, text=True,
         )  # fmt: skip
@@ -297,7 +302,16 @@ def test_what_ends_before_it_is_ready_is_not_the_job(
     assert Path(f"/proc/{child.pid}").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's starter runs jobs of others")
+def test_a_gahp_of_whose_children_nobody_wants_to_hear_ends_as_the_job(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    begun_by = ("env", "--ignore-signal=CHLD")
+    gahp = start(made, tmp_path, "exit 0", started, begun_by=begun_by)
+    gahp.say(*KNOWN)
+    status, said = gahp.end()
+    assert status == 0, said
+
+
 def test_a_gahp_that_cannot_be_heard_ends_as_the_job(
     made: Capsule, tmp_path: Path, started: list[Gahp]
 ) -> None:
