@@ -37,6 +37,9 @@ _REQUIREMENTS = (
     f" && (TARGET.{HAS_OUR_SCRIPT} =?= true) && (TARGET.VM_AvailNum > 0)"
     " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
     " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
+    # Where a run has just ended in vain: of a machine without libvirt HTCondor says that it
+    # has VMs, and the job would be sent there every few seconds.
+    " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
 )
 
 

@@ -60,6 +60,9 @@ def wait_for_machine(pool: Pool, job: JobId) -> int:
 def assert_all_gone(pool: Pool, libvirt: Libvirt) -> None:
     """No job, no machine, no gahp, and no file of theirs is left."""
     pool.until(lambda: not libvirt.domains(), TIMEOUT_S, "libvirt to have no machine")
+    # HTCondor's note of a starter that was killed, by which a new startd would end its machine.
+    for path in pool.path("/var/lib/condor/execute").glob("dir_*.recover"):
+        path.unlink()
     assert_quiet(pool)
     assert processes(pool, GAHP) == []
     runs = [path.name for path in pool.path("/run/libvirt/qemu").glob("*.xml")]

@@ -14,9 +14,8 @@ from tests.pool.pool import Pool
 DAEMONS = ("virtlogd", "libvirtd")
 #: Closed by Debian; docs/routes.md has an administrator open it.
 QEMU_HOME = "/var/lib/libvirt/qemu"
-#: HTCondor looks whether it is there, and libvirt whether it works.
+#: HTCondor looks whether it is there, and libvirt who may use it.
 _KVM = "/dev/kvm"
-_KVM_NUMBER = ("c", "10", "232")
 _READY_S = 60
 
 
@@ -29,10 +28,17 @@ class Libvirt:
         self._entered: Dict[str, subprocess.Popen[bytes]] = {}
 
     def prepare(self) -> None:
-        """What docs/routes.md asks for, and a device for KVM that need not work."""
+        """What docs/routes.md asks for, and a device for KVM, which need not work.
+
+        It is as udev makes it, whatever this machine's is: of one that is root's alone libvirt
+        thinks at each start that it is new, and asks QEMU again what it can.
+        """
         self._pool.run("root", ["chmod", "o+x", QEMU_HOME])
-        if not self._pool.path(_KVM).exists():
-            self._pool.run("root", ["mknod", "-m", "600", _KVM, *_KVM_NUMBER])
+        # Where the machine has one, that is mounted here.
+        self._pool.run("root", ["umount", _KVM], check=False)
+        self._pool.run("root", ["rm", "-f", _KVM])
+        self._pool.run("root", ["mknod", "-m", "660", _KVM, "c", "10", "232"])
+        self._pool.run("root", ["chgrp", "kvm", _KVM])
 
     def start(self) -> None:
         """Start what does not run, and return when libvirt answers."""

@@ -76,6 +76,22 @@ def test_a_capsule_that_boots_by_itself_tells_of_no_kernel() -> None:
     assert read_asked((ad.long_form() + BY_HTCONDOR).encode()).kernel == ""
 
 
+@pytest.mark.parametrize(("age_s", "matched"), [(5, ["ep2"]), (500, ["ep1", "ep2"])])
+def test_a_machine_where_a_run_ended_in_vain_is_not_tried_at_once(
+    age_s: int, matched: list[str]
+) -> None:
+    """It goes on saying that it has VMs while libvirt does not run there."""
+    ended = {"LastVacateTime": int(time.time()) - age_s, "MachineAttrMachine0": '"ep1"'}
+    job = classad2.parseOne(routed().with_(ended).long_form(), classad2.ParserType.Old)
+    own = "HasVM = true; HasVMCapsuleLibvirt = true"
+    hosts = {
+        name: classad2.ClassAd(f'[ {HOST} {own}; Machine = "{name}" ]')
+        for name in ("ep1", "ep2")
+    }
+    found = [name for name, host in hosts.items() if job.lookup("Requirements").eval(job, host)]
+    assert found == matched
+
+
 def test_a_users_words_put_no_machine_out_of_service() -> None:
     said = 'jobVMNetworkingType = "x"\nJobVMHardwareVT = true\n'
     for network, kind in ((True, "nat"), (False, None)):
