@@ -56,9 +56,10 @@ def execute_snippet(config: Config, program: Path) -> str:
     With what the VM universe needs there, where the ad template makes jobs of it.
     """
     route = route_of(read_ad_template(_ad_template(config)))
-    parts = ["execute", *([f"execute-{route.vm_type}"] if route.vm_type else [])]
+    parts = ["execute", *([f"execute-{route.execute}"] if route.execute else [])]
     text = "".join(resource(f"templates/{name}.config").read_text("utf-8") for name in parts)
-    return string.Template(text.replace("$(", "$$(")).substitute({"program": str(program)})
+    values = {"program": str(program), "vm_type": route.vm_type}
+    return string.Template(text.replace("$(", "$$(")).substitute(values)
 
 
 def _ad_template(config: Config) -> Path:

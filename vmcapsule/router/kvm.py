@@ -164,4 +164,5 @@ ROUTE = Route(
     facts=_facts,
     attributes=_attributes,
     request_disk_kib=slot_jobs.request_disk_kib,
+    execute="kvm",
 )

@@ -85,11 +85,27 @@ class Route(NamedTuple):
     facts: Callable[[Capsule, Template, int], CapsuleFacts]
     attributes: Callable[[SourceJob, Ad, CapsuleFacts], Mapping[str, Value]]
     request_disk_kib: Callable[[SourceJob, CapsuleFacts], int]
+    #: Which configuration execute points need beside the probe's, of ``templates/execute-*``.
+    execute: str = ""
+    #: Does our vm-gahp run it, though HTCondor has one for its type?  So the ad template's
+    #: `OWN_GAHP` says.
+    own_gahp: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What an ad template says that makes it, in words."""
+        return kind(self.universe, self.vm_type, self.own_gahp)
 
 
-def kind(universe: int, vm_type: str) -> str:
+#: Of an ad template: see `Route.own_gahp`.
+OWN_GAHP = "VmCapsuleGahp"
+
+
+def kind(universe: int, vm_type: str, own_gahp: bool) -> str:
     """What an ad template says of the kind of job that it makes, in words."""
-    return f"JobUniverse = {universe}" + (f", JobVMType = {vm_type}" if vm_type else "")
+    words = [f"JobUniverse = {universe}"]
+    words += [f"JobVMType = {vm_type}"] if vm_type else []
+    return ", ".join([*words, f"{OWN_GAHP} = true"] if own_gahp else words)
 
 
 def size_kib(data_kib: int, shared: Sequence[Path]) -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import AdError, ConfigError
-from vmcapsule.router import kvm, qemu, vmware
-from vmcapsule.router.route import Route, kind
+from vmcapsule.router import kvm, kvm_gahp, qemu, vmware
+from vmcapsule.router.route import OWN_GAHP, Route, kind
 
 #: Another kind of routed job is another line here.
-ROUTES = (qemu.ROUTE, vmware.ROUTE, kvm.ROUTE)
+ROUTES = (qemu.ROUTE, vmware.ROUTE, kvm.ROUTE, kvm_gahp.ROUTE)
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 
 
@@ -30,12 +30,13 @@ def read_ad_template(path: Path) -> Ad:
 
 
 def route_of(template: Ad) -> Route:
-    """What an ad template makes, told by its own JobUniverse and JobVMType.
+    """What an ad template makes, told by its own JobUniverse, JobVMType and `OWN_GAHP`.
 
     Raises `ConfigError` for a kind that is not known.
     """
     try:
         universe, vm_type = template.integer("JobUniverse"), template.string("JobVMType") or ""
+        own_gahp = template.boolean(OWN_GAHP) is True
     except AdError as error:
         raise ConfigError(
             f"{_KNOB}: {error.message}", f"correct the ad that {_KNOB} names"
@@ -44,12 +45,13 @@ def route_of(template: Ad) -> Route:
         raise ConfigError(
             f"{_KNOB}: the ad has no JobUniverse", "make it with 'condor_submit -dump'"
         )
+    asked = (universe, vm_type.lower(), own_gahp)
     for route in ROUTES:
-        if (route.universe, route.vm_type) == (universe, vm_type.lower()):
+        if (route.universe, route.vm_type, route.own_gahp) == asked:
             return route
-    known = "; or ".join(kind(route.universe, route.vm_type) for route in ROUTES)
+    known = "; or ".join(route.kind for route in ROUTES)
     raise ConfigError(
-        f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type)}",
+        f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type, own_gahp)}",
         f"use one with {known}",
     )
 

@@ -14,6 +14,7 @@ from vmcapsule.slot.starter import (
     HOLD_CODE,
     HOLD_REASON,
     HOLD_SUBCODE,
+    KILLED_RUN,
     KVM_WORKS,
     NETWORK_WORKS,
 )
@@ -24,6 +25,12 @@ QEMU_MEMORY_MIB = 128
 GUEST_KIB = 64 << 10
 #: How a run ends whose guest did not report.
 UNREPORTED = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
+#: The same where our vm-gahp runs it: what kills a gahp ends the routed job, too.  A job that
+#: was killed says so before.
+UNREPORTED_BY_A_GAHP = (
+    f"({UNREPORTED}) || (ExitBySignal =?= true && ExitSignal =?= 9 && "
+    f"{KILLED_RUN} =!= NumJobCompletions)"
+)
 
 
 def demands(made: Capsule) -> Iterator[str]:

@@ -17,7 +17,7 @@ from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
-from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, KILLED_RUN, KVM_WORKS, NETWORK_WORKS
+from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, KVM_WORKS, NETWORK_WORKS
 from vmcapsule.template.template import Template
 
 #: What condor_submit would have added to the Requirements of such a job, but for HasVM: once
@@ -121,12 +121,11 @@ ROUTE = Route(
     universe=13,
     vm_type="vmware",
     universe_name="VM",
-    # What kills a gahp ends the routed job, too.  A job that was killed says so before.
-    unreported=f"({slot_jobs.UNREPORTED}) || (ExitBySignal =?= true && ExitSignal =?= 9 && "
-    f"{KILLED_RUN} =!= NumJobCompletions)",
+    unreported=slot_jobs.UNREPORTED_BY_A_GAHP,
     requirements=_REQUIREMENTS,
     finish=_finish,
     facts=_facts,
     attributes=_attributes,
     request_disk_kib=_request_disk_kib,
+    execute="gahp",
 )

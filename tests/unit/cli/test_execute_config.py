@@ -83,3 +83,20 @@ def test_machines_for_kvm_jobs_are_told_of_vm_gahp_and_of_our_script(tmp_path: P
         "HasVMCapsuleLibvirt": "True",
         "STARTD_ATTRS": "$(STARTD_ATTRS) HasVMCapsuleLibvirt",
     }
+
+
+@pytest.mark.parametrize(
+    ("ad_template", "vm_type"), [("vmware", "vmware"), ("kvm-gahp", "kvm")]
+)
+def test_machines_whose_gahp_is_ours_are_told_whose_jobs_it_runs(
+    tmp_path: Path, ad_template: str, vm_type: str
+) -> None:
+    found, alone = printed(tmp_path, ad_template=ad_template), printed(tmp_path)
+    assert {name: found.pop(name) for name in alone} == alone
+    assert found == {
+        "VM_TYPE": vm_type,
+        "VM_GAHP_SERVER": str(PROGRAM_HOME),
+        "VM_GAHP_SEND_ALL_CLASSAD": "False",
+        "VM_STATUS_INTERVAL": "30",
+        "VM_SOFT_SUSPEND": "True",
+    }

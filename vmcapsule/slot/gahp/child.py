@@ -23,7 +23,7 @@ from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.errors import ConfigError, ToolError, UsageError, one_line
 from vmcapsule.slot import hypervisor
 from vmcapsule.slot.ending import FROM_OUTSIDE
-from vmcapsule.slot.gahp.dialogue import Asked, State
+from vmcapsule.slot.gahp.dialogue import KVM, Asked, State
 from vmcapsule.slot.gahp.log import log
 from vmcapsule.vm import vmrun
 
@@ -128,7 +128,9 @@ class Child:
         Where it cannot be started at all, the guest has not reported: an error now would
         have HTCondor take the VM universe out of service.
         """
-        product = hypervisor_or_why()
+        # A job of KVM's has nothing that VMware could run.
+        is_kvms = (asked.vm_type or "").lower() == KVM
+        product = hypervisor.QEMU if is_kvms else hypervisor_or_why()
         if product in vmrun.PRODUCTS:
             self._stop_timeout_s = VMWARE_STOP_TIMEOUT_S
         wanted = (asked.memory_mib, asked.cpus, int(asked.snapshot))

@@ -15,8 +15,8 @@ from typing import Callable, NamedTuple, Optional, Protocol
 from vmcapsule.slot.gahp.lines import sentence, words
 
 GREETING = r"$VMGahpVersion: 1.0 Nov 24 2026 vmcapsule\ vm-gahp $"
-#: Whose jobs are served.
-VM_TYPE = "vmware"
+#: Whose jobs are served: VMware's, and in the place of HTCondor's own gahp KVM's.
+VMWARE, KVM = VM_TYPES = ("vmware", "kvm")
 #: The number of the only machine.
 VM_ID = 1
 _NULL = "NULL"

@@ -8,7 +8,7 @@ import vmcapsule
 from vmcapsule import process
 from vmcapsule.errors import VmCapsuleError
 from vmcapsule.slot import hypervisor, probe
-from vmcapsule.slot.gahp.dialogue import VM_TYPE
+from vmcapsule.slot.gahp.dialogue import KVM
 from vmcapsule.slot.starter import BY_QEMU, BY_VMWARE, HYPERVISOR, REASON
 from vmcapsule.vm import vmrun
 
@@ -17,12 +17,12 @@ from vmcapsule.vm import vmrun
 _ROOM = 2
 
 
-def lines() -> list[str]:
+def lines(vm_type: str) -> list[str]:
     """The attributes that the startd's ad gets; `ToolError` where no machine would run.
 
     What ``VM_Memory`` says is what counts, and is no limit: the slot's own memory is.
     """
-    product = hypervisor.chosen()
+    product = hypervisor.QEMU if vm_type == KVM else hypervisor.chosen()
     if product == hypervisor.QEMU:
         runs = f"{BY_QEMU} {probe.qemu_version()}"
     else:
@@ -30,7 +30,7 @@ def lines() -> list[str]:
         runs = f"{BY_VMWARE} {product}"
     return [
         f'VM_GAHP_VERSION = "{vmcapsule.__version__}"',
-        f'VM_Type = "{VM_TYPE}"',
+        f'VM_Type = "{vm_type}"',
         f"VM_Memory = {_memory_mib() * _ROOM}",
         "VM_Networking = false",
         f'{HYPERVISOR} = "{runs}"',

@@ -12,7 +12,7 @@ from typing import NamedTuple, Optional, Sequence
 
 from vmcapsule.errors import UsageError, VmCapsuleError
 from vmcapsule.slot.ending import die
-from vmcapsule.slot.gahp.dialogue import VM_TYPE
+from vmcapsule.slot.gahp.dialogue import KVM, VM_TYPES
 from vmcapsule.slot.gahp.log import log
 
 TEST, STANDALONE, KILL = "0", "3", "4"
@@ -58,7 +58,7 @@ def _test(call: Call, program: str) -> int:
 
     try:
         _check_type(call.vm_type)
-        told = lines()
+        told = lines(call.vm_type)
     except VmCapsuleError as error:
         # Of what is wrong nothing else comes to the StartLog.
         told = refusal(error)
@@ -78,6 +78,9 @@ def _standalone(call: Call, program: str) -> Optional[int]:
 def _kill(call: Call, program: str) -> int:
     from vmcapsule.slot.gahp.leftovers import end_all_in, end_as_owner, switch_off_all_in
 
+    if call.vm_type == KVM:
+        # Told by a name of HTCondor's for it; such a machine is QEMU's, which ends with us.
+        return 0
     if not Path(call.match).is_absolute():
         raise UsageError(f"'match {call.match}' names no folder", "give a full path")
     if os.geteuid() == 0:
@@ -91,9 +94,10 @@ def _kill(call: Call, program: str) -> int:
 
 
 def _check_type(vm_type: str) -> None:
-    if vm_type != VM_TYPE:
+    if vm_type not in VM_TYPES:
         raise UsageError(
-            f"there are no machines of type '{vm_type}' here", f"set 'VM_TYPE = {VM_TYPE}'"
+            f"there are no machines of type '{vm_type}' here",
+            f"set VM_TYPE to one of {', '.join(VM_TYPES)}",
         )
 
 

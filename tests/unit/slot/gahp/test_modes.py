@@ -49,10 +49,11 @@ class Gahp:
         path: str,
         stderr: Optional[Path] = None,
         begun_by: tuple[str, ...] = (),
+        vm_type: str = "vmware",
     ) -> None:
         env = {
             "PATH": f"{path}:/usr/bin:/bin",
-            "VMGAHP_VMTYPE": "vmware",
+            "VMGAHP_VMTYPE": vm_type,
             "VMGAHP_WORKING_DIR": str(folder),
             "VMGAHP_USER_UID": str(NOBODY),
             "VMGAHP_USER_GID": str(NOBODY),
@@ -155,6 +156,25 @@ def test_it_ends_as_the_job_when_the_starter_knows_the_machine(
         assert {owner_of(path) for path in made.folder.rglob("*")} == {NOBODY}
     # As the ad wants its machine, whatever the record says.
     assert "-m 321" in (made.folder / "told").read_text()
+
+
+def test_a_job_of_kvms_is_run_by_qemu_wherever_vmware_is(
+    made: Capsule, tmp_path: Path, started: list[Gahp]
+) -> None:
+    with_vmware(made, tmp_path, ":")
+    gahp = start(made, tmp_path, "echo >told", started, vm_type="kvm")
+    gahp.say(*(line.replace("vmware", "kvm") for line in KNOWN))
+    status, said = gahp.end()
+    assert status == 0, said
+    assert (made.folder / "told").exists() and not (made.folder / "calls").exists()
+    # A starter lets everybody into such a job's folder.
+    new = [made.folder / RETURNED, made.folder / "console.log", made.folder / "told"]
+    assert [path.stat().st_mode & 0o077 for path in new] == [0, 0, 0]
+
+
+def test_what_is_left_of_a_kvm_job_is_told_by_a_name_and_is_nothing(tmp_path: Path) -> None:
+    done = call(tmp_path, "-f", "-M", "4", "vmtype", "kvm", "match", "alice_pool_4.0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_guest_that_did_not_report_is_told_by_the_signal(
@@ -530,6 +550,15 @@ def test_a_startd_is_told_what_it_needs(tmp_path: Path) -> None:
     assert told["VM_Type"] == '"vmware"' and int(told["VM_Memory"]) > 0
     assert told["VMCapsuleHypervisor"] == '"qemu 10.0.2"'
     assert told["VM_Networking"] == "false" and "VM_GAHP_VERSION" in told
+
+
+def test_a_startd_is_told_of_machines_for_kvms_jobs(tmp_path: Path) -> None:
+    path = fake_qemu(tmp_path, "pc-q35-7.2")
+    env = {"PATH": path, "_CONDOR_VM_CAPSULE_HYPERVISOR": "ws"}
+    done = call(tmp_path, "-f", "-t", "-M", "0", "vmtype", "kvm", **env)
+    told = dict(line.split(" = ") for line in done.stdout.splitlines())
+    # VMware runs none of those.
+    assert (told["VM_Type"], told["VMCapsuleHypervisor"]) == ('"kvm"', '"qemu 10.0.2"')
 
 
 def with_setpriv_alone(folder: Path) -> str:
