@@ -62,7 +62,7 @@ def machines(pool: Pool) -> list[int]:
 
 
 def gahps(pool: Pool) -> list[int]:
-    return processes(pool, rf"\S*python3? {PROGRAM_HOME} -f .*-M 3")
+    return processes(pool, rf"\S*python3? -I {PROGRAM_HOME} -f .*-M 3")
 
 
 def wait_until_quiet(pool: Pool) -> None:
