@@ -15,9 +15,8 @@ from typing import Callable, Iterator
 
 from bench.measure import Command, command
 from vmcapsule.config import Config, load_config
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
-from vmcapsule.disk.empty_disk import make_data_disk
+from vmcapsule.disk.new_disk import NewDisk, empty
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
@@ -221,9 +220,9 @@ def make_tree(folder: Path, files: int, file_bytes: int) -> Path:
 def empty_disk(path: Path, size_bytes: int, *, growable: bool = False) -> Disk:
     """Make an empty data disk; a flat one's image is ``NAME-flat.vmdk`` beside it."""
     fresh(*path.parent.glob(f"{path.stem}*.vmdk"))
-    make_data_disk(path, size_bytes=size_bytes, offset_bytes=OFFSET_BYTES)
-    if growable:
-        DataDisk(path).make_transferable(path.parent)
+    disk = NewDisk(empty(size_bytes, OFFSET_BYTES), {})
+    with disk.made(path, travels=growable):
+        pass
     return Disk.at(path)
 
 

@@ -1,4 +1,4 @@
-"""``stage.py TREE DISK``: pack a folder's tree onto a data disk."""
+"""``stage.py TREE DISK FOLDER``: pack a tree onto a data disk like DISK, in FOLDER."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def main(tree: Path, disk: Path) -> None:
+def main(tree: Path, disk: Path, folder: Path) -> None:
     """Do what packing a job's inputs does, begun as a hook begins."""
     gc.disable()
     from vmcapsule.disk.data_disk import DataDisk
@@ -16,7 +16,8 @@ def main(tree: Path, disk: Path) -> None:
     from vmcapsule.transfer import sandbox
 
     load = staging.packed(sandbox.tree(str(tree), tree.name), texts=())
-    staging.stage(load, DataDisk(disk))
+    like = DataDisk(disk)
+    staging.stage(load, like, folder, like.look().size_bytes, travels=False)
 
 
 if __name__ == "__main__":

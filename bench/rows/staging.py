@@ -1,7 +1,7 @@
 """A tree onto a data disk and out again, beside mtools, pyfatfs and a plain copy.
 
-All write into the same empty volume, made by the same formatter; only the copying is
-timed, as a whole process.
+All write into the same empty volume, made by the same formatter: ours into a copy, which it
+makes itself.  Only that and the copying is timed, as a whole process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.place import (
     disk_bytes_for,
     empty_disk,
     folder_for,
+    fresh,
     make_tree,
 )
 from bench.results import OURS, Growth, Measure, Outcome, at_most
@@ -49,6 +50,11 @@ class Bench:
     def disk(self, name: str) -> Path:
         return self.folder / f"disk-{name}" / "data.vmdk"
 
+    @property
+    def staged(self) -> Path:
+        """The disk that ours makes, like the one it is given."""
+        return self.folder / "staged" / "data.vmdk"
+
     def image(self, name: str) -> Path:
         return self.disk(name).with_name("data-flat.vmdk")
 
@@ -59,6 +65,9 @@ class Bench:
         """An empty disk for ``name``."""
         self.disk(name).parent.mkdir(exist_ok=True)
         empty_disk(self.disk(name), disk_bytes_for(self.files, self.file_bytes))
+        if name == OURS:
+            fresh(self.staged.parent)
+            self.staged.parent.mkdir()
 
     def bare(self, name: str) -> None:
         """An empty folder for ``name``."""
@@ -71,7 +80,7 @@ class Bench:
     def staging(self, names: Sequence[str]) -> List[Contender]:
         """Those who bring the tree onto a disk, or for cp, into a folder."""
         commands = {
-            OURS: self.place.driver("stage", self.tree, self.disk(OURS)),
+            OURS: self.place.driver("stage", self.tree, self.disk(OURS), self.staged.parent),
             CP: command("cp", "-r", self.tree, self.out("cp-in")),
             MCOPY: command(
                 "mcopy", "-s", "-i", self._drive(MCOPY), self.tree, "::", env=MTOOLS
@@ -87,7 +96,7 @@ class Bench:
     def extraction(self, names: Sequence[str]) -> List[Contender]:
         """Those who bring it back from where staging left it."""
         commands = {
-            OURS: self.place.driver("extract", self.disk(OURS), self.out(OURS)),
+            OURS: self.place.driver("extract", self.staged, self.out(OURS)),
             CP: command("cp", "-r", self.out("cp-in") / "tree", self.out(CP)),
             MCOPY: command(
                 "mcopy", "-s", "-n", "-i", self._drive(MCOPY), "::tree", self.out(MCOPY),
@@ -127,7 +136,7 @@ def large(place: Place) -> Outcome:
     with folder_for(place, "large") as folder:
         bench = Bench(place, folder, 1, place.sizes.large_bytes)
         found = both_ways(bench, [OURS, CP, MCOPY, PYFATFS], place.sizes.rounds)
-    size = _size(place.sizes.large_bytes)
+    size = size_of(place.sizes.large_bytes)
     return Outcome(
         tuple(
             Measure(
@@ -164,7 +173,7 @@ def growth(place: Place) -> Outcome:
         names = [OURS, MCOPY, CP, *([PYFATFS] if files <= _PYFATFS_FILES_MAX else [])]
         _grow(place, files, place.sizes.file_bytes, names, files, by_files)
     for size in place.sizes.grow_bytes:
-        place.say(_size(size))
+        place.say(size_of(size))
         names = [OURS, CP, *([MCOPY] if size < _FAT_FILE_BYTES else [])]
         names += [PYFATFS] if size <= _PYFATFS_BYTES_MAX else []
         _grow(place, 1, size, names, size, by_bytes)
@@ -192,6 +201,7 @@ def _grow(
         points.setdefault(name, []).append((at, round(total_s, 4)))
 
 
-def _size(size_bytes: int) -> str:
+def size_of(size_bytes: int) -> str:
+    """A size for people to read."""
     gib = size_bytes / 2**30
     return f"{gib:g} GiB" if gib >= 1 else f"{size_bytes / 2**20:g} MiB"

@@ -53,7 +53,7 @@ def use_pieces(path: Path) -> None:
     volume = made(path, 17 << 30)
     geometry = volume.geometry
     taken = b"\xff\xff\xff\x0f\0\0\0\0" * (geometry.cluster_count // 2 - 2)
-    write_at(volume.fd, geometry.fat_offset + 16, taken)
+    write_at(volume.image, geometry.fat_offset + 16, taken)
     # The only piece that is long is the rest of the disk.
     rest = volume.free_bytes // geometry.cluster_bytes - geometry.cluster_count // 2 + 2
     layout = lay_out(volume, {"a": (rest + 65_000) * geometry.cluster_bytes})

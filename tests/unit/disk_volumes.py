@@ -100,7 +100,7 @@ def put(
         sizes = {path: len(data) for path, data in files.items()}
         layout = lay_out(volume, sizes, folders=folders, remove=remove)
         for path, extents in layout.places():
-            write_extents(volume.fd, extents, files[path])
+            write_extents(volume.image, extents, files[path])
         layout.write()
 
 

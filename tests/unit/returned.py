@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Optional
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit
 from vmcapsule import contract, process
 from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
@@ -14,7 +14,6 @@ from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.empty_disk import build_data_disk
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.job.source import SourceJob, read_job

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Callable
 
+from tests.unit.edits import stage_onto
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.guest import extract, staging
@@ -17,7 +18,7 @@ from vmcapsule.transfer import sandbox
 
 def stage(disk: Path, folder: str) -> None:
     load = staging.packed(sandbox.tree(folder, "tree"), texts=())
-    staging.stage(load, DataDisk(disk))
+    stage_onto(load, DataDisk(disk))
 
 
 def deliver_some(disk: Path, folder: str) -> None:

@@ -9,11 +9,11 @@ from typing import Callable
 
 import pytest
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit
 from vmcapsule import process
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import write_extents
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_view, read_vmdk
 from vmcapsule.template.template import Template

@@ -10,9 +10,10 @@ from typing import Callable, NamedTuple, Optional
 from vmcapsule.capsule import making, naming
 from vmcapsule.capsule.record import WANTED, Capsule, check_size, save_capsule, save_source_ad
 from vmcapsule.config import Config
+from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.guest import bundle, staging
 from vmcapsule.job.source import SourceJob
-from vmcapsule.template.data_disk import data_bytes_for, put_data_disk
+from vmcapsule.template.data_disk import data_bytes_for
 from vmcapsule.template.tarball import HTCondorTarball, is_in
 from vmcapsule.template.template import Template
 from vmcapsule.transfer import outputs, places
@@ -74,16 +75,19 @@ def plan(
 def pack(
     planned: Plan,
     finish: Callable[[Plan, Path], Capsule] = lambda planned, aside: planned.capsule,
+    *,
+    travels: bool = False,
 ) -> Capsule:
     """Make a capsule as planned: its data disk; the rest stays in the template.
 
+    One that ``travels`` to another machine has a data disk that is one file without holes.
     ``finish`` puts in what else is wanted, into the folder in which the capsule is being
     built, and returns the capsule as it is then.
     """
-    made, offset = planned.capsule, planned.capsule.part_offset_bytes
+    made = planned.capsule
+    like = DataDisk(planned.template.data_disk, made.part_offset_bytes)
     with making.draft(made.folder) as aside:
-        disk = put_data_disk(planned.template, aside, made.data_bytes, offset)
-        staging.stage(planned.load, disk)
+        staging.stage(planned.load, like, aside, made.data_bytes, travels=travels)
         save_source_ad(planned.job.long_form(), aside)
         made = finish(planned, aside)
         save_capsule(made, aside)

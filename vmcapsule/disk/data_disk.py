@@ -1,4 +1,4 @@
-"""A data disk, whatever its form: opened for reading or writing, and copied."""
+"""A data disk, whatever its form: opened for reading, and a file of it overwritten."""
 
 from __future__ import annotations
 
@@ -7,21 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional
 
-from vmcapsule.disk.content import content
 from vmcapsule.disk.disk import Disk
-from vmcapsule.disk.extents import created, write_at
-from vmcapsule.disk.fat.boot import read_geometry
+from vmcapsule.disk.extents import write_extents
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk.format import Vmdk, read_delta, read_vmdk
-from vmcapsule.disk.vmdk.vmdk import (
-    in_place,
-    make_transferable,
-    mapped,
-    raw_edit,
-    viewed,
-)
-from vmcapsule.disk.vmdk.write import flat_beside, write_flat
+from vmcapsule.disk.vmdk.vmdk import in_place, viewed
 from vmcapsule.errors import DiskError
 
 
@@ -88,15 +79,6 @@ class DataDisk(NamedTuple):
             else read_delta(self.path, read_vmdk(self.base))
         )
 
-    @contextmanager
-    def edited(self) -> Iterator[FatVolume]:
-        """Open the volume of a flat disk for reading and writing, inside the ``with`` block.
-
-        Raises `DiskError` for a disk of another form.
-        """
-        with raw_edit(self.path) as raw:
-            yield FatVolume.open(raw.fd, locate_fat(raw.fd, raw.size_bytes, self.offset_bytes))
-
     def overwrite(self, name: str, data: bytes) -> None:
         """Put ``data`` in place of a file's content, of the same length, where that lies.
 
@@ -107,48 +89,6 @@ class DataDisk(NamedTuple):
         with in_place(disk) as there:
             offset_bytes = locate_fat(there, disk.capacity_bytes, self.offset_bytes)
             file = FatVolume.open(there, offset_bytes).lookup(name)
-            places = tuple(there.within(file.extents)) if file is not None else ()
-            length_bytes = sum(place.length_bytes for place in places)
-            if file is None or not file.size_bytes == length_bytes == len(data):
+            if file is None or file.is_folder or file.size_bytes != len(data):
                 raise DiskError(f"there is no file '{name}' of {len(data)} bytes on the disk")
-            left = memoryview(data)
-            for place in places:
-                write_at(place.fd, place.fd_offset, left[: place.length_bytes])
-                left = left[place.length_bytes :]
-
-    def copied(self, folder: Path) -> DataDisk:
-        """Copy what is used of it to a flat disk of the same name in ``folder``.
-
-        Raises `SpaceError` where there is no room.
-        """
-        disk = read_vmdk(self.path)
-        target = folder / disk.path.name
-        flat = flat_beside(target)
-        with mapped(disk, folder) as there, created(flat, disk.capacity_bytes) as fd:
-            there.copy(content(there, self.offset_bytes), fd)
-        write_flat(flat, target, adapter=disk.adapter)
-        return self._replace(path=target)
-
-    def like(self, folder: Path, size_bytes: int) -> DataDisk:
-        """Make an empty flat disk of ``size_bytes`` and the same name in ``folder``.
-
-        A guest takes it for this one: same label, same place of its partition.
-        """
-        from vmcapsule.disk.empty_disk import make_data_disk  # seldom needed
-
-        disk = read_vmdk(self.path)
-        with mapped(disk, folder) as there:
-            offset_bytes = locate_fat(there, there.size_bytes, self.offset_bytes)
-            label = read_geometry(there, offset_bytes).label
-        made = make_data_disk(
-            folder / disk.path.name,
-            size_bytes=size_bytes,
-            offset_bytes=offset_bytes,
-            label=label,
-            adapter=disk.adapter,
-        )
-        return DataDisk(made, self.offset_bytes)
-
-    def make_transferable(self, scratch: Path) -> None:
-        """Turn a flat disk into one file without holes, which HTCondor would send as zeros."""
-        make_transferable(self.path, scratch)
+            write_extents(there, file.extents, data)

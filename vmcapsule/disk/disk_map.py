@@ -1,7 +1,8 @@
 """A disk read where it lies: which run of its bytes is in which file, and where there.
 
 Whatever a disk's form, nothing is converted to look at its tables, and what is wanted of
-it is copied once, by the kernel, to where it is wanted.
+it is copied once, by the kernel, to where it is wanted.  A disk whose files are open for
+writing is written to in the same way (`extents.write_at`), where it is no hole.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Iterable, Iterator, Tuple
 
-from vmcapsule.disk.extents import Extent, Source, copy_range, read_at
+from vmcapsule.disk.extents import Extent, Image, Source, copy_to, read_at
 from vmcapsule.errors import DiskError
 
 
@@ -58,8 +59,8 @@ class DiskMap:
                     yield Source(at, count, source.fd, source.fd_offset + skipped)
                 number += 1
 
-    def copy(self, extents: Iterable[Extent], fd: int) -> None:
-        """Copy the disk's ``extents`` to the same places of an empty raw image."""
+    def copy(self, extents: Iterable[Extent], image: Image) -> None:
+        """Copy the disk's ``extents`` to the same places of an empty image."""
         for source in self.within(extents):
-            at = source.offset_bytes
-            copy_range(source.fd, source.fd_offset, fd, at, source.length_bytes)
+            here = Extent(source.offset_bytes, source.length_bytes)
+            copy_to(image, here, source.fd, source.fd_offset)

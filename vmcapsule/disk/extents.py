@@ -89,9 +89,32 @@ def read_at(image: Image, offset_bytes: int, length_bytes: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryview]) -> None:
-    """Write all of ``data`` at ``offset_bytes``; raise `SpaceError` or `DiskError`."""
+def places_within(image: Image, extent: Extent) -> Iterator[Source]:
+    """Yield where all of a part of an image is in files; `DiskError` where it has a hole."""
+    at, end = extent.offset_bytes, extent.offset_bytes + extent.length_bytes
+    for source in sources_within(image, extent):
+        if source.offset_bytes != at:
+            break
+        yield source
+        at += source.length_bytes
+    if at != end:
+        raise DiskError(f"the disk has no room at offset {at}, where {end - at} bytes belong")
+
+
+def write_at(
+    image: Image, offset_bytes: int, data: Union[bytes, bytearray, memoryview]
+) -> None:
+    """Write all of ``data`` at ``offset_bytes``; raise `SpaceError` or `DiskError`.
+
+    It is also an error where the image has a hole there.
+    """
     view = memoryview(data)
+    for place in places_within(image, Extent(offset_bytes, len(view))):
+        _write(place.fd, place.fd_offset, view[: place.length_bytes])
+        view = view[place.length_bytes :]
+
+
+def _write(fd: int, offset_bytes: int, view: memoryview) -> None:
     at = offset_bytes
     while view:
         try:
@@ -102,11 +125,13 @@ def write_at(fd: int, offset_bytes: int, data: Union[bytes, bytearray, memoryvie
         view = view[written:]
 
 
-def write_extents(fd: int, extents: Iterable[Extent], data: Union[bytes, memoryview]) -> None:
+def write_extents(
+    image: Image, extents: Iterable[Extent], data: Union[bytes, memoryview]
+) -> None:
     """Write ``data``, which is as long as all of ``extents``, to where they say."""
     view = memoryview(data)
     for extent in extents:
-        write_at(fd, extent.offset_bytes, view[: extent.length_bytes])
+        write_at(image, extent.offset_bytes, view[: extent.length_bytes])
         view = view[extent.length_bytes :]
 
 
@@ -152,6 +177,16 @@ def copy_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, lengt
                 "try again when nothing writes to it",
             )
         done += moved
+
+
+def copy_to(image: Image, extent: Extent, src_fd: int, src_offset: int) -> None:
+    """Copy what is at ``src_offset`` of an open file to a part of an image.
+
+    As `copy_range`; it is also a `DiskError` where the image has a hole there.
+    """
+    for place in places_within(image, extent):
+        at = src_offset + place.offset_bytes - extent.offset_bytes
+        copy_range(src_fd, at, place.fd, place.fd_offset, place.length_bytes)
 
 
 def _copy_file_range(src_fd: int, src_offset: int, dst_fd: int, dst_offset: int, n: int) -> int:

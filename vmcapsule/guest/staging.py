@@ -1,4 +1,4 @@
-"""What a guest needs, put onto the data disk; whoever asked for it."""
+"""What a guest needs, put onto its data disk, which is made new; whoever asked for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Iterable, Iterator, NamedTuple, Sequence, Union
 
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.extents import Extent, Unreadable, copy_range, write_extents
-from vmcapsule.disk.fat.tree import lay_out
-from vmcapsule.disk.fat.volume import FatVolume
+from vmcapsule.disk.extents import Extent, Image, Unreadable, copy_to, write_extents
+from vmcapsule.disk.new_disk import NewDisk, alike
 from vmcapsule.errors import InputError, SpaceError, TooLarge
 from vmcapsule.transfer.entries import Stretch
 from vmcapsule.transfer.index import dump_index
@@ -62,11 +61,14 @@ def packed(
     return Payload((*texts, index), tuple(copies), plan)
 
 
-def stage(load: Payload, disk: DataDisk) -> None:
-    """Write ``load`` onto a data disk.
+def stage(
+    load: Payload, like: DataDisk, folder: Path, size_bytes: int, *, travels: bool
+) -> DataDisk:
+    """Make a data disk of ``size_bytes`` in ``folder`` that has ``load`` on it; return it.
 
-    Records of an earlier run that lie there are removed first.  Raises `TooLarge`,
-    saying how much is needed, when the partition is too small.
+    A guest takes it for ``like``, see `new_disk.alike`; records of an earlier run on that
+    are left out.  It is one file without holes if it ``travels``.  Raises `TooLarge`, saying
+    how much is needed, when the partition is too small.
     """
     texts = dict(load.texts)
     copies = dict(load.copies)
@@ -80,23 +82,24 @@ def stage(load: Payload, disk: DataDisk) -> None:
         **{name: len(data) for name, data in texts.items()},
         **{name: path.stat().st_size for name, path in copies.items()},
     }
-    with disk.edited() as volume:
-        fd = volume.fd
+    target = folder / like.path.name
+    with alike(like, size_bytes, folder) as start:
         try:
-            layout = lay_out(volume, files, remove=_stale(volume))
+            disk = NewDisk(start, files, stale=_is_stale)
         except SpaceError as error:
             raise TooLarge(
                 f"the data disk is too small for the job's files and HTCondor: {error.message}",
                 "use a template with a larger data disk "
                 "('vmcapsule template build --data-size') or send fewer inputs",
             ) from error
-        places = dict(layout.places())
-        for name, data in texts.items():
-            write_extents(fd, places[name], data)
-        for name, path in copies.items():
-            _fill_copy(fd, places[name], path, files[name])
-        _fill_packs(fd, [Pieces(places[name]) for name in packs], load.packs)
-        layout.write()
+        places = disk.places
+        with disk.made(target, travels=travels) as image:
+            for name, data in texts.items():
+                write_extents(image, places[name], data)
+            for name, path in copies.items():
+                _fill_copy(image, places[name], path, files[name])
+            _fill_packs(image, [Pieces(places[name]) for name in packs], load.packs)
+    return like._replace(path=target)
 
 
 def tell_starts(starts: int, disk: DataDisk) -> None:
@@ -105,34 +108,27 @@ def tell_starts(starts: int, disk: DataDisk) -> None:
     disk.overwrite(contract.RUN_AD, text.ljust(len(NO_RUN_AD), b"\n"))
 
 
-def _stale(volume: FatVolume) -> list[str]:
-    """What an earlier run left."""
-    return [
-        file.path
-        for file in volume.walk()
-        if not file.is_folder
-        and (
-            file.path.lower() == contract.INIT_SCRIPT
-            or file.path.lower().startswith(contract.RECORD_DIR + "/")
-        )
-    ]
+def _is_stale(path: str) -> bool:
+    """Whether an earlier run left that."""
+    folded = path.lower()
+    return folded == contract.INIT_SCRIPT or folded.startswith(contract.RECORD_DIR + "/")
 
 
-def _fill_copy(image_fd: int, extents: Sequence[Extent], source: Path, size_bytes: int) -> None:
+def _fill_copy(image: Image, extents: Sequence[Extent], source: Path, size_bytes: int) -> None:
     with _opened(source, size_bytes) as fd:
-        _copy(fd, 0, image_fd, extents)
+        _copy(fd, 0, image, extents)
 
 
-def _copy(fd: int, position: int, image_fd: int, extents: Iterable[Extent]) -> None:
+def _copy(fd: int, position: int, image: Image, extents: Iterable[Extent]) -> None:
     """Copy what is at ``position`` in a file to ``extents`` of the image."""
     for extent in extents:
-        copy_range(fd, position, image_fd, extent.offset_bytes, extent.length_bytes)
+        copy_to(image, extent, fd, position)
         position += extent.length_bytes
 
 
-def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
+def _fill_packs(image: Image, packs: Sequence[Pieces], plan: PackPlan) -> None:
     """Copy the data of every packed file to its place in the image."""
-    bulk = _Bulk(image_fd, packs, bytearray(_BULK_BYTES))
+    bulk = _Bulk(image, packs, bytearray(_BULK_BYTES))
     for number, entry in enumerate(plan.entries):
         stretches = entry.stretches
         if not stretches:
@@ -143,15 +139,15 @@ def _fill_packs(image_fd: int, packs: Sequence[Pieces], plan: PackPlan) -> None:
             continue
         with _opened(source, entry.size_bytes) as fd:
             for offset, length, pack, pack_offset in stretches:
-                _copy(fd, offset, image_fd, packs[pack].part(pack_offset, length))
+                _copy(fd, offset, image, packs[pack].part(pack_offset, length))
     bulk.write()
 
 
 class _Bulk:
     """The data of small files that lie side by side in a pack, written by one call."""
 
-    def __init__(self, image_fd: int, packs: Sequence[Pieces], buffer: bytearray) -> None:
-        self._image_fd, self._packs = image_fd, packs
+    def __init__(self, image: Image, packs: Sequence[Pieces], buffer: bytearray) -> None:
+        self._image, self._packs = image, packs
         self._buffer = memoryview(buffer)
         self._pack = self._start = self._length = 0
 
@@ -171,7 +167,7 @@ class _Bulk:
     def write(self) -> None:
         """Write what has been put there."""
         places = self._packs[self._pack].part(self._start, self._length) if self._length else ()
-        write_extents(self._image_fd, places, self._buffer[: self._length])
+        write_extents(self._image, places, self._buffer[: self._length])
         self._length = 0
 
 

@@ -12,7 +12,8 @@ from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.empty_disk import LABEL
-from vmcapsule.disk.fat.tree import put_files
+from vmcapsule.disk.extents import write_extents
+from vmcapsule.disk.new_disk import NewDisk, alike
 from vmcapsule.errors import (
     ConfigError,
     DiskError,
@@ -148,6 +149,10 @@ def _check_disks(template: Template) -> List[Finding]:
         else:
             size_mib = disk.size_bytes >> 20
             findings.append(Finding(OK, f"{path.name}: {disk.form}, {size_mib} MiB"))
+            if path == template.data_disk and disk.form == "streamOptimized":
+                text = f"{path.name} is compressed: it is converted anew for each job"
+                remedy = "convert it once: 'qemu-img convert -O vmdk', which makes it growable"
+                findings.append(Finding(WARNING, text, remedy))
     return findings
 
 
@@ -173,9 +178,7 @@ def _check_data(template: Template, offset: Optional[int], scratch: Path) -> Lis
 
 
 def _check_boot(template: Template, config: Config, scratch: Path) -> List[Finding]:
-    copy = DataDisk(template.data_disk, config.disk_part_offset_bytes).copied(scratch)
-    with copy.edited() as volume:
-        put_files(volume, {INIT_SCRIPT: resource("guest/probe.py").read_bytes()})
+    copy = _with_script(DataDisk(template.data_disk, config.disk_part_offset_bytes), scratch)
     machine = Machine(
         system_disk=template.system_disk,
         data_disk=copy.path,
@@ -202,6 +205,17 @@ def _check_boot(template: Template, config: Config, scratch: Path) -> List[Findi
     probe = parse_probe(data)
     wanted = condor_version(template)
     return [*findings, *judge(probe, config.data_disk_mount_point, wanted)]
+
+
+def _with_script(like: DataDisk, folder: Path) -> DataDisk:
+    """A copy of the data disk whose init script reports from inside."""
+    script = resource("guest/probe.py").read_bytes()
+    copy = like._replace(path=folder / like.path.name)
+    with alike(like, like.look().size_bytes, folder) as start:
+        disk = NewDisk(start, {INIT_SCRIPT: len(script)})
+        with disk.made(copy.path, travels=False) as image:
+            write_extents(image, disk.places[INIT_SCRIPT], script)
+    return copy
 
 
 def _not_invoked() -> Finding:

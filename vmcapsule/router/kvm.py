@@ -12,7 +12,6 @@ from typing import Iterator, Mapping
 from vmcapsule.capsule.packing import Plan
 from vmcapsule.capsule.record import RETURNED, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import AdError
 from vmcapsule.job.source import SourceJob
@@ -44,15 +43,14 @@ _REQUIREMENTS = (
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
-    """A data disk that travels; system disk and kernel stay in the template."""
+    """A folder for what comes back; system disk and kernel stay in the template.
+
+    HTCondor opens the job's folder to all users where it runs (``vm_proc.cpp``): the data disk
+    was made for its owner only.
+    """
     made = planned.capsule
     if made.work_bytes:
         put_work_disk(planned, aside)
-    disk = aside / made.data_disk.name
-    DataDisk(disk).make_transferable(aside)
-    # HTCondor opens the job's folder to all users where it runs (``vm_proc.cpp``).
-    for file in Disk.at(disk).files:
-        file.chmod(0o600)
     (aside / RETURNED).mkdir()
     return made
 

@@ -12,7 +12,6 @@ from typing import Mapping
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import qemu, slot_jobs
 from vmcapsule.router.route import CapsuleFacts, Route
@@ -31,7 +30,6 @@ _REQUIREMENTS = (
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
-    DataDisk(aside / planned.capsule.data_disk.name).make_transferable(aside)
     put_obstacles(planned.job, aside)
     return planned.capsule
 

@@ -11,7 +11,6 @@ from typing import Mapping
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
@@ -22,7 +21,6 @@ from vmcapsule.template.template import Template
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
     """The program that boots it goes along; system disk and kernel stay in the template."""
-    DataDisk(aside / planned.capsule.data_disk.name).make_transferable(aside)
     write_program(aside)
     put_obstacles(planned.job, aside)
     return planned.capsule

@@ -54,7 +54,7 @@ def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
     ad = routed_ad(job, route, ad_template, facts)
     if asked is not None:
         _check_length(ad, config.pipe_buffer_max_bytes)
-    made = pack(planned, route.finish)
+    made = pack(planned, route.finish, travels=True)
     try:
         if asked is None:
             # Made by hand: no queue knows of it, and whoever made it removes it.

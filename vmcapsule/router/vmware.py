@@ -11,7 +11,6 @@ from typing import Iterator, Mapping
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import slot_jobs
@@ -52,7 +51,6 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
         put_work_disk(planned, aside)
     target = aside / template.vmx.name
     target.write_text(text, encoding="utf-8", errors="surrogateescape")
-    DataDisk(aside / made.data_disk.name).make_transferable(aside)
     put_obstacles(planned.job, aside)
     return made._replace(vmx=made.folder / template.vmx.name)
 

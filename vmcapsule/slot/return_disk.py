@@ -5,18 +5,14 @@ The guest's own disk holds the inputs, too, and is as large as the job asked for
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
-from typing import Iterator, Sequence
+from typing import Sequence
 
 from vmcapsule import contract
 from vmcapsule.capsule.record import Capsule
-from vmcapsule.disk.empty_disk import LABEL, build_data_disk
-from vmcapsule.disk.extents import Extent, Image, Source, sources_within
-from vmcapsule.disk.fat.tree import lay_out
+from vmcapsule.disk.extents import Extent, Image, copy_to, sources_within
 from vmcapsule.disk.fat.volume import FatFile, FatVolume
-from vmcapsule.disk.vmdk.write import sources_of, write_sparse
+from vmcapsule.disk.new_disk import NewDisk, empty
 from vmcapsule.guest.extract import PackedFiles
 from vmcapsule.template.data_disk import roomy_bytes
 from vmcapsule.transfer.pack import Pieces
@@ -41,24 +37,12 @@ def write_return(volume: FatVolume, outputs: PackedFiles, made: Capsule, folder:
     files = _files(volume, outputs)
     needed = sum(file.size_bytes for file in files)
     size_bytes = min(roomy_bytes(needed), made.data_bytes)
+    start = empty(size_bytes, made.part_offset_bytes or _OFFSET_BYTES)
+    disk = NewDisk(start, {file.path: file.size_bytes for file in files})
     target = folder / made.data_disk.name
-    with tempfile.TemporaryDirectory(prefix=".return-", dir=folder) as aside:
-        raw = Path(aside) / "raw"
-        build_data_disk(
-            raw,
-            size_bytes=size_bytes,
-            offset_bytes=made.part_offset_bytes or _OFFSET_BYTES,
-            label=LABEL,
-        )
-        fd = os.open(raw, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            places = _allocate(fd, made.part_offset_bytes or _OFFSET_BYTES, files)
-            sources = [*sources_of(fd, size_bytes)]
-            for file, place in zip(files, places):
-                sources += _moved(volume.image, file.extents, place)
-            write_sparse(sources, size_bytes, target, adapter="ide")
-        finally:
-            os.close(fd)
+    with disk.made(target, travels=True) as image:
+        for file in files:
+            _copy(volume.image, file.extents, image, disk.places[file.path])
     return target
 
 
@@ -73,23 +57,15 @@ def _files(volume: FatVolume, outputs: PackedFiles) -> list[FatFile]:
     return [file for file in found.values() if file is not None and not file.is_folder]
 
 
-def _allocate(fd: int, offset_bytes: int, files: Sequence[FatFile]) -> list[tuple[Extent, ...]]:
-    """Give each file its place in the new volume; only the volume's own tables are written."""
-    layout = lay_out(
-        FatVolume.open(fd, offset_bytes), {file.path: file.size_bytes for file in files}
-    )
-    layout.write()
-    return [extents for _, extents in layout.places()]
-
-
-def _moved(image: Image, old: Sequence[Extent], new: Sequence[Extent]) -> Iterator[Source]:
-    """Where the bytes of ``new`` are now: in ``image`` at ``old``, in the same order."""
+def _copy(image: Image, old: Sequence[Extent], to: Image, new: Sequence[Extent]) -> None:
+    """Copy the bytes that are in ``image`` at ``old`` to ``new``, in the same order."""
     pieces, done = Pieces(old), 0
     for extent in new:
         at = extent.offset_bytes
         for piece in pieces.part(done, extent.length_bytes):
             shift = at - piece.offset_bytes
             for source in sources_within(image, piece):
-                yield source._replace(offset_bytes=source.offset_bytes + shift)
+                place = Extent(source.offset_bytes + shift, source.length_bytes)
+                copy_to(to, place, source.fd, source.fd_offset)
             at += piece.length_bytes
         done += extent.length_bytes

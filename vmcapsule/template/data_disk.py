@@ -1,11 +1,7 @@
-"""The data disk that is put into a capsule: the template's own or a larger one."""
+"""How large the data disk is that is put into a capsule: as the template's, or larger."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Optional
-
-from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import TooLarge
 from vmcapsule.template.template import Template
@@ -36,16 +32,3 @@ def roomy_bytes(needed_bytes: int) -> int:
     """How large a data disk of ours is that has room for files of ``needed_bytes``."""
     size_bytes = needed_bytes + needed_bytes // 32 + _DATA_OVERHEAD_BYTES
     return size_bytes + -size_bytes % _MIB
-
-
-def put_data_disk(
-    template: Template, folder: Path, size_bytes: int, offset_bytes: Optional[int]
-) -> DataDisk:
-    """Put a flat data disk of ``size_bytes`` into ``folder``.
-
-    It has the template's content where the template's disk is that large; else it is empty.
-    """
-    disk = DataDisk(template.data_disk, offset_bytes)
-    if size_bytes == disk.look().size_bytes:
-        return disk.copied(folder)
-    return disk.like(folder, size_bytes)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit
 from tests.unit.returned import OFFSET_BYTES, make_disk, make_job, small_template
 from tests.unit.users import acting_as, give
 from vmcapsule.capsule import making, packing, record
@@ -27,11 +27,12 @@ from vmcapsule.capsule.record import (
     source_ad,
 )
 from vmcapsule.config import load_config
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.data_disk import DataDisk
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import FORMS, raw_view, read_vmdk
 from vmcapsule.errors import InputError, SpaceError, TooLarge, UsageError
-from vmcapsule.template.data_disk import put_data_disk
+from vmcapsule.guest import staging
 from vmcapsule.template.template import load
 
 
@@ -110,8 +111,9 @@ def test_a_source_ad_may_hold_any_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", sorted(FORMS))
 @pytest.mark.parametrize("size", [20 << 20, 64 << 20])
-def test_a_data_disk_is_flat_whatever_the_templates_is(
-    tmp_path: Path, form: str, size: int
+@pytest.mark.parametrize("travels", [False, True])
+def test_a_data_disk_is_of_its_own_form_whatever_the_templates_is(
+    tmp_path: Path, form: str, size: int, travels: bool
 ) -> None:
     """It has the template's files only where it is no larger."""
     (tmp_path / "t").mkdir()
@@ -122,10 +124,12 @@ def test_a_data_disk_is_flat_whatever_the_templates_is(
         put_files(FatVolume.open(raw.fd, OFFSET_BYTES), {"stale": stale, "tools/file": b"kept"})
         volume = FatVolume.open(raw.fd, OFFSET_BYTES)
         lay_out(volume, {}, remove=["stale"]).write()
-    template = load(load_config(small_template(tmp_path)).template)._replace(data_disk=source)
-    disk = read_vmdk(put_data_disk(template, tmp_path / "c", size, None).path)
+    load = staging.packed([], texts=[("staged", b"new")])
+    made = staging.stage(load, DataDisk(source), tmp_path / "c", size, travels=travels)
+    disk = read_vmdk(made.path)
     assert disk.path == tmp_path / "c" / "the data.vmdk"
-    assert (disk.form, disk.capacity_bytes) == ("monolithicFlat", size)
+    wanted = "monolithicSparse" if travels else "monolithicFlat"
+    assert (disk.form, disk.capacity_bytes) == (wanted, size)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         path.name for path in disk.files
     }
@@ -133,6 +137,7 @@ def test_a_data_disk_is_flat_whatever_the_templates_is(
     with raw_view(disk.path, tmp_path) as raw:
         volume = FatVolume.open(raw.fd, OFFSET_BYTES)
         kept = volume.lookup("tools/file") is not None
+        assert volume.read("staged", 9) == b"new"
         assert (volume.label, kept) == ("CONDOR-DATA", size == 20 << 20)
 
 

@@ -26,6 +26,7 @@ from tests.unit.disk_volumes import (
     pyfatfs_tree,
     whole,
 )
+from tests.unit.edits import put_files
 from vmcapsule import process
 from vmcapsule.disk.content import BLOCK_BYTES, content
 from vmcapsule.disk.disk_map import DiskMap
@@ -33,7 +34,7 @@ from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import Extent
 from vmcapsule.disk.fat.boot import Geometry, read_geometry
 from vmcapsule.disk.fat.table import _pack
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk.write import Source

@@ -10,10 +10,11 @@ from typing import Any, Callable
 
 import pytest
 
+from tests.unit.edits import put_files
 from vmcapsule import process
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.extents import copy_range
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 
 MIB = 1 << 20

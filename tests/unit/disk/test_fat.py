@@ -319,11 +319,11 @@ def test_only_what_changed_of_the_fat_is_written(tmp_path):
     with opened(image, kind) as volume:
         geometry = volume.geometry
         mark = geometry.fat_offset + geometry.fat_bytes + 100 * 512
-        write_at(volume.fd, mark, b"\xff" * 4)
+        write_at(volume.image, mark, b"\xff" * 4)
         put(image, kind, {"a": b"x" * 512})
-        assert read_at(volume.fd, mark, 4) == b"\xff" * 4
-        first = read_at(volume.fd, geometry.fat_offset, 512)
-        assert first == read_at(volume.fd, geometry.fat_offset + geometry.fat_bytes, 512)
+        assert read_at(volume.image, mark, 4) == b"\xff" * 4
+        first = read_at(volume.image, geometry.fat_offset, 512)
+        assert first == read_at(volume.image, geometry.fat_offset + geometry.fat_bytes, 512)
         assert first[12:16] == b"\xff\xff\xff\x0f"
 
 
@@ -335,11 +335,11 @@ def test_the_count_of_free_clusters_is_kept(tmp_path):
         at = volume.geometry.info_offset + 488
         put(image, kind, {"a/b": b"x" * 3000})
         put(image, kind, {"c": b"x" * 3000}, remove=["a/b"])
-        free = int.from_bytes(read_at(volume.fd, at, 4), "little")
+        free = int.from_bytes(read_at(volume.image, at, 4), "little")
         assert free * volume.cluster_bytes == volume.free_bytes
-        write_at(volume.fd, at, b"\xff" * 4)
+        write_at(volume.image, at, b"\xff" * 4)
         put(image, kind, {"d": b"x" * 3000})
-        assert read_at(volume.fd, at, 4) == b"\xff" * 4
+        assert read_at(volume.image, at, 4) == b"\xff" * 4
 
 
 def test_the_dirty_flag_is_seen(tmp_path):
@@ -359,7 +359,7 @@ def test_the_dirty_flag_in_the_fat_is_seen(tmp_path, index):
     with opened(image, kind) as volume:
         assert not volume.dirty
         width = kind.bits // 8
-        write_at(volume.fd, volume.geometry.fat_offset + 2 * width - 1, b"\x07")
+        write_at(volume.image, volume.geometry.fat_offset + 2 * width - 1, b"\x07")
     with opened(image, kind) as volume:
         assert volume.dirty
 
@@ -436,7 +436,7 @@ def test_free_clusters_are_found_in_every_part_of_the_table(
         geometry = volume.geometry
         taken = [True] * 2 + [*used[2:], *[True] * (geometry.cluster_count + 2 - len(used))]
         entries = struct.pack(f"<{len(taken)}H", *(0xFFFF * bit for bit in taken))
-        write_at(volume.fd, geometry.fat_offset, entries)
+        write_at(volume.image, geometry.fat_offset, entries)
         for first, length in released:
             taken[first : first + length] = [False] * length
         wanted = [number for number, bit in enumerate(taken) if not bit]

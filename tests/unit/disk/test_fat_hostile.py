@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.disk_volumes import KINDS, Kind, make_volume
+from tests.unit.edits import put_files
 from vmcapsule.disk.extents import read_at, write_at
 from vmcapsule.disk.fat import folder as fat_folder
 from vmcapsule.disk.fat import table as fat_table
 from vmcapsule.disk.fat import volume as fat
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError, VmCapsuleError
 

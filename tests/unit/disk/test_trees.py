@@ -9,7 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterable, Iterator, List, Tuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -28,7 +28,8 @@ from tests.unit.disk_volumes import (
     put,
     pyfatfs_tree,
 )
-from vmcapsule.disk.extents import copy_sparse
+from vmcapsule.disk.extents import Extent, Source, copy_sparse, read_at, write_extents
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.errors import SpaceError
 
 Size = Tuple[int, int]
@@ -136,6 +137,46 @@ def scarred(image: Path, kind: Kind, scars: Scars, room: int) -> Dict[str, bytes
     removed: List[str] = [f"old file {n}" for n in range(0, scars.files, scars.nth)]
     put(image, kind, {}, remove=removed)
     return {path: data for path, data in old.items() if path not in removed}
+
+
+class Recording:
+    """An image that knows where it was written to."""
+
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        self.size_bytes, self._fd = size_bytes, fd
+        self.written = bytearray(size_bytes)
+
+    def read_at(self, offset_bytes: int, length_bytes: int) -> bytes:
+        return read_at(self._fd, offset_bytes, length_bytes)
+
+    def within(self, extents: Iterable[Extent]) -> Iterator[Source]:
+        for at, length in extents:
+            self.written[at : at + length] = b"\1" * length
+            yield Source(at, length, self._fd, at)
+
+
+@TREES
+@given(tree=trees(NAME | LONG), kind=st.sampled_from(KINDS), scars=SCARS)
+def test_a_layout_knows_beforehand_where_all_is_written(
+    blank: Dict[Kind, Path], tree: Dict[str, Size], kind: Kind, scars: Scars
+) -> None:
+    files = contents(tree, kind)
+    with volume(blank[kind]) as (image, _):
+        old = scarred(image, kind, replace(scars, full=False), 0)
+        with opened(image, kind) as used:
+            names = {path: len(data) for path, data in files.items()}
+            gone = list(old)[::2] if scars.full else []
+            layout = lay_out(used, names, remove=gone)
+            fd = used.image
+            assert isinstance(fd, int)
+            to = Recording(fd, image.stat().st_size)
+            for path, extents in layout.places():
+                write_extents(to, extents, files[path])
+            known = list(layout.extents())
+            layout.write(to)
+        for at, length in known:
+            to.written[at : at + length] = bytes(length)
+        assert to.written.find(1) == -1
 
 
 @TREES

@@ -15,14 +15,12 @@ from hypothesis import strategies as st
 
 from tests.unit.edits import raw_edit
 from vmcapsule import process
-from vmcapsule.disk.extents import Extent
-from vmcapsule.disk.vmdk import vmdk
+from vmcapsule.disk.extents import Extent, write_at
 from vmcapsule.disk.vmdk.vmdk import (
     FORMS,
     Vmdk,
     create_vmdk,
     in_place,
-    make_transferable,
     mapped,
     raw_view,
     read_vmdk,
@@ -76,23 +74,14 @@ def test_what_is_written_where_a_disk_lies_is_there_afterwards(disk: Vmdk, tmp_p
             pass
         return
     with in_place(disk) as there:
-        (place,) = there.within([Extent(1 << 20, 5)])
-        os.pwrite(place.fd, b"other", place.fd_offset)
+        write_at(there, 1 << 20, b"other")
+        if disk.form != "twoGbMaxExtentFlat" and disk.form != "monolithicFlat":
+            with pytest.raises(DiskError, match="no room at offset 3145728"):
+                write_at(there, 3 << 20, b"in a hole")
     want = bytearray(SIZE)
     want[1 << 20 : (1 << 20) + 5] = b"other"
     assert qemu_reads(disk.path, tmp_path) == want
     assert {file: file.stat().st_size for file in disk.files} == before
-
-
-def test_only_a_disk_whose_file_is_its_image_is_edited(disk: Vmdk, tmp_path: Path):
-    if disk.form != "monolithicFlat":
-        with pytest.raises(DiskError, match=f"is {disk.form}: only"), vmdk.raw_edit(disk.path):
-            pass
-        return
-    with vmdk.raw_edit(disk.path) as raw:
-        assert os.pread(raw.fd, 5, 1 << 20) == b"first"
-        os.pwrite(raw.fd, b"second", 3 << 20)
-    assert qemu_reads(disk.path, tmp_path)[3 << 20 :][:6] == b"second"
 
 
 def test_a_view_cannot_write_and_leaves_nothing(disk: Vmdk, tmp_path: Path):
@@ -460,46 +449,6 @@ def test_no_file_outside_is_ever_touched_by_a_link_to_the_disk(tmp_path: Path):
         read_vmdk(tmp_path / "link.vmdk")
     shutil.copy(disk.path, tmp_path / "copy.vmdk")
     assert read_vmdk(tmp_path / "copy.vmdk").capacity_bytes == SIZE
-
-
-@pytest.mark.parametrize("form", sorted(FORMS))
-def test_a_disk_made_transferable_keeps_its_content_and_loses_its_holes(
-    tmp_path: Path, form: str
-) -> None:
-    raw = tmp_path / "raw"
-    with raw.open("wb") as file:
-        file.truncate(64 << 20)
-        file.seek(5 << 20)
-        file.write(b"in the middle")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    create_vmdk(raw, folder / "data.vmdk", form, adapter="lsilogic")
-    made = make_transferable(folder / "data.vmdk", tmp_path)
-    flat = form in ("monolithicFlat", "twoGbMaxExtentFlat")
-    assert made.form == ("monolithicSparse" if flat else form)
-    assert (made.capacity_bytes, made.adapter) == (64 << 20, "lsilogic")
-    assert {path.name for path in folder.iterdir()} == {path.name for path in made.files}
-    assert sum(path.stat().st_size for path in made.files) < 1 << 20
-    with raw_view(folder / "data.vmdk", tmp_path) as image:
-        assert os.pread(image.fd, 13, 5 << 20) == b"in the middle"
-
-
-@pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentFlat"])
-def test_nothing_is_renamed_over_a_file_to_make_it_transferable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
-    """ext4 would write all of it to the disk at once."""
-    targets = []
-    for name in ("rename", "replace"):
-        real = getattr(os, name)
-
-        def renamed(src: Path, dst: Path, real=real) -> None:
-            targets.append(os.path.lexists(dst))
-            real(src, dst)
-
-        monkeypatch.setattr(os, name, renamed)
-    make_transferable(make(tmp_path, form).path, tmp_path)
-    assert targets == [False]
 
 
 @pytest.mark.parametrize(

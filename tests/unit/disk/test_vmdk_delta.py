@@ -18,7 +18,8 @@ from vmcapsule import process
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.vmdk import vmdk
 from vmcapsule.disk.vmdk.format import read_delta
-from vmcapsule.disk.vmdk.vmdk import create_vmdk, in_place, make_transferable, mapped, read_vmdk
+from vmcapsule.disk.vmdk.vmdk import in_place, mapped, read_vmdk
+from vmcapsule.disk.vmdk.write import sources_of, write_sparse
 from vmcapsule.errors import DiskError, VmCapsuleError
 
 SIZE = 8 << 20
@@ -64,8 +65,9 @@ def make_base(place: Path, pieces: List[Piece]) -> Path:
         file.truncate(SIZE)
         for at, length, value in pieces:
             os.pwrite(file.fileno(), bytes([value]) * length, at)
-    base = create_vmdk(raw, place / "data.vmdk", "monolithicFlat").path
-    make_transferable(base, place)
+    base = place / "data.vmdk"
+    with raw.open("rb") as file:
+        write_sparse(sources_of(file.fileno(), SIZE), SIZE, base, adapter="ide")
     raw.unlink()
     return base
 

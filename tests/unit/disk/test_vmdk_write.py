@@ -123,7 +123,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(
     def shrank(*_: object) -> None:
         raise DiskError("a file shrank")
 
-    monkeypatch.setattr(vmdk_write, "copy_range", shrank)
+    monkeypatch.setattr(vmdk_write, "copy_to", shrank)
     with pytest.raises(DiskError, match="shrank"):
         written(tmp_path, MIB, [(0, b"x")])
     assert not (tmp_path / "disk.vmdk").exists()

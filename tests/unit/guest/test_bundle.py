@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit, stage_onto
 from vmcapsule import contract, process
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.empty_disk import build_data_disk
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, raw_view
 from vmcapsule.errors import ConfigError, DiskError, InputError, TooLarge
@@ -77,7 +76,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
     tarball = disk.parent / "condor-1.tar"
     tarball.write_bytes(b"archive")
     load = bundle.payload(job, init_script=INIT, tarball=HTCondorTarball(tarball, "1"))
-    staging.stage(load, DataDisk(disk, OFFSET_BYTES))
+    stage_onto(load, DataDisk(disk, OFFSET_BYTES))
     assert contents(disk) == {
         "prog": b"#!/bin/sh\n",
         "in": b"",
@@ -101,7 +100,7 @@ def test_everything_the_guest_needs_is_on_the_disk(disk: Path, job: SourceJob) -
 
 def test_the_disk_is_clean_afterwards(disk: Path, job: SourceJob, tmp_path: Path) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, DataDisk(disk))
+    stage_onto(load, DataDisk(disk))
     with raw_view(disk, tmp_path) as raw:
         process.run(
             ["dd", f"if={raw.path}", f"of={tmp_path / 'volume'}", "bs=512"]
@@ -121,9 +120,7 @@ def test_how_often_a_job_was_started_is_told_where_the_disk_lies(
     disk: Path, job: SourceJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_sent: bool
 ) -> None:
     load = bundle.payload(job, init_script=INIT, tarball=None)
-    staging.stage(load, DataDisk(disk))
-    if is_sent:
-        DataDisk(disk).make_transferable(tmp_path)
+    stage_onto(load, DataDisk(disk), travels=is_sent)
     assert read(disk, contract.RUN_AD).strip() == b""
     # No qemu-img, nor any other program, where capsules are only booted.
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -141,7 +138,7 @@ def test_how_often_a_job_was_started_is_told_where_the_disk_lies(
 def test_a_file_keeps_its_size_when_it_is_overwritten(
     disk: Path, job: SourceJob, tmp_path: Path
 ) -> None:
-    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
+    stage_onto(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
     before = disk.with_name("data-flat.vmdk").read_bytes()
     for name, data in ((contract.RUN_AD, b"short"), ("none", b"x")):
         with pytest.raises(DiskError, match=f"'{name}'"):
@@ -154,7 +151,7 @@ def test_records_of_an_earlier_run_are_removed(disk: Path, job: SourceJob) -> No
         stale = (contract.EXIT_RECORD, contract.OUTPUT_PACK % 7, "CONDOR-INIT.PY")
         files = {**dict.fromkeys(stale, b"old"), "kept.txt": b"the template's own"}
         put_files(FatVolume.open(raw.fd, OFFSET_BYTES), files)
-    staging.stage(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
+    stage_onto(bundle.payload(job, init_script=INIT, tarball=None), DataDisk(disk))
     with DataDisk(disk).opened(disk.parent) as volume:
         paths = {file.path for file in volume.walk()}
         assert read_record(volume) is None
@@ -167,7 +164,7 @@ def test_too_small_a_disk_says_how_much_is_needed(disk: Path, job: SourceJob) ->
     (job.iwd / "in/big").write_bytes(bytes(range(256)) * (80 << 10))
     load = bundle.payload(job, init_script=INIT, tarball=None)
     with pytest.raises(TooLarge) as caught:
-        staging.stage(load, DataDisk(disk))
+        stage_onto(load, DataDisk(disk))
     needed = int(re.findall(r"need (\d+) bytes", str(caught.value))[0])
     assert 23 << 20 < needed < 25 << 20
     assert disk.read_bytes() == before
@@ -177,7 +174,7 @@ def test_a_file_that_shrinks_while_it_is_packed_is_an_error(disk: Path, job: Sou
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").write_bytes(b"")
     with pytest.raises(InputError, match="in/A' changed while it was packed"):
-        staging.stage(load, DataDisk(disk))
+        stage_onto(load, DataDisk(disk))
 
 
 def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
@@ -186,7 +183,7 @@ def test_a_file_that_vanishes_while_it_is_packed_is_an_error(
     load = bundle.payload(job, init_script=INIT, tarball=None)
     (job.iwd / "in/A").unlink()
     with pytest.raises(InputError, match="in/A': No such file"):
-        staging.stage(load, DataDisk(disk))
+        stage_onto(load, DataDisk(disk))
 
 
 def test_a_missing_init_script_names_its_knob(job: SourceJob, tmp_path: Path) -> None:

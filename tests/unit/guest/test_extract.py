@@ -11,13 +11,12 @@ from typing import Any, Iterator
 
 import pytest
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit
 from tests.unit.returned import EXITED, OFFSET_BYTES, file, guest_writes, make_disk, make_job
 from tests.unit.users import acting_as, give
 from vmcapsule import contract
 from vmcapsule.capsule.inspection import inspect, lines
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk import vmdk
 from vmcapsule.disk.vmdk.vmdk import FORMS, read_vmdk

@@ -128,15 +128,27 @@ def test_a_disk_that_cannot_be_written_is_not_taken_for_the_input(
 ) -> None:
     disk = data_disk(tmp_path / "data.vmdk", 64 << 20)
     (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "good").write_bytes(bytes(1 << 20))
+    good = tmp_path / "tree" / "good"
+    good.write_bytes(bytes(1 << 20))
+    tried = []
 
-    def failing(*arguments: int) -> int:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    def answer(name: str, source: int) -> Callable[..., int]:
+        call = getattr(os, name)
 
-    for name in ("copy_file_range", "sendfile", "pwrite"):
-        monkeypatch.setattr(os, name, failing)
-    with pytest.raises(DiskError, match="cannot write at offset .*: Input/output error"):
+        def asked(*arguments: int) -> int:
+            if os.path.realpath(f"/proc/self/fd/{arguments[source]}") == str(good):
+                tried.append(name)
+            if not tried:
+                return int(call(*arguments))
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        return asked
+
+    for name, source in (("copy_file_range", 0), ("sendfile", 1), ("pwrite", 0)):
+        monkeypatch.setattr(os, name, answer(name, source))
+    with pytest.raises(DiskError, match="cannot copy to offset .*: Input/output error"):
         stage(disk, str(tmp_path / "tree"))
+    assert tried == ["copy_file_range", "sendfile"]
 
 
 def test_a_sparse_input_whose_holes_cannot_be_found_is_named(

@@ -69,6 +69,15 @@ def test_a_root_with_little_room_costs_a_warning() -> None:
     assert "has 2047 MiB free, and jobs that need up to 2048 MiB" in found.text
 
 
+def test_a_compressed_data_disk_costs_a_warning(folder: Path, tmp_path: Path) -> None:
+    for path in folder.glob("data*.vmdk"):
+        path.unlink()
+    create_vmdk(tmp_path / "raw", folder / "data.vmdk", "streamOptimized")
+    (found, _) = [finding for finding in check(folder) if finding.level == "warning"]
+    assert found.text == "data.vmdk is compressed: it is converted anew for each job"
+    assert "qemu-img convert -O vmdk" in found.remedy
+
+
 def test_good_template_leaves_only_what_a_boot_would_tell(folder: Path) -> None:
     findings = check(folder)
     assert errors(findings) == []

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.edits import make_data_disk, put_files, stage_onto
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.empty_disk import LABEL, build_data_disk, make_data_disk
+from vmcapsule.disk.empty_disk import LABEL, build_data_disk
 from vmcapsule.disk.fat.boot import read_geometry
 from vmcapsule.disk.fat.format import (
     ALIGN_BYTES,
@@ -20,7 +21,6 @@ from vmcapsule.disk.fat.format import (
     FIRST_FILE_ALIGN_BYTES,
     fat_layout,
 )
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.partition import locate_fat, read_partitions
@@ -69,7 +69,7 @@ def test_what_is_put_first_lies_where_linux_writes_fast(
         sandbox.tree(str(tmp_path / "large"), "large"),
         texts=[("init", b"#"), ("vmcapsule/x", b"y")],
     )
-    staging.stage(load, DataDisk(disk))
+    stage_onto(load, DataDisk(disk))
     with DataDisk(disk).opened(tmp_path) as volume:
         pack = volume.lookup(contract.INPUT_PACK % 0)
     assert pack is not None

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.edits import put_files
 from tests.unit.guest_place import Place, load_guest
 from tests.unit.returned import EXITED, OFFSET_BYTES
 from vmcapsule import contract
 from vmcapsule.disk.empty_disk import build_data_disk
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import GuestError
 from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit

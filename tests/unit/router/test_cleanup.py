@@ -8,14 +8,13 @@ from typing import Optional
 
 import pytest
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import put_files, raw_edit
 from tests.unit.returned import put_into
 from vmcapsule import contract
 from vmcapsule.capsule.record import RETURNED, Capsule, save_capsule
 from vmcapsule.capsule.states import State
 from vmcapsule.classad.ads import quote
 from vmcapsule.disk.empty_disk import build_data_disk
-from vmcapsule.disk.fat.tree import put_files
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError

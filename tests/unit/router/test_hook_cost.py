@@ -18,8 +18,7 @@ from tests.unit.returned import small_template
 from vmcapsule.capsule.record import load_capsule
 from vmcapsule.config import load_config
 from vmcapsule.disk.mbr import Partition, mbr
-from vmcapsule.disk.vmdk.vmdk import make_transferable, mapped, read_vmdk
-from vmcapsule.disk.vmdk.write import write_flat
+from vmcapsule.disk.vmdk.vmdk import create_vmdk, mapped, read_vmdk
 from vmcapsule.template.tarball import described, tarball_of
 
 HOME = Path(__file__).resolve().parents[3]
@@ -48,6 +47,8 @@ import sys
 from vmcapsule.cli.cli import main
 status = main(["translate"])
 print(" ".join(sys.modules), file=sys.stderr)
+with open("/proc/self/io") as counters:
+    print("written", dict(line.split(": ") for line in counters)["wchar"], file=sys.stderr)
 sys.exit(status)
 """
 
@@ -77,15 +78,14 @@ def stale_disk(folder: Path, *, growable: bool) -> None:
     """Give a template a used data disk, of which every byte was written once."""
     for path in folder.glob("data*.vmdk"):
         path.unlink()
-    flat, disk = folder / "data-flat.vmdk", folder / "data.vmdk"
+    flat, disk = folder / "stale.raw", folder / "data.vmdk"
     flat.write_bytes(os.urandom(96 * MIB))
     with flat.open("rb+") as file:
         file.write(mbr([Partition(MIB, 95 * MIB, 0x0C)]).ljust(MIB, b"\0"))
     format_volume(flat, STALE)
     put(flat, STALE, {"tools/of the template": b"kept" * 1000})
-    write_flat(flat, disk, adapter="ide")
-    if growable:
-        make_transferable(disk, folder)
+    create_vmdk(flat, disk, "monolithicSparse" if growable else "monolithicFlat")
+    flat.unlink()
 
 
 def translated(
@@ -115,7 +115,9 @@ def translated(
     done = python(HOOK, input=text + ad, env=env)
     assert "VmCapsuleDir" in done.stdout, done.stdout
     (made,) = (tmp_path / "scratch").iterdir()
-    return made, set(done.stderr.split())
+    modules, written = done.stderr.split("\nwritten ")
+    (tmp_path / "written").write_text(written)
+    return made, set(modules.split())
 
 
 def needless(modules: set[str]) -> set[str]:
@@ -162,6 +164,13 @@ def test_a_capsule_is_as_large_as_the_jobs_inputs(
 ) -> None:
     folder, _ = translated(tmp_path, classad, size=size)
     weigh(folder, size)
+
+
+@pytest.mark.parametrize("classad", ["qemu", "vmware", "kvm"])
+def test_the_inputs_are_written_once(tmp_path: Path, classad: str) -> None:
+    """Also what the kernel copies from file to file counts."""
+    translated(tmp_path, classad, size=20 * MIB)
+    assert 20 * MIB < int((tmp_path / "written").read_text()) < 22 * MIB
 
 
 @pytest.mark.parametrize("classad", ["qemu", "vmware"])

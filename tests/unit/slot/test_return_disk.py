@@ -9,14 +9,13 @@ from typing import Mapping, Optional, Sequence
 
 import pytest
 
-from tests.unit.edits import raw_edit
+from tests.unit.edits import make_data_disk, put_files, raw_edit
 from tests.unit.returned import EXITED, file, make_job
 from vmcapsule import contract
 from vmcapsule.capsule import delivery
 from vmcapsule.capsule.record import RETURNED, Capsule, save_source_ad
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.empty_disk import make_data_disk
-from vmcapsule.disk.fat.tree import lay_out, put_files
+from vmcapsule.disk.fat.tree import lay_out
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import read_vmdk
 from vmcapsule.errors import SpaceError
@@ -29,11 +28,12 @@ MIB = 1 << 20
 
 
 class Run:
-    """A capsule in a slot whose guest has left ``output``, in pieces all over the disk."""
+    """A capsule in a slot whose guest has left ``output``: in pieces where little is free."""
 
     #: What else the guest leaves.
     leaves: Mapping[str, bytes] = {}
     folders: Sequence[str] = ()
+    is_full = False
 
     def __init__(
         self, folder: Path, output: bytes, *, size: int = 64 * MIB, offset: Optional[int] = None
@@ -47,7 +47,6 @@ class Run:
         record = {**EXITED, "outputs": {"entries": 1, "packs": 1, "bytes": len(output)}}
         gaps = [f"{contract.RECORD_DIR}/gap{number}" for number in range(20)]
         files = {
-            contract.INPUT_PACK % 0: os.urandom(10 * MIB),
             contract.OUTPUT_PACK % 0: output,
             contract.OUTPUT_INDEX: dump_index((file("made", 0, len(output)),)),
             contract.EXIT_RECORD: json.dumps(record).encode(),
@@ -55,8 +54,11 @@ class Run:
             **self.leaves,
         }
         with raw_edit(disk, folder) as raw:
-            put_files(FatVolume.open(raw.fd, offset or MIB), dict.fromkeys(gaps, b"x" * 5000))
             volume = FatVolume.open(raw.fd, offset or MIB)
+            put_files(volume, {contract.INPUT_PACK % 0: os.urandom(10 * MIB)})
+            put_files(volume, dict.fromkeys(gaps, b"x" * 5000))
+            if self.is_full:
+                lay_out(volume, {"the rest": volume.free_bytes}).write()
             lay_out(volume, {}, folders=self.folders, remove=gaps[::2]).write()
             for name, data in files.items():
                 put_files(FatVolume.open(raw.fd, offset or MIB), {name: data})
@@ -94,6 +96,18 @@ def test_outputs_and_records_come_back_and_nothing_else(
         contract.GUEST_LOG,
     }
     delivery.deliver_from(made, run.job)
+    assert (tmp_path / "made").read_bytes() == run.output
+
+
+def test_outputs_that_lie_in_pieces_come_back_whole(tmp_path: Path) -> None:
+    class Full(Run):
+        is_full = True
+
+    run = Full(tmp_path, os.urandom(30_000))
+    with DataDisk(run.made.data_disk).opened(tmp_path) as volume:
+        pack = volume.lookup(contract.OUTPUT_PACK % 0)
+    assert pack is not None and len(pack.extents) > 5
+    delivery.deliver_from(run.returned(), run.job)
     assert (tmp_path / "made").read_bytes() == run.output
 
 

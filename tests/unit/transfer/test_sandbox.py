@@ -10,11 +10,11 @@ from typing import Iterator
 
 import pytest
 
+from tests.unit.edits import make_data_disk, stage_onto
 from tests.unit.users import acting_as
 from vmcapsule import contract, process
 from vmcapsule.classad.ads import parse_ad
 from vmcapsule.disk.data_disk import DataDisk
-from vmcapsule.disk.empty_disk import make_data_disk
 from vmcapsule.errors import DeliveryError, InputError, InputLimit
 from vmcapsule.guest import staging
 from vmcapsule.job.source import SourceJob, read_job
@@ -184,7 +184,7 @@ def test_an_unreadable_file_is_named(content: str) -> None:
             path.chmod(0o777)
         with acting_as(), pytest.raises(InputError, match="prog': Permission denied"):
             load = staging.packed(input_members(job(folder)), texts=())
-            staging.stage(load, DataDisk(disk))
+            stage_onto(load, DataDisk(disk))
 
 
 def test_the_executable_may_be_the_guests_own(iwd: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fresh FAT volume in an image: as empty as it can be, so that a sparse file stays so.
+"""A fresh FAT volume: as empty as it can be, so that a sparse file stays so.
 
 Source: Microsoft's "FAT32 File System Specification" 1.03 (fatgen103).
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
+from typing import Iterator, NamedTuple, Tuple
 
 from vmcapsule.errors import UsageError
 
@@ -91,36 +91,39 @@ def _divided(layout: FatLayout, offset_bytes: int) -> FatLayout:
     return layout._replace(reserved_sectors=layout.reserved_sectors + fill)
 
 
-def format_fat(
-    fd: int, offset_bytes: int, size_bytes: int, label: str, volume_id: int = 0
-) -> FatLayout:
-    """Write an empty volume into an image of zeros; a random ``volume_id`` where it is 0.
+def empty_fat(
+    offset_bytes: int, size_bytes: int, label: str, volume_id: int = 0
+) -> Iterator[Tuple[int, bytes]]:
+    """Yield what of an empty volume is not zeros, and where on its disk it belongs.
 
-    ``label`` has up to 11 characters of code page 437, in upper case.
+    ``label`` has up to 11 characters of code page 437, in upper case; a ``volume_id`` of 0
+    becomes a random one.  Raises `UsageError` as `fat_layout`.
     """
     layout = fat_layout(offset_bytes, size_bytes)
+    for sector, data in _sectors(layout, offset_bytes, label, volume_id):
+        yield offset_bytes + sector * SECTOR_BYTES, data
+
+
+def _sectors(
+    layout: FatLayout, offset_bytes: int, label: str, volume_id: int
+) -> Iterator[Tuple[int, bytes]]:
     name = label.encode("cp437", errors="replace")[:11].ljust(11)
     boot = _boot_sector(
         layout, offset_bytes, name, volume_id or int.from_bytes(os.urandom(4), "big")
     )
-
-    def write(data: bytes, sector: int) -> None:
-        os.pwrite(fd, data, offset_bytes + sector * SECTOR_BYTES)
-
-    write(boot, 0)
+    yield 0, boot
     if layout.bits == 32:
         info = _info_sector(layout.clusters - 1)
-        write(info, 1)
-        write(boot, 6)
-        write(info, 7)
+        yield 1, info
+        yield 6, boot
+        yield 7, info
         first = struct.pack("<III", 0x0FFFFF00 | _MEDIA, _END_32, _END_32)
     else:
         first = struct.pack("<HH", 0xFF00 | _MEDIA, _END_16)
     for copy in range(_FATS):
-        write(first, layout.reserved_sectors + copy * layout.fat_sectors)
+        yield layout.reserved_sectors + copy * layout.fat_sectors, first
     root = layout.heap_sector - layout.root_sectors
-    write(name + bytes([_VOLUME_LABEL]) + bytes(10) + b"\0\0\x21\0" + bytes(6), root)
-    return layout
+    yield root, name + bytes([_VOLUME_LABEL]) + bytes(10) + b"\0\0\x21\0" + bytes(6)
 
 
 def _boot_sector(layout: FatLayout, offset_bytes: int, label: bytes, volume_id: int) -> bytes:

@@ -67,7 +67,7 @@ class NewFolder:
         self.cluster = cluster
         self.extents = volume.folder_extents(cluster, f"the folder '{self.path}'")
         data = b"".join(
-            read_at(volume.fd, e.offset_bytes, e.length_bytes) for e in self.extents
+            read_at(volume.image, e.offset_bytes, e.length_bytes) for e in self.extents
         )
         left = bytearray(data)
         for entry in removed:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 from array import array
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Sequence, Tuple
 
-from vmcapsule.disk.extents import Image, read_at, write_at
+from vmcapsule.disk.extents import Extent, Image, read_at, write_at
 from vmcapsule.disk.fat.boot import CLUSTERS_MAX, Geometry
 from vmcapsule.errors import DiskError
 
@@ -150,8 +150,8 @@ class FatTable:
 class FatEditor:
     """Changes to the FAT of one volume, reaching all its copies window by window."""
 
-    def __init__(self, fd: int, geometry: Geometry) -> None:
-        self._fd = fd
+    def __init__(self, image: Image, geometry: Geometry) -> None:
+        self._image = image
         self._geometry = geometry
         self._mask = (1 << min(geometry.bits, 28)) - 1
         self._window = array("I")
@@ -182,7 +182,7 @@ class FatEditor:
         start = cluster - cluster % _WINDOW
         if start != self._start:
             self.flush()
-            self._window = _load(self._fd, self._geometry, start, _WINDOW)
+            self._window = _load(self._image, self._geometry, start, _WINDOW)
             self._start = start
         at = cluster - start
         return at, min(end - cluster, len(self._window) - at)
@@ -204,13 +204,33 @@ class FatEditor:
         if not high:
             return
         self._changed = (0, 0)
-        geometry, bits = self._geometry, self._geometry.bits
+        geometry = self._geometry
         low -= low % 2  # a pair of FAT12's entries takes three bytes
         high = min(high + high % 2, len(self._window))
-        data = _pack(self._window[low:high], bits)
-        at = geometry.fat_offset + (self._start + low) * bits // 8
-        for copy in range(geometry.fat_copies):
-            write_at(self._fd, at + copy * geometry.fat_bytes, data)
+        data = _pack(self._window[low:high], geometry.bits)
+        for extent in _in_copies(geometry, self._start + low, self._start + high):
+            write_at(self._image, extent.offset_bytes, data)
+
+
+def entries_of(geometry: Geometry, runs: Iterable[Run]) -> Iterator[Extent]:
+    """Yield where a `FatEditor` writes that changes the entries of ``runs``, in every copy."""
+    changed: Dict[int, Tuple[int, int]] = {}
+    for first, count in runs:
+        end = first + count
+        for start in range(first - first % _WINDOW, end, _WINDOW):
+            low, high = changed.get(start, (end, 0))
+            changed[start] = min(low, max(first, start)), max(high, min(end, start + _WINDOW))
+    for low, high in changed.values():
+        high = min(high + high % 2, geometry.cluster_count + 2)
+        yield from _in_copies(geometry, low - low % 2, high)
+
+
+def _in_copies(geometry: Geometry, first: int, end: int) -> Iterator[Extent]:
+    """Where entries from the even ``first`` on are, in every copy."""
+    at = geometry.fat_offset + first * geometry.bits // 8
+    length = -(-(end - first) * geometry.bits // 8)
+    for copy in range(geometry.fat_copies):
+        yield Extent(at + copy * geometry.fat_bytes, length)
 
 
 def _load(image: Image, geometry: Geometry, first: int, count: int) -> array[int]:

@@ -2,8 +2,11 @@
 
 `lay_out` gives every new file and folder its name and its clusters, in as few pieces as
 there can be, and writes nothing.  The caller has the kernel move the files' data to where
-`Layout.places` says (`extents.copy_range`); `Layout.write` then writes the folders and the
+`Layout.places` says (`extents.copy_to`); `Layout.write` then writes the folders and the
 copies of the FAT.  100,000 files take less than 64 MiB of memory, on a disk of any size.
+
+The volume that a tree is laid out on is only read: it can be one that a new disk is to have,
+to which everything is then written.
 
 Source: Microsoft's FAT specification (fatgen103).
 """
@@ -16,31 +19,21 @@ from array import array
 from itertools import count
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
-from vmcapsule.disk.extents import Extent, read_at, write_at, write_extents
+from vmcapsule.disk.extents import Extent, Image, read_at, write_at, write_extents
 from vmcapsule.disk.fat import names as fat_names
 from vmcapsule.disk.fat.chains import Chains, choose
 from vmcapsule.disk.fat.folder import Entry, Stamp
 from vmcapsule.disk.fat.new_folder import NewFolder
-from vmcapsule.disk.fat.table import FatEditor, Run
+from vmcapsule.disk.fat.table import FatEditor, Run, entries_of
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError, SpaceError
 
 FILE_BYTES_MAX = (4 << 30) - 1
 
 _INFO_SIGNATURES = ((0, 0x41615252), (484, 0x61417272), (508, 0xAA550000))
+_INFO_BYTES = 512
 _INFO_COUNTS_AT = 488
 _UNKNOWN = 0xFFFFFFFF
-
-
-def put_files(volume: FatVolume, files: Mapping[str, bytes]) -> None:
-    """Write files whose content is at hand onto ``volume``.
-
-    See `lay_out`, whose errors it raises.
-    """
-    layout = lay_out(volume, {path: len(data) for path, data in files.items()})
-    for path, extents in layout.places():
-        write_extents(volume.fd, extents, files[path])
-    layout.write()
 
 
 def lay_out(
@@ -92,6 +85,7 @@ class Layout:
         runs, have = choose(volume.table.free_runs(self._released, self._taken), self._taken)
         if have < self._taken:
             raise _no_room(volume, self._taken, have)
+        self._runs = runs
         self._chains = Chains(needs, runs)
         self._last = runs[-1][0] + runs[-1][1] - 1 if runs else 0
         for number, folder in enumerate(self._folders):
@@ -103,38 +97,62 @@ class Layout:
         for path, size_bytes, chain in zip(self._paths, self._sizes, runs):
             yield path, self._volume.extents(chain, size_bytes)
 
-    def write(self) -> None:
-        """Write the folders, the copies of the FAT, and FAT32's count of free clusters."""
+    def extents(self) -> Iterator[Extent]:
+        """Yield where everything is that is written: the files, and all that `write` writes."""
+        volume, info = self._volume, self._volume.geometry.info_offset
+        yield from volume.extents(self._runs, self._taken * volume.cluster_bytes)
+        for folder in self._folders:
+            yield from folder.extents
+        grown = [
+            (self._last_of(folder), 1)
+            for number, folder in enumerate(self._folders)
+            if folder.extents and self._chains.first(number)
+        ]
+        yield from entries_of(volume.geometry, [*self._runs, *self._released, *grown])
+        if info:
+            yield Extent(info, _INFO_BYTES)
+
+    def write(self, image: Optional[Image] = None) -> None:
+        """Write the folders, the copies of the FAT, and FAT32's count of free clusters.
+
+        They are written to ``image``, which has all that the volume has, or else to where
+        the volume is.
+        """
         volume = self._volume
-        editor = FatEditor(volume.fd, volume.geometry)
+        image = volume.image if image is None else image
+        editor = FatEditor(image, volume.geometry)
         stamp = Stamp.at(tuple(time.gmtime()))
         for number, folder in enumerate(self._folders):
             new = self._chains.runs(number)
             if folder.extents and new:
-                first, length = volume.folder_runs(folder.cluster, "a folder")[-1]
-                editor.link(first + length - 1, 1, new[0][0])
+                editor.link(self._last_of(folder), 1, new[0][0])
             data = folder.built(self._paths, self._content, stamp)
             more = sum(length for _, length in new) * volume.cluster_bytes
             extents = (*folder.extents, *volume.extents(new, more))
             room = sum(extent.length_bytes for extent in extents)
-            write_extents(volume.fd, extents, data.ljust(room, b"\0"))
+            write_extents(image, extents, data.ljust(room, b"\0"))
         for first, length in self._released:
             editor.release(first, length)
         self._chains.link(editor)
         editor.flush()
-        self._write_info()
+        self._write_info(image)
         volume.forget()
+
+    def _last_of(self, folder: NewFolder) -> int:
+        """The last cluster that a folder has on the volume."""
+        first, length = self._volume.folder_runs(folder.cluster, "a folder")[-1]
+        return first + length - 1
 
     def _content(self, number: int) -> Tuple[int, int]:
         """The first cluster and the size of a file."""
         return self._chains.first(len(self._folders) + number), self._sizes[number]
 
-    def _write_info(self) -> None:
+    def _write_info(self, image: Image) -> None:
         """Bring FSInfo's count up to date; one that was not known stays so."""
         volume, at = self._volume, self._volume.geometry.info_offset
         if at == 0:
             return
-        sector = read_at(volume.fd, at, 512)
+        sector = read_at(image, at, _INFO_BYTES)
         if any(struct.unpack_from("<I", sector, o)[0] != s for o, s in _INFO_SIGNATURES):
             return  # optional by the specification: what is not an FSInfo sector is let be
         free, last = struct.unpack_from("<II", sector, _INFO_COUNTS_AT)
@@ -142,7 +160,7 @@ class Layout:
         if not 0 <= free <= volume.geometry.cluster_count:
             free = _UNKNOWN
         counts = struct.pack("<II", free, self._last or last)
-        write_at(volume.fd, at + _INFO_COUNTS_AT, counts)
+        write_at(image, at + _INFO_COUNTS_AT, counts)
 
 
 def _growth(volume: FatVolume, folder: NewFolder, size_bytes: int) -> int:

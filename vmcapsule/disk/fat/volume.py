@@ -63,13 +63,6 @@ class FatVolume:
     # --- properties
 
     @property
-    def fd(self) -> int:
-        """The file that the volume lies in; one in several files can only be read."""
-        if not isinstance(self.image, int):
-            raise DiskError("a disk of several files cannot be changed where it lies")
-        return self.image
-
-    @property
     def bits(self) -> int:
         """12, 16 or 32."""
         return self.geometry.bits

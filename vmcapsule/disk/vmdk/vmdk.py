@@ -1,4 +1,4 @@
-"""vmdk disks: made, read where they lie, and opened as raw images for reading or editing."""
+"""vmdk disks: made, read where they lie, and opened as raw images for reading."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Image, open_image
 from vmcapsule.disk.vmdk.format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_vmdk
 from vmcapsule.disk.vmdk.read import sources_in
-from vmcapsule.disk.vmdk.write import sources_of, write_sparse
+from vmcapsule.disk.vmdk.write import sources_of
 from vmcapsule.errors import DiskError, SpaceError, ToolError, one_line
 
 __all__ = [
@@ -22,9 +22,7 @@ __all__ = [
     "VmdkExtent",
     "create_vmdk",
     "in_place",
-    "make_transferable",
     "mapped",
-    "raw_edit",
     "raw_view",
     "read_vmdk",
     "viewed",
@@ -55,12 +53,12 @@ def raw_view(vmdk_path: Path, scratch: Path) -> Iterator[RawDisk]:
     """
     disk = read_vmdk(vmdk_path)
     if _is_raw(disk):
-        with _opened(disk.files[1], disk.capacity_bytes, os.O_RDONLY) as raw:
+        with _opened(disk.files[1], disk.capacity_bytes) as raw:
             yield raw
         return
     with _aside(scratch) as folder:
         image = _to_raw(disk, folder)
-        with _opened(image, disk.capacity_bytes, os.O_RDONLY) as raw:
+        with _opened(image, disk.capacity_bytes) as raw:
             yield raw
 
 
@@ -136,22 +134,6 @@ def _check_converts(disk: Vmdk) -> None:
         )
 
 
-@contextmanager
-def raw_edit(vmdk_path: Path) -> Iterator[RawDisk]:
-    """Open a monolithicFlat disk as a raw image for reading and writing.
-
-    Raises `DiskError` for one of another form.
-    """
-    disk = read_vmdk(vmdk_path)
-    if not _is_raw(disk):
-        raise DiskError(
-            f"'{disk.path}' is {disk.form}: only a disk whose file is its image is edited",
-            "convert it with qemu-img to monolithicFlat",
-        )
-    with _opened(disk.files[1], disk.capacity_bytes, os.O_RDWR) as raw:
-        yield raw
-
-
 def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> Vmdk:
     """Make the vmdk disk ``target`` of the given form (see `FORMS`) from a raw image.
 
@@ -172,34 +154,13 @@ def create_vmdk(raw: Path, target: Path, form: str, *, adapter: str = "ide") -> 
     return read_vmdk(target)
 
 
-def make_transferable(path: Path, scratch: Path) -> Vmdk:
-    """Turn a flat disk, one file or split, into the monolithicSparse one of its name.
-
-    A flat disk's holes cost nothing here, but HTCondor transfers files with their holes
-    as zeros.  A disk that is not flat is left as it is.
-    """
-    disk = read_vmdk(path)
-    if FORMS[disk.form] != "FLAT":
-        return disk
-    with _aside(scratch) as folder:
-        made = folder / path.name
-        with raw_view(path, scratch) as raw:
-            inside = sources_of(raw.fd, raw.size_bytes)
-            write_sparse(inside, raw.size_bytes, made, adapter=disk.adapter)
-        # First: ext4 writes out a file at once that is renamed over another.
-        for file in disk.files:
-            file.unlink()
-        made.rename(path)
-    return read_vmdk(path)
-
-
 def _is_raw(disk: Vmdk) -> bool:
     return disk.form == "monolithicFlat" and disk.extents[0].offset_sectors == 0
 
 
 @contextmanager
-def _opened(path: Path, size_bytes: int, flags: int) -> Iterator[RawDisk]:
-    fd = open_image(path, flags)
+def _opened(path: Path, size_bytes: int) -> Iterator[RawDisk]:
+    fd = open_image(path, os.O_RDONLY)
     try:
         yield RawDisk(fd, size_bytes, path)
     finally:
