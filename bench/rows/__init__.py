@@ -25,6 +25,8 @@ ROWS: Tuple[Row, ...] = (
     Row("xfs", "a file of 1 GiB on XFS, which can share blocks: cp", xfs.shared),
     Row("quickstart", "a whole capsule: convert, mcopy, convert back", quickstart.quickstart),
     Row("translate", "the translate hook: a Python that imports classad2", hooks.translate),
+    Row("translate-large", "the hook for a job with an input of 1 GiB: cp", hooks.large),
+    Row("translate-small", "the hook for a job with 2,000 files: mcopy, cp", hooks.small),
     Row("boot", "a capsule with the direct runner: a kernel that powers off", boot.direct),
     Row("boot-condor", "the same under the guest's HTCondor", boot.condor),
     Row("slot-disk", "1 GiB in and out in a slot: what the routed job claims", slot.disk),

@@ -281,6 +281,7 @@ def contenders(place: Place) -> Iterator[Contender]:
     yield from bench.staging(every)
     yield from bench.extraction(every)
     yield from hooks.contenders(place)
+    yield from hooks.with_inputs(place, bench, [staging.CP, staging.MCOPY])
     yield from quickstart.contenders(place, place.scratch, place.config.template)
     yield from boot.contenders(place, "direct", place.scratch)
 
@@ -304,7 +305,7 @@ def test_what_the_rows_start_is_there(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     every = list(contenders(place))
     assert [one.name for one in every if not is_there(one.command.argv)] == []
-    assert len(every) == 4 + 4 + 2 + 3 + 2
+    assert len(every) == 4 + 4 + 2 + 3 + 3 + 2
 
 
 def test_what_is_timed_is_installed_as_for_a_user(place: Place) -> None:
@@ -352,6 +353,23 @@ def test_the_hook_row_s_job_becomes_a_capsule(place: Place) -> None:
     env["_CONDOR_VM_CAPSULE_CONDOR_TARBALL_VERSION"] = "1.0"
     timed(replace(ours.command, env=env))
     assert len(list(place.capsules.glob("*/capsule.json"))) == 1
+
+
+@pytest.mark.parametrize(("row", "others"), [("large", {"cp"}), ("small", {"mcopy", "cp"})])
+def test_a_tiny_hook_row_with_inputs_runs(
+    place: Place, row: str, others: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And finds out a capsule that has not what went in."""
+    monkeypatch.setenv("_CONDOR_VM_CAPSULE_CONDOR_TARBALL", __file__)
+    monkeypatch.setenv("_CONDOR_VM_CAPSULE_CONDOR_TARBALL_VERSION", "1.0")
+    (one,) = getattr(hooks, row)(place).measures
+    assert {name: len(each) for name, each in one.runs.items()} == {
+        name: 1 for name in (OURS, *others)
+    }
+    assert not place.capsules.exists()
+    monkeypatch.setattr(hooks, "timed", lambda command: None)
+    with pytest.raises(ToolError, match="diff"):
+        getattr(hooks, row)(place)
 
 
 def test_full_sizes_are_those_of_the_targets() -> None:
