@@ -91,11 +91,6 @@ class Route(NamedTuple):
     #: `OWN_GAHP` says.
     own_gahp: bool = False
 
-    @property
-    def kind(self) -> str:
-        """What an ad template says that makes it, in words."""
-        return kind(self.universe, self.vm_type, self.own_gahp)
-
 
 #: Of an ad template: see `Route.own_gahp`.
 OWN_GAHP = "VmCapsuleGahp"

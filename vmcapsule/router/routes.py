@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import AdError, ConfigError
-from vmcapsule.router import kvm, kvm_gahp, qemu, vmware
 from vmcapsule.router.route import OWN_GAHP, Route, kind
 
-#: Another kind of routed job is another line here.
-ROUTES = (qemu.ROUTE, vmware.ROUTE, kvm.ROUTE, kvm_gahp.ROUTE)
+#: By JobUniverse, JobVMType and `OWN_GAHP` of an ad template the module whose ROUTE it makes.
+#: Another kind of routed job is another line here.  A hook imports the one that it needs.
+MODULES = {
+    (5, "", False): "qemu",
+    (13, "vmware", False): "vmware",
+    (13, "kvm", False): "kvm",
+    (13, "kvm", True): "kvm_gahp",
+}
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 
 
@@ -45,11 +52,10 @@ def route_of(template: Ad) -> Route:
         raise ConfigError(
             f"{_KNOB}: the ad has no JobUniverse", "make it with 'condor_submit -dump'"
         )
-    asked = (universe, vm_type.lower(), own_gahp)
-    for route in ROUTES:
-        if (route.universe, route.vm_type, route.own_gahp) == asked:
-            return route
-    known = "; or ".join(route.kind for route in ROUTES)
+    module = MODULES.get((universe, vm_type.lower(), own_gahp))
+    if module is not None:
+        return cast(Route, import_module(f"vmcapsule.router.{module}").ROUTE)
+    known = "; or ".join(kind(*one) for one in MODULES)
     raise ConfigError(
         f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type, own_gahp)}",
         f"use one with {known}",

@@ -19,6 +19,7 @@ from vmcapsule.capsule.record import load_capsule
 from vmcapsule.config import load_config
 from vmcapsule.disk.mbr import Partition, mbr
 from vmcapsule.disk.vmdk.vmdk import create_vmdk, mapped, read_vmdk
+from vmcapsule.router.routes import MODULES
 from vmcapsule.template.tarball import described, tarball_of
 
 HOME = Path(__file__).resolve().parents[3]
@@ -145,6 +146,8 @@ def test_a_small_job_is_translated_without_what_it_does_not_need(
     assert modules & SLOW == set()
     assert needless(modules) == set()
     assert ("vmcapsule.template.vmx" in modules) is (classad == "vmware")
+    routes = {f"vmcapsule.router.{name}" for name in MODULES.values()}
+    assert modules & routes == {f"vmcapsule.router.{classad}"}
 
 
 @pytest.mark.parametrize("hook", ["finalize", "cleanup"])
