@@ -70,6 +70,13 @@ def text(cases: Sequence[Case], results: Results) -> str:
     return "".join([*parts, _EVERYWHERE])
 
 
+def ways_of(results: Results) -> Tuple[str, ...]:
+    """The ways of which something is known, in their order."""
+    return tuple(
+        way for way in COMPARED if any(way in one for one in results.verdicts.values())
+    )
+
+
 def _head(results: Results, ways: Sequence[str]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in results.versions.items())
     head = _HEAD.format(times=len(ways) + 1, versions=versions)

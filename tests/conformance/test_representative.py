@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.conformance import document
 from tests.conformance.cases import load_cases
 from tests.conformance.results import Results
 from tests.conformance.suite import run_suite
@@ -29,6 +30,8 @@ CASES = (
     "outputs-remapped",
     "stream-output",
 )
+#: A way of which the page does not tell yet was never run whole.
+WAYS = document.ways_of(document.read(document.PAGE.read_text(encoding="utf-8")))
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,12 @@ def found() -> Results:
     except SuiteUnavailable as error:
         pytest.skip(str(error))
     try:
-        return run_suite(pool, load_cases(CASES, COMPARED), COMPARED)
+        return run_suite(pool, load_cases(CASES, COMPARED), WAYS)
     finally:
         pool.stop()
 
 
-@pytest.mark.parametrize("way", COMPARED)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", CASES)
 def test_a_job_does_not_notice(found: Results, name: str, way: str) -> None:
     assert found.verdicts[name][way].wrong == ()
