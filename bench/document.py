@@ -152,10 +152,10 @@ def _targets(outcome: Outcome) -> Iterator[str]:
 def _times(measure: Measure) -> Iterator[str]:
     for name in sorted(measure.runs, key=lambda name: name != OURS):
         runs = measure.runs[name]
-        cpu_s = statistics.median(run.cpu_s for run in runs)
+        cpu_s = [run.cpu_s for run in runs if run.cpu_s is not None]
+        cpu = seconds(statistics.median(cpu_s)) if cpu_s else "-"
         yield (
-            f"{measure.what} | {_code(name)} | {seconds(median_s(runs))} | {seconds(cpu_s)} "
-            f"| {len(runs)}"
+            f"{measure.what} | {_code(name)} | {seconds(median_s(runs))} | {cpu} | {len(runs)}"
         )
 
 

@@ -21,10 +21,10 @@ LIMIT_S = 900.0
 
 @dataclass(frozen=True)
 class Run:
-    """What one process used, its children included."""
+    """What one process used, its children included; None: nobody can tell."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: Optional[float] = None
 
 
 Runs = Tuple[Run, ...]

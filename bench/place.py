@@ -52,6 +52,7 @@ class Sizes:
     inputs_bytes: int
     boots: int
     jobs: tuple[int, ...]
+    short_jobs: int
 
 
 FULL = Sizes(
@@ -65,6 +66,7 @@ FULL = Sizes(
     inputs_bytes=100_000_000,
     boots=5,
     jobs=(1, 10, 50, 200),
+    short_jobs=3,
 )
 QUICK = Sizes(
     rounds=3,
@@ -77,6 +79,7 @@ QUICK = Sizes(
     inputs_bytes=1_000_000,
     boots=1,
     jobs=(1, 4),
+    short_jobs=1,
 )
 
 

@@ -7,7 +7,7 @@ from typing import Callable, Tuple
 
 from bench.place import Place
 from bench.results import Outcome
-from bench.rows import boot, hooks, quickstart, router, slot, staging, xfs
+from bench.rows import boot, hooks, quickstart, router, short, slot, staging, xfs
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,5 @@ ROWS: Tuple[Row, ...] = (
     Row("slot-disk", "1 GiB in and out in a slot: what the routed job claims", slot.disk),
     Row("growth", "staging, from 1 to 10,000 files and from 1 MiB to 4 GiB", staging.growth),
     Row("router", "up to 200 jobs through a pool's JobRouter: natively", router.jobs),
+    Row("short", "one job in a pool at default intervals, each way: natively", short.jobs),
 )

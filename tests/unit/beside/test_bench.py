@@ -21,7 +21,8 @@ from bench import document, hook_meter, measure, results, table
 from bench.measure import Command, Contender, Run, alternate, command, median_s, ratio, timed
 from bench.place import CHECKOUT, FULL, QUICK, Place, Sizes, install
 from bench.results import OURS, Growth, Measure, Outcome, Results, Target
-from bench.rows import ROWS, boot, hooks, quickstart, router, staging
+from bench.rows import ROWS, boot, hooks, quickstart, router, short, staging
+from tests.pool.pool import PoolError
 from tests.unit.returned import small_template
 from vmcapsule import __version__
 from vmcapsule.cli import arguments
@@ -279,7 +280,7 @@ def contenders(place: Place) -> Iterator[Contender]:
     bench = staging.Bench(place, place.scratch, 1, 1)
     every = [OURS, staging.CP, staging.MCOPY, staging.PYFATFS]
     yield from bench.staging(every)
-    yield from bench.extraction(every)
+    yield from bench.extraction([*every, staging.FLUSHED_CP])
     yield from hooks.contenders(place)
     yield from hooks.with_inputs(place, bench, [staging.CP, staging.MCOPY])
     yield from quickstart.contenders(place, place.scratch, place.config.template)
@@ -305,7 +306,7 @@ def test_what_the_rows_start_is_there(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     every = list(contenders(place))
     assert [one.name for one in every if not is_there(one.command.argv)] == []
-    assert len(every) == 4 + 4 + 2 + 3 + 3 + 2
+    assert len(every) == 4 + 5 + 2 + 3 + 3 + 2
 
 
 def test_what_is_timed_is_installed_as_for_a_user(place: Place) -> None:
@@ -329,10 +330,11 @@ def test_what_is_timed_is_installed_as_for_a_user(place: Place) -> None:
 def test_a_tiny_staging_row_runs_and_leaves_nothing_of_size(place: Place) -> None:
     found = staging.small(place)
     assert [one.what.split()[0] for one in found.measures] == ["stage", "extract"]
-    for one in found.measures:
-        assert {name: len(each) for name, each in one.runs.items()} == {
-            OURS: 1, "mcopy": 1, "cp": 1,
-        }  # fmt: skip
+    staged, extracted = (
+        {name: len(each) for name, each in one.runs.items()} for one in found.measures
+    )
+    assert staged == {OURS: 1, "mcopy": 1, "cp": 1}
+    assert extracted == {**staged, "cp, flushed": 1}
     assert [path.name for path in place.scratch.iterdir()] == ["discarded"]
     assert [path for path in place.scratch.rglob("*.vmdk") if path.stat().st_size] == []
 
@@ -471,3 +473,38 @@ def test_a_row_that_fails_says_why_and_the_others_run(place: Place) -> None:
 
 def test_sizes_say_how_much_there_is_to_do() -> None:
     assert all(isinstance(sizes, Sizes) and sizes.rounds % 2 for sizes in (FULL, QUICK))
+
+
+# The row of one short job
+
+JOB_LOG = """\
+000 (007.000.000) 2026-11-28 23:59:30 Job submitted from host: <127.0.0.1:9618>
+...
+001 (007.000.000) 2026-11-29 00:00:10 Job executing on host: <127.0.0.1:9618>
+...
+006 (007.000.000) 2026-11-29 00:00:12 Image size of job updated: 1
+\t3  -  MemoryUsage of job (MB)
+...
+005 (007.000.000) 2026-11-29 00:00:15 Job terminated.
+\t(1) Normal termination (return value 0)
+...
+"""
+
+
+def test_a_job_s_waits_are_those_between_its_events() -> None:
+    assert short.read_waits(JOB_LOG) == short.Waits(starting_s=40, running_s=5)
+    with pytest.raises(PoolError, match="no event 005"):
+        short.read_waits(JOB_LOG.replace("005 (", "009 ("))
+
+
+def test_waits_are_told_by_way_without_cpu_time_that_nobody_measured() -> None:
+    found = short.outcome({"native": [short.Waits(40, 5)], "qemu": [short.Waits(50, 20)]})
+    page = document.page_of(Results({}, {"short": found}))
+    assert page.parts["short"].times == (
+        "| short | a short job from submitted to executing | native | 40.00 s | - | 1 |\n",
+        "| short | a short job from submitted to executing | qemu | 50.00 s | - | 1 |\n",
+        "| short | a short job from executing to terminated | native | 5.00 s | - | 1 |\n",
+        "| short | a short job from executing to terminated | qemu | 20.00 s | - | 1 |\n",
+        "| short | a short job as a whole | native | 45.00 s | - | 1 |\n",
+        "| short | a short job as a whole | qemu | 70.00 s | - | 1 |\n",
+    )
