@@ -165,5 +165,8 @@ def exit_attributes(job_exit: JobExit) -> Ad:
         f"RemoteUserCpu = {job_exit.user_cpu_s:.6f}",
         f"RemoteSysCpu = {job_exit.system_cpu_s:.6f}",
         f"ResidentSetSize = {job_exit.max_rss_kib}",
+        # As the starter of a vanilla job has it (MEMORY_USAGE_METRIC): that of a VM job says
+        # what the machine got, and the JobRouter copies it while the job runs.
+        "MemoryUsage = ((ResidentSetSize + 1023) / 1024)",
     ]
     return parse_ad("\n".join(lines))

@@ -22,7 +22,7 @@ from vmcapsule.capsule.record import (
     Capsule,
 )
 from vmcapsule.capsule.states import LEFT_OVER, State
-from vmcapsule.classad.ads import quote
+from vmcapsule.classad.ads import parse_ad, quote
 from vmcapsule.errors import DeliveryError, GuestError, OutputBlocked, OutputMissing, UsageError
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import job_queue
@@ -110,6 +110,15 @@ def test_a_delivery_is_not_repeated_by_finalize(made: Capsule, home: Path) -> No
     again, _ = finalize(hook_input(home, made))
     assert (home / "out1").read_bytes() == b"the user's next step was here"
     assert first == again and first.integer("ExitCode") == 0
+
+
+def test_memory_in_the_sources_ad_is_the_jobs_and_not_its_machines(
+    made: Capsule, home: Path
+) -> None:
+    ad, _ = finalize(hook_input(home, made))
+    mirrored = parse_ad("MemoryUsage = 464\nResidentSetSize = 475136\n")
+    told = mirrored.with_({name: ad.expr(name) for name in mirrored.names})
+    assert (told.integer("MemoryUsage"), told.integer("ResidentSetSize")) == (1, 1024)
 
 
 def test_what_came_back_as_a_redo_log_is_delivered(made: Capsule, home: Path) -> None:
