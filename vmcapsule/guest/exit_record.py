@@ -86,8 +86,8 @@ def read_exit(volume: FatVolume) -> JobExit:
     if record is None:
         raise GuestError(
             "the guest left no exit record: it ended before the job did",
-            "look at its console with --keep, and check the template "
-            "with 'vmcapsule template check'",
+            "check the template with 'vmcapsule template check'; of a job that is run "
+            "with 'vmcapsule run --keep' the console is kept",
         )
     try:
         if record["state"] == "failed":
@@ -102,7 +102,8 @@ def read_exit(volume: FatVolume) -> JobExit:
                 )
             raise GuestError(
                 f"the guest could not run the job ({stage}): {message}",
-                "'vmcapsule inspect' shows the guest's log of a capsule kept with --keep",
+                "'vmcapsule inspect' shows the guest's log, of a capsule that is still there "
+                "or was kept with 'vmcapsule run --keep'",
             )
         if record["state"] != "exited":
             raise ValueError(f"its state is {record['state']!r:.20}")
