@@ -6,19 +6,25 @@ in its own log tell, to the second.  Nearly all of it is HTCondor's own waiting.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from datetime import datetime
-from typing import Dict, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple
 
 from bench.measure import Run
 from bench.place import Place
 from bench.results import Measure, Outcome
+from tests.pool.kvm.libvirt import Libvirt
 from tests.pool.pool import Pool, PoolError
+from tests.pool.root import WITH_LIBVIRT
 
 NATIVE = "native"
 #: The ad templates whose routes run jobs here.
 ROUTES = ("qemu", "vmware")
+#: The one for which the pool has to have libvirt.
+KVM = "kvm"
+_WANTED = "+WantJobRouter = True"
 LIMIT_S = 600
 
 #: HTCondor's own defaults, where the pool's are short, for tests.
@@ -60,19 +66,47 @@ def jobs(place: Place) -> Outcome:
     if os.geteuid() != 0:
         return Outcome(why_not="a pool needs root")
     waits: Dict[str, List[Waits]] = {}
-    pool = Pool("trixie", "bench-short")
+    with _running("trixie") as pool:
+        for route in ROUTES:
+            _take(pool, route)
+            if route == ROUTES[0]:
+                waits[NATIVE] = _some(place, pool, NATIVE, "")
+            waits[route] = _some(place, pool, route, _WANTED)
+    with _running("trixie" + WITH_LIBVIRT) as pool, _libvirt(pool):
+        _take(pool, KVM)
+        waits[KVM] = _some(place, pool, KVM, _WANTED)
+    return outcome(waits)
+
+
+@contextlib.contextmanager
+def _running(suite: str) -> Iterator[Pool]:
+    pool = Pool(suite, "bench-short")
     pool.start()
     try:
         pool.configure("60-bench", _CONFIG)
-        for route in ROUTES:
-            pool.install_plugin({"CONDOR_CLASSAD_TEMPLATE": route})
-            pool.restart("MASTER")
-            if route == ROUTES[0]:
-                waits[NATIVE] = _some(place, pool, NATIVE, "")
-            waits[route] = _some(place, pool, route, "+WantJobRouter = True")
+        yield pool
     finally:
         pool.stop()
-    return outcome(waits)
+
+
+@contextlib.contextmanager
+def _libvirt(pool: Pool) -> Iterator[None]:
+    daemons = Libvirt(pool)
+    daemons.prepare()
+    daemons.start()
+    try:
+        yield
+    finally:
+        daemons.stop()
+
+
+def _take(pool: Pool, route: str) -> None:
+    """Have the pool run the jobs of a route."""
+    pool.install_plugin({"CONDOR_CLASSAD_TEMPLATE": route})
+    pool.restart("MASTER")
+    if route == KVM:
+        argv = ["condor_status", "-constraint", "HasVM", "-af", "Name"]
+        pool.until(lambda: bool(pool.run("root", argv).stdout), 90, "the startd to have VMs")
 
 
 def _some(place: Place, pool: Pool, way: str, more: str) -> List[Waits]:
