@@ -35,10 +35,23 @@ shift
 exec "$@"
 """
 
-#: The kernel kills the program when the process that started it is gone.
+#: The kernel kills a program when the process that started it is gone.
 _DIES_WITH_PARENT = ("--pdeathsig", "KILL")
+#: It has to be asked for that, and of a process that was gone before it says nothing.
+_UNLESS_ORPHANED = 'test "$PPID" = "$0" && exec "$@"'
 #: In its namespaces QEMU would be root, and could change them.
 _WITHOUT_RIGHTS = ("--no-new-privs", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def tied(argv: list[str]) -> list[str]:
+    """``argv`` as a program that ends with the process that starts it, however that ends.
+
+    Also where it ends in the moment in which the program is started, as a process does that
+    is told to stop then: nobody would know of the program, and none end it.  Raises
+    `ToolError` where what it takes is not installed.
+    """
+    ask = (process.find("setpriv"), *_DIES_WITH_PARENT, "--")
+    return [*ask, "/bin/sh", "-c", _UNLESS_ORPHANED, str(os.getpid()), *argv]
 
 
 def confined(argv: list[str], *, network: bool) -> list[str]:
@@ -46,17 +59,15 @@ def confined(argv: list[str], *, network: bool) -> list[str]:
 
     Raises `ToolError` where a program for that is not installed.
     """
-    setpriv = process.find("setpriv")
     if not network:
-        return [setpriv, *_DIES_WITH_PARENT, "--", *argv]
-    return [
-        *(setpriv, *_DIES_WITH_PARENT, "--"),
-        *_pasta(),
+        return tied(argv)
+    inside = [
         *(process.find("unshare"), "--mount", "--"),
         *("/bin/sh", "-c", _WITH_RESOLVER, _RESOLVER, process.find("mount")),
-        *(setpriv, *_DIES_WITH_PARENT, *_WITHOUT_RIGHTS, "--"),
+        *(process.find("setpriv"), *_DIES_WITH_PARENT, *_WITHOUT_RIGHTS, "--"),
         *argv,
     ]
+    return tied([*_pasta(), *inside])
 
 
 def _pasta() -> list[str]:

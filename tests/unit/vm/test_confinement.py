@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.own_host import OUTSIDE, reason_against, run_there
+from vmcapsule import process
 from vmcapsule.errors import ToolError
 from vmcapsule.vm import confinement
 
@@ -45,3 +47,42 @@ def test_pasta_is_not_started_where_it_would_leave_a_process_behind(
     with pytest.raises(ToolError, match="may not use .*/none"):
         confinement.check_network()
     assert not (tmp_path / "started").exists()
+
+
+#: Starts a program that is tied to it, and is killed as it does.
+_STARTS = """
+import os, subprocess, sys
+from vmcapsule.vm.confinement import tied
+subprocess.Popen(tied(sys.argv[1:]))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_is_tied_to_a_process_is_not_begun_when_that_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QEMU that nobody knows of would run for ever."""
+    setpriv, go = process.find("setpriv"), tmp_path / "go"
+    slow = tmp_path / "setpriv"
+    slow.write_text(
+        f'#!/bin/sh\nwhile ! test -e {go}; do sleep 0.1; done\nexec {setpriv} "$@"\n'
+    )
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with subprocess.Popen(
+        [sys.executable, "-c", _STARTS, "echo", "it runs"], stdout=subprocess.PIPE
+    ) as gone:
+        assert gone.wait() == -9
+        go.touch()
+        assert gone.stdout is not None
+        # Whatever was started has this open, so that it has ended, too.
+        assert gone.stdout.read() == b""
+
+
+def test_what_is_tied_is_given_its_arguments_as_they_are() -> None:
+    words = ["", "a  b", "$0", "'\"\\", "-c", "*"]
+    script = "import sys; print(sys.argv[1:])"
+    done = subprocess.run(
+        confinement.tied([sys.executable, "-c", script, *words]), capture_output=True, text=True
+    )
+    assert done.stdout == f"{words}\n"

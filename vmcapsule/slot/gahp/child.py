@@ -6,6 +6,7 @@ become the owner before its first line runs, and root holds its pipes and its nu
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -18,14 +19,13 @@ import time
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple, Optional
 
-from vmcapsule import process
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.errors import ConfigError, ToolError, UsageError, one_line
 from vmcapsule.slot import hypervisor
 from vmcapsule.slot.ending import FROM_OUTSIDE
 from vmcapsule.slot.gahp.dialogue import KVM, Asked, State
 from vmcapsule.slot.gahp.log import log
-from vmcapsule.vm import vmrun
+from vmcapsule.vm import confinement, vmrun
 
 #: By this word `vmcapsule.slot.entry` knows that the program is the child of a gahp.
 CHILD = "machine"
@@ -136,6 +136,7 @@ class Child:
         wanted = (asked.memory_mib, asked.cpus, int(asked.snapshot))
         given = [*(str(each or 0) for each in wanted), product]
         ready, says_ready = os.pipe()
+        os.set_blocking(ready, False)
         try:
             self._process = self._started(says_ready, given)
         except (ToolError, OSError) as error:
@@ -148,12 +149,10 @@ class Child:
         select.select([ready], [], [], READY_TIMEOUT_S)
 
     def _started(self, says_ready: int, given: list[str]) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-I", self._program, CHILD, str(says_ready), *given]
         return subprocess.Popen(
-            # The kernel kills it when this process is gone, and with it its QEMU.
-            [
-                *(process.find("setpriv"), "--pdeathsig", "KILL", "--"),
-                *(sys.executable, "-I", self._program, CHILD, str(says_ready), *given),
-            ],
+            # It ends with this process, and its QEMU with it.
+            confinement.tied(program),
             stdin=subprocess.DEVNULL,
             # What we print on ours is the conversation.
             stdout=sys.stderr,
@@ -196,7 +195,9 @@ class Child:
     def _was_ready(self) -> bool:
         """Did the child, which has ended, say that it was ready?"""
         if self._ready is not None:
-            self._is_ready = bool(os.read(self._ready, 1))
+            # Not to be waited for: of a user's process the user's others can open its files.
+            with contextlib.suppress(BlockingIOError):
+                self._is_ready = bool(os.read(self._ready, 1))
             os.close(self._ready)
             self._ready = None
         return self._is_ready

@@ -10,6 +10,7 @@ A few examples here; tox's environment "dialogues" makes a thousand.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -210,6 +211,8 @@ class Scene:
             stderr=subprocess.STDOUT, start_new_session=True,
         ) as traced:  # fmt: skip
             assert traced.stdin is not None
+            # So that all of it goes in, whoever reads it, or does not.
+            fcntl.fcntl(traced.stdin, fcntl.F_SETPIPE_SZ, 1 << 20)
             traced.stdin.write(data)
             traced.stdin.flush()
             if said.is_patient and said.qemu != "exec sleep 600":

@@ -322,6 +322,30 @@ def test_what_ends_before_it_is_ready_is_not_the_job(
     assert Path(f"/proc/{child.pid}").exists()
 
 
+def test_what_the_machines_process_has_open_may_stay_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any process of the job's owner can open it, and so is not waited for."""
+    monkeypatch.setattr("vmcapsule.slot.gahp.child.READY_TIMEOUT_S", 0.1)
+    program, keeper = tmp_path / "program.py", tmp_path / "keeper"
+    program.write_text(
+        "import os, pathlib, sys, time\n"
+        "number = os.fork()\n"
+        f"if number == 0:\n    time.sleep({WAIT_S})\n    os._exit(0)\n"
+        f"pathlib.Path({str(keeper)!r}).write_text(str(number))\n"
+        "sys.exit(7)\n"
+    )
+    child = Child(Owner(), str(program))
+    child.start(Asked())
+    wait_for(keeper)
+    while child.state is not State.ENDED:
+        subprocess.run(["sleep", "0.1"], check=True)
+    assert child.status == -UNREPORTED_SIGNAL
+    number = int(keeper.read_text())
+    assert state_of(number) == "S", "it was waited for"
+    os.kill(number, signal.SIGKILL)
+
+
 def test_a_gahp_of_whose_children_nobody_wants_to_hear_ends_as_the_job(
     made: Capsule, tmp_path: Path, started: list[Gahp]
 ) -> None:
