@@ -17,7 +17,10 @@ PAGE = HOME / "docs" / "design.md"
 BEGIN, END = "<!-- ./dev structure -->\n", "<!-- end -->\n"
 
 #: The top of the package is the ground floor, by module.
-GROUND = {"__init__", "atomic", "errors", "contract", "process", "resources", "config", "files"}
+GROUND = {
+    *("__init__", "named", "errors", "atomic", "contract", "process", "resources", "config"),
+    "files",
+}
 FLOORS = [
     GROUND,
     {"classad", "disk"},

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from typing import NamedTuple, Optional
+from typing import Optional
+
+from vmcapsule.named import NamedTuple
 
 #: Capsules of ``vmcapsule run``, and those that a batch system runs.
 RUN, ROUTED = "run", "capsule"

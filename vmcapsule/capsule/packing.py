@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Optional
 
 from vmcapsule.capsule import making, naming
 from vmcapsule.capsule.record import WANTED, Capsule, check_size, save_capsule, save_source_ad
@@ -13,6 +13,7 @@ from vmcapsule.config import Config
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.guest import bundle, staging
 from vmcapsule.job.source import SourceJob
+from vmcapsule.named import NamedTuple
 from vmcapsule.template.data_disk import data_bytes_for
 from vmcapsule.template.tarball import HTCondorTarball, is_in
 from vmcapsule.template.template import Template

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, get_args, get_type_hints
+from typing import Any, Optional, get_args, get_type_hints
 
 from vmcapsule.atomic import write_new
 from vmcapsule.capsule.states import State, state_of
 from vmcapsule.errors import TooLarge, UsageError
 from vmcapsule.files import read_regular
+from vmcapsule.named import NamedTuple
 
 RECORD = "capsule.json"
 CONSOLE = "console.log"

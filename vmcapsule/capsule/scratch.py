@@ -12,11 +12,12 @@ import re
 import stat
 import time
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, Optional
 
 from vmcapsule.capsule import making, naming, states
 from vmcapsule.capsule.states import State
 from vmcapsule.errors import CapsuleGone, UsageError
+from vmcapsule.named import NamedTuple
 
 
 class Found(NamedTuple):

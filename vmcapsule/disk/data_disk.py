@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, Optional
 
 from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.extents import write_extents
@@ -14,6 +14,7 @@ from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk.format import Vmdk, read_delta, read_vmdk
 from vmcapsule.disk.vmdk.vmdk import in_place, viewed
 from vmcapsule.errors import DiskError
+from vmcapsule.named import NamedTuple
 
 
 class DataDisk(NamedTuple):

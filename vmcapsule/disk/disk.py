@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Tuple
+from typing import Tuple
 
 from vmcapsule.disk.extents import open_image
 from vmcapsule.disk.vmdk.format import Vmdk, read_vmdk
 from vmcapsule.disk.vmdk.write import sources_of, write_sparse
+from vmcapsule.named import NamedTuple
 
 
 class Disk(NamedTuple):

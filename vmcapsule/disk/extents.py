@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterable, Iterator, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Iterable, Iterator, Protocol, Union
 
 from vmcapsule.errors import DiskError, SpaceError
 from vmcapsule.files import open_regular
+from vmcapsule.named import NamedTuple
 
 if TYPE_CHECKING:  # it takes long to import, and is only handed on here
     from pathlib import Path

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Sequence
+from typing import Sequence
+
+from vmcapsule.named import NamedTuple
 
 SECTOR_BYTES = 512
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, NamedTuple, Tuple
+from typing import Callable, Iterator, Mapping, Tuple
 
 from vmcapsule.disk.content import content
 from vmcapsule.disk.data_disk import DataDisk
@@ -20,6 +20,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.partition import locate_fat
 from vmcapsule.disk.vmdk.vmdk import mapped, read_vmdk
 from vmcapsule.disk.vmdk.write import created_sparse, flat_beside, write_flat
+from vmcapsule.named import NamedTuple
 
 
 class Beginning(NamedTuple):

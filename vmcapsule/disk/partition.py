@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from vmcapsule.disk.extents import Image, read_at
 from vmcapsule.disk.probe import describe, has_mbr, is_fat
 from vmcapsule.errors import DiskError, TemplateError
+from vmcapsule.named import NamedTuple
 
 SECTOR_BYTES = 512
 KNOB = "VM_CAPSULE_DISK_PART_OFFSET"

@@ -6,11 +6,12 @@ import errno
 import json
 import math
 import signal
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, Optional
 
 from vmcapsule import contract
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import ExecFailed, GuestError, one_line
+from vmcapsule.named import NamedTuple
 
 SIGNAL_MAX = 64
 #: No job dies of these: they stop a process, have it go on, or do nothing (signal(7)).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Collection, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Collection, Mapping, Optional, Sequence
 
 from vmcapsule import contract
 from vmcapsule.disk.extents import Image, copy_range, image_bytes, sources_within
@@ -11,6 +11,7 @@ from vmcapsule.disk.fat.table import RUNS_MAX
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DeliveryError, DiskError, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
+from vmcapsule.named import NamedTuple
 from vmcapsule.transfer.drafts import Drafts
 from vmcapsule.transfer.entries import FOLDER, LINK, Entries, Entry
 from vmcapsule.transfer.index import parse_index

@@ -6,13 +6,14 @@ import contextlib
 import os
 import stat
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Sequence, Union
+from typing import Iterable, Iterator, Sequence, Union
 
 from vmcapsule import contract
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.disk.extents import Extent, Image, Unreadable, copy_to, write_extents
 from vmcapsule.disk.new_disk import NewDisk, alike
 from vmcapsule.errors import InputError, SpaceError, TooLarge
+from vmcapsule.named import NamedTuple
 from vmcapsule.transfer.entries import Stretch
 from vmcapsule.transfer.index import dump_index
 from vmcapsule.transfer.pack import Member, PackPlan, Pieces, plan_packs, unreadable

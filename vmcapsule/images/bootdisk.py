@@ -7,10 +7,11 @@ syslinux's installer, which all work on files.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, NamedTuple
+from typing import List
 
 from vmcapsule.disk.mbr import SECTOR_BYTES, Partition, mbr
 from vmcapsule.errors import ToolError
+from vmcapsule.named import NamedTuple
 from vmcapsule.process import Arg, run
 
 MIB = 1 << 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from vmcapsule.config import Config
 from vmcapsule.contract import INIT_SCRIPT, RECORD_DIR
@@ -23,6 +23,7 @@ from vmcapsule.errors import (
     VmCapsuleError,
 )
 from vmcapsule.guest.work_disk import FROM_BYTES
+from vmcapsule.named import NamedTuple
 from vmcapsule.resources import resource
 from vmcapsule.template.tarball import is_in, tarball_of
 from vmcapsule.template.template import CONDOR, Template, load

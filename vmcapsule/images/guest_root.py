@@ -6,10 +6,11 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError, UsageError
 from vmcapsule.images.recipe import Recipe
+from vmcapsule.named import NamedTuple
 from vmcapsule.process import run
 from vmcapsule.template.tarball import PREFIX, HTCondorTarball
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from vmcapsule.images.modules import (
     ModuleWish,
@@ -17,6 +17,7 @@ from vmcapsule.images.modules import (
     read_index,
     wanted,
 )
+from vmcapsule.named import NamedTuple
 
 _FOLDERS = ("bin", "dev", "modules", "proc", "root", "sys")
 #: busybox's programs that initrd-init calls by name.

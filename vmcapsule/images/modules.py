@@ -10,9 +10,10 @@ import gzip
 import lzma
 import re
 from pathlib import Path
-from typing import Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Dict, List, Mapping, Sequence, Tuple
 
 from vmcapsule.errors import TemplateError
+from vmcapsule.named import NamedTuple
 from vmcapsule.process import run
 
 _ALIAS = re.compile(r"[A-Za-z0-9_:*?,.\[\]-]+\Z")

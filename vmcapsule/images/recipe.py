@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import string
-from typing import Mapping, NamedTuple, Tuple
+from typing import Mapping, Tuple
 
 from vmcapsule.errors import TemplateError
 from vmcapsule.images.modules import ModuleWish, parse_wishes
+from vmcapsule.named import NamedTuple
 from vmcapsule.resources import resource
 
 DEFAULT_KERNEL = "linux-image-cloud-amd64"

@@ -14,11 +14,12 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import IO, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple, Union
+from typing import IO, Callable, Dict, List, Mapping, Sequence, Tuple, Union
 
 from vmcapsule.atomic import publish
 from vmcapsule.errors import ToolError
 from vmcapsule.images.guest_root import debian_packages
+from vmcapsule.named import NamedTuple
 from vmcapsule.process import Arg, run
 from vmcapsule.resources import resource
 

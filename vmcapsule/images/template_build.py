@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import uuid
 from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from vmcapsule.atomic import publish
 from vmcapsule.disk.empty_disk import LABEL, build_data_disk
@@ -22,6 +22,7 @@ from vmcapsule.images.guest_root import GuestRoot, build_guest_root
 from vmcapsule.images.initrd import build_initrd
 from vmcapsule.images.kernel import vmlinux
 from vmcapsule.images.recipe import DEFAULT_KERNEL, Recipe, filled, load_recipe
+from vmcapsule.named import NamedTuple
 from vmcapsule.process import find
 from vmcapsule.template.tarball import HTCondorTarball, described, is_in
 from vmcapsule.template.template import (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError
 from vmcapsule.job.text import split_list
+from vmcapsule.named import NamedTuple
 
 _SUCCESS = ("JobSuccessExitCode", "JobSuccessExitSignal", "JobSuccessExitBySignal")
 

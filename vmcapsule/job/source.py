@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional, TypeVar
+from typing import Callable, Optional, TypeVar
 
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError
@@ -16,6 +16,7 @@ from vmcapsule.job import text as job_text
 from vmcapsule.job.attributes import belongs_to_source, is_accounting
 from vmcapsule.job.policy import Logs, Policy, read_logs, read_policy
 from vmcapsule.job.refusals import refuse
+from vmcapsule.named import NamedTuple
 
 #: HTCondor's JOB_DEFAULT_REQUESTMEMORY and JOB_DEFAULT_REQUESTDISK for an empty job.
 DEFAULT_MEMORY_MIB = 128

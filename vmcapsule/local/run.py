@@ -6,7 +6,7 @@ import contextlib
 import signal
 import time
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, NamedTuple, Optional
+from typing import Callable, Iterator, Mapping, Optional
 
 from vmcapsule.capsule import making, naming, states
 from vmcapsule.capsule.booting import boot_capsule
@@ -17,6 +17,7 @@ from vmcapsule.config import Config
 from vmcapsule.errors import GuestError, OutputMissing, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.job.source import SourceJob
+from vmcapsule.named import NamedTuple
 from vmcapsule.template.tarball import HTCondorTarball
 from vmcapsule.template.template import Template
 

@@ -18,11 +18,12 @@ import stat
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Iterator, NamedTuple, Optional
+from typing import TYPE_CHECKING, Callable, Iterator, Optional
 
 from vmcapsule.config import Config
 from vmcapsule.errors import one_line
 from vmcapsule.files import open_regular
+from vmcapsule.named import NamedTuple
 
 if TYPE_CHECKING:  # a hook without a log has no use for it
     import pwd

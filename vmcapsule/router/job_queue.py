@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from vmcapsule.classad.ads import quote
 from vmcapsule.errors import ToolError, one_line
+from vmcapsule.named import NamedTuple
 
 IDLE, RUNNING, REMOVED, COMPLETED, HELD = 1, 2, 3, 4, 5
 _TIMEOUT_S = 120

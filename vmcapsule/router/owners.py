@@ -16,9 +16,10 @@ import select
 import signal
 import time
 import traceback
-from typing import Callable, NamedTuple, NoReturn, Sequence
+from typing import Callable, NoReturn, Sequence
 
 from vmcapsule.errors import SYSTEM_ERROR, one_line
+from vmcapsule.named import NamedTuple
 
 Say = Callable[[str], None]
 

@@ -7,13 +7,14 @@ knows them all, `routed_ad` makes what their ads have in common.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, NamedTuple, Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 from vmcapsule.capsule.packing import Plan
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.errors import AdError
 from vmcapsule.job.source import SourceJob
+from vmcapsule.named import NamedTuple
 from vmcapsule.template.template import Template
 
 #: How long a hold is left to the UPDATE_JOB_INFO hook, which gives it its own code.

@@ -13,11 +13,12 @@ import os
 import random
 from collections import Counter
 from pathlib import Path
-from typing import Iterable, NamedTuple, Optional, Sequence
+from typing import Iterable, Optional, Sequence
 
 from vmcapsule.capsule import making, naming, scratch, states
 from vmcapsule.capsule.record import load_capsule
 from vmcapsule.errors import CapsuleGone, ToolError, UsageError, VmCapsuleError, one_line
+from vmcapsule.named import NamedTuple
 from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import settle
 from vmcapsule.router.owners import DEADLINE_S, Say, Task, work_for_all

@@ -14,10 +14,11 @@ import signal
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from vmcapsule import process
 from vmcapsule.errors import ToolError, one_line
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot.starter import (
     HAS_VM_CAPSULE,
     KVM_WORKS,

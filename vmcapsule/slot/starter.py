@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Mapping, NamedTuple, Optional
+from typing import Mapping, Optional
+
+from vmcapsule.named import NamedTuple
 
 #: What `vmcapsule.slot.execute` tells the job's ad of a run whose guest did not report: how
 #: many there were, which of the job's completions this one is, why, and until when

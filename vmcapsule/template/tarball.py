@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
+from vmcapsule.named import NamedTuple
 from vmcapsule.template.template import CONDOR, Template
 
 PREFIX = "condor-"

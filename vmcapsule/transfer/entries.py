@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from array import array
 from itertools import chain
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Iterable, Iterator, Sequence
+
+from vmcapsule.named import NamedTuple
 
 FILE, FOLDER, LINK = "file", "dir", "link"
 _KINDS = (FILE, FOLDER, LINK)

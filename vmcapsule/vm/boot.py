@@ -10,11 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 from types import FrameType
-from typing import IO, Callable, Iterator, NamedTuple, Optional, Sequence
+from typing import IO, Callable, Iterator, Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import LINE_CHARS_MAX, ToolError, one_line
+from vmcapsule.named import NamedTuple
 from vmcapsule.vm import events
 from vmcapsule.vm.accelerator import KVM, QEMU
 from vmcapsule.vm.confinement import SANDBOX, check_network, confined

@@ -9,7 +9,7 @@ Source: Microsoft's FAT specification (fatgen103); Linux's vfat where they diffe
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
 from vmcapsule.disk.extents import Extent, Image, read_at
 from vmcapsule.disk.fat import names as fat_names
@@ -17,6 +17,7 @@ from vmcapsule.disk.fat.boot import Geometry, read_geometry
 from vmcapsule.disk.fat.folder import FOLDER_BYTES_MAX, Entry, Names, find_label, parse
 from vmcapsule.disk.fat.table import FatTable, Run
 from vmcapsule.errors import DiskError
+from vmcapsule.named import NamedTuple
 
 PATH_CHARS_MAX = 4096
 #: `FatVolume.walk` reads at most so many entries (used or not): 128 MiB of folders.

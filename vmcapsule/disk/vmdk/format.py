@@ -12,10 +12,11 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from vmcapsule.disk.extents import image_bytes, open_image, read_at
 from vmcapsule.errors import DiskError
+from vmcapsule.named import NamedTuple
 
 SECTOR_BYTES = 512
 DESCRIPTOR_BYTES_MAX = 64 << 10

@@ -6,7 +6,7 @@ import os
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Dict, Iterator, NamedTuple, Optional, Sequence, Union
+from typing import Dict, Iterator, Optional, Sequence, Union
 
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import Image, open_image
@@ -14,6 +14,7 @@ from vmcapsule.disk.vmdk.format import ADAPTERS, FORMS, Vmdk, VmdkExtent, read_v
 from vmcapsule.disk.vmdk.read import sources_in
 from vmcapsule.disk.vmdk.write import sources_of
 from vmcapsule.errors import DiskError, SpaceError, ToolError, one_line
+from vmcapsule.named import NamedTuple
 
 __all__ = [
     "FORMS",

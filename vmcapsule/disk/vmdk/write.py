@@ -13,7 +13,7 @@ import sys
 from array import array
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Iterable, Iterator, List, Sequence, Tuple
 
 from vmcapsule.disk.disk_map import DiskMap
 from vmcapsule.disk.extents import (
@@ -25,6 +25,7 @@ from vmcapsule.disk.extents import (
     read_at,
     write_at,
 )
+from vmcapsule.named import NamedTuple
 
 SECTOR_BYTES = 512
 GRAIN_BYTES = 64 << 10

@@ -17,10 +17,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional
+from typing import Any, Mapping, Optional
 
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.errors import ConfigError, ToolError, UsageError, one_line
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot import hypervisor
 from vmcapsule.slot.ending import FROM_OUTSIDE
 from vmcapsule.slot.gahp.dialogue import KVM, Asked, State

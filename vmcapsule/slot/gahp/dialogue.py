@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Callable, NamedTuple, Optional, Protocol
+from typing import Callable, Optional, Protocol
 
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot.gahp.lines import sentence, words
 
 GREETING = r"$VMGahpVersion: 1.0 Nov 24 2026 vmcapsule\ vm-gahp $"

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Optional, Sequence
+from typing import Optional, Sequence
 
 from vmcapsule.errors import UsageError, VmCapsuleError
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot.ending import die
 from vmcapsule.slot.gahp.dialogue import KVM, VM_TYPES
 from vmcapsule.slot.gahp.log import log

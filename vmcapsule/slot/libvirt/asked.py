@@ -8,9 +8,10 @@ a name of ours that comes twice is refused.
 from __future__ import annotations
 
 import re
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, Tuple
 
 from vmcapsule.errors import AdError, one_line
+from vmcapsule.named import NamedTuple
 
 #: A job's ad has some 10 KB; environments and arguments can make it much longer.
 AD_BYTES_MAX = 16 << 20

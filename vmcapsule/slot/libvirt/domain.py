@@ -8,10 +8,11 @@ is configured for: so it opens no file that this user could not.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from vmcapsule.errors import one_line
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot.libvirt.asked import Asked, AskedDisk
 from vmcapsule.vm.boot import MACHINE
 
