@@ -11,10 +11,11 @@ import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple, Optional
+from typing import Any, Iterator, Mapping, Optional
 
 from vmcapsule.errors import ConfigError, ToolError
 from vmcapsule.files import why_unsafe
+from vmcapsule.named import NamedTuple
 from vmcapsule.resources import resource
 
 PREFIX = "VM_CAPSULE_"
@@ -310,7 +311,8 @@ class _Reader:
 def _pipe_buffer_max(param: Mapping[str, str]) -> int:
     """HTCondor's parameter; a value that is no number is HTCondor's to complain about."""
     text = {name.upper(): value for name, value in param.items()}.get(_PIPE_BUFFER_MAX, "")
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else DEFAULT_PIPE_BUFFER_MAX_BYTES
+    is_plain = text.isascii() and text.isdigit() and len(text) < 10
+    return int(text) if is_plain else DEFAULT_PIPE_BUFFER_MAX_BYTES
 
 
 def _integer(knob: str, value: str, maximum: int) -> int:

@@ -26,11 +26,11 @@ _KINDS: Mapping[str, type] = {
     "VmCapsuleDir": str,
     "VmCapsuleSourceJobId": str,
 }
-_LINE = re.compile(
-    rf"^[ \t]*({'|'.join(_KINDS)})[ \t]*=([^\n]{{1,{VALUE_CHARS_MAX + 100}}})$",
-    re.IGNORECASE | re.MULTILINE | re.ASCII,
+_LINE = (
+    rf"(?aim)^[ \t]*({'|'.join(_KINDS)})[ \t]*="
+    rf"([^\n]{{1,{VALUE_CHARS_MAX + 100}}})$"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = r"[\x00-\x1f\x7f]"
 
 
 def frame(text: str) -> tuple[str, Optional[str]]:
@@ -48,7 +48,7 @@ def told(text: str) -> Ad:
     """
     found: dict[str, tuple[str, str]] = {}
     names = {name.lower(): name for name in _KINDS}
-    for match in _LINE.finditer(text):
+    for match in re.finditer(_LINE, text):
         name, expr = names[match[1].lower()], match[2].strip(" \t\r\f\v")
         if _is_literal(expr, _KINDS[name]):
             found[name] = (name, expr)
@@ -64,4 +64,6 @@ def _is_literal(expr: str, kind: type) -> bool:
         value = lex.literal_string(expr)
     except lex.TextError:
         return False
-    return value is not None and len(value) <= VALUE_CHARS_MAX and not _CONTROL.search(value)
+    return (
+        value is not None and len(value) <= VALUE_CHARS_MAX and not re.search(_CONTROL, value)
+    )

@@ -14,8 +14,7 @@ from vmcapsule.errors import AdError, ToolError, one_line
 
 #: So much of an expression is quoted in a message.
 QUOTED_CHARS = 120
-_MY = re.compile(r"\bMY\s*\.", re.ASCII | re.IGNORECASE)
-_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*\Z", re.ASCII)
+_MY = r"(?ai)\bMY\s*\."
 _WORDS = frozenset({"true", "false", "undefined"})
 
 
@@ -40,11 +39,11 @@ def build(attributes: Iterable[tuple[str, str]]) -> Any:
     """Make the library's own ad of (name, expression in long form), all in one parse."""
     parts = []
     for name, expr in attributes:
-        plain = _PLAIN_NAME.match(name) or name.startswith("'")
+        plain = (name.isascii() and name.isidentifier()) or name.startswith("'")
         key = name if plain and name.lower() not in _WORDS else f"'{name}'"
         parts.append(f"{key} = {lex.escape_surrogates(lex.to_new_form(expr))}\n")
     library, whole = _library(), "[" + ";".join(parts) + "]"
-    if _MY.search(whole):
+    if re.search(_MY, whole):
         # The library knows the scope MY only once it has parsed an ad in long form, which
         # takes ten milliseconds the first time.
         library.parseOne("A = 1\n")

@@ -23,18 +23,19 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 #: But not the question mark of ``=?=``.
-_ALTERNATIVE = re.compile(r"\|\||(?<!=)\?")
+_ALTERNATIVE = r"\|\||(?<!=)\?"
 _CLOSES = {"]": "[", ")": "(", "}": "{"}
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 #: A name with what is selected of it: MY.Name, TARGET.Name, or Name and of a record a field.
 _REFERENCE = re.compile(
     r"(?<![\w.])(?P<scope>MY\s*\.\s*)?(?P<name>[A-Z_]\w*)(?:\s*\.\s*\w+)*", re.ASCII | re.I
 )
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})\Z")
-_ESCAPE = re.compile(r"\\([0-7]{1,3}|.)", re.DOTALL)
+#: As many a number surely has that the library can hold.
+_DIGITS_MAX = 18
+_ESCAPE = r"(?s)\\([0-7]{1,3}|.)"
 _SIMPLE_ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13}
 #: A backslash that is an ordinary character in long form.
-_PLAIN_BACKSLASH = re.compile(r'\\(?!"(?![\r\n]|\Z))')
+_PLAIN_BACKSLASH = r'\\(?!"(?![\r\n]|\Z))'
 
 
 class TextError(ValueError):
@@ -43,7 +44,9 @@ class TextError(ValueError):
 
 def to_new_form(expr: str) -> str:
     """Write an expression of the long form, one line without blanks around it, in new form."""
-    return _PLAIN_BACKSLASH.sub(r"\\\\", expr)
+    if "\\" not in expr:
+        return expr
+    return re.sub(_PLAIN_BACKSLASH, r"\\\\", expr)
 
 
 def to_long_form(expr: str) -> str:
@@ -64,7 +67,7 @@ def to_long_form(expr: str) -> str:
 
 def quote(value: str) -> str:
     """Write ``value`` as a string of the long form; `TextError` for what that cannot hold."""
-    if re.search(r"[\r\n\0]", value):
+    if "\n" in value or "\r" in value or "\0" in value:
         raise TextError("a string with a line break or a NUL cannot be written in an ad")
     return '"' + value.replace('"', '\\"') + '"'
 
@@ -77,7 +80,9 @@ def literal_string(expr: str) -> Optional[str]:
 
 def literal_integer(expr: str) -> Optional[int]:
     """Return the value of an expression that is just a decimal integer, or None."""
-    return int(expr) if _NUMBER.match(expr) else None
+    digits = expr.removeprefix("-")
+    is_plain = digits.isascii() and digits.isdigit() and len(digits) <= _DIGITS_MAX
+    return int(expr) if is_plain and (digits == "0" or digits[0] != "0") else None
 
 
 def check_expression(expr: str) -> None:
@@ -174,7 +179,7 @@ def has_alternative(expr: str, start: int) -> bool:
             depth += -1 if token in _CLOSES else 1
             if depth < 0:
                 return False
-        elif not match.lastgroup and depth == 0 and _ALTERNATIVE.search(token):
+        elif not match.lastgroup and depth == 0 and re.search(_ALTERNATIVE, token):
             return True
     return False
 
@@ -201,7 +206,7 @@ def _unescape(body: str) -> str:
             return chr(number) if number < 128 else chr(0xDC00 + number)
         return chr(_SIMPLE_ESCAPES[code]) if code in _SIMPLE_ESCAPES else code
 
-    decoded = _ESCAPE.sub(one, body)
+    decoded = re.sub(_ESCAPE, one, body)
     return decoded.encode(errors="surrogateescape").decode(errors="surrogateescape")
 
 

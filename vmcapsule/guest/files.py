@@ -119,15 +119,15 @@ def time_zone(etc: Path = _ETC) -> Optional[str]:
 def condor_config(job: SourceJob, version: str) -> str:
     """Return the text of `vmcapsule.contract.CONDOR_CONFIG` for HTCondor ``version``."""
     # Until 23.9 the startd asks for work as it comes up, in 25.14 at its first update.
-    old = re.match(r"(8|9|10|23)\.", version)
+    is_old = version.startswith(("8.", "9.", "10.", "23."))
     macros = {
         "HOME": f"/condor-{version}",
         "CPUS": job.request_cpus,
         "MEMORY_MIB": job.request_memory_mib,
         "SLOT": SLOT,
         "ENVIRONMENT": " ".join(f"{n}={v}" for n, v in thread_variables(job).items()),
-        "UPDATE_INTERVAL_S": 1_000_000 if old else 1,
+        "UPDATE_INTERVAL_S": 1_000_000 if is_old else 1,
     }
     lines = [f"VMCAPSULE_{name} = {value}\n" for name, value in macros.items()]
     template = resource("templates/guest-condor.config")
-    return "".join(lines) + template.read_text(encoding="ascii")
+    return "".join(lines) + template.read_bytes().decode("ascii")

@@ -8,11 +8,12 @@ The attributes are those of ``condor_utils/submit_utils.cpp`` and of the starter
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterator, NamedTuple
+from typing import Callable, Iterator
 
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import JobRefused
 from vmcapsule.job import text as job_text
+from vmcapsule.named import NamedTuple
 
 #: Given the ad and an attribute's name: is this what the row refuses?
 Predicate = Callable[[Ad, str], bool]
@@ -20,7 +21,7 @@ Predicate = Callable[[Ad, str], bool]
 VANILLA = 5
 #: condor_submit takes a resource's name as it is: request_fpgas becomes Requestfpgas.
 #: A RequestedBy or a Requestor is the user's own.
-_RESOURCE = re.compile(r"(?i:request)(?!(?:ed|er|or)(?![a-z]))[A-Za-z]")
+_RESOURCE = r"(?i:request)(?!(?:ed|er|or)(?![a-z]))[A-Za-z]"
 _NULL_FILES = ("", "/dev/null")
 
 
@@ -114,8 +115,11 @@ def _custom_resources(ad: Ad) -> Iterator[Refusal]:
     """``RequestFoo`` for every machine resource that the pool's administrator defined."""
     ordinary = {"requestcpus", "requestmemory", "requestdisk", "requestgpus"}
     for name in ad.names:
+        lower = name.lower()
         after = name[len("request") :]
-        if not _RESOURCE.match(name) or name.lower() in ordinary:
+        if not lower.startswith("request") or lower in ordinary:
+            continue
+        if not re.match(_RESOURCE, name):
             continue
         if isinstance(ad.value(name), (int, float)):
             yield Refusal(

@@ -14,13 +14,12 @@ from typing import Iterable
 
 _BLANKS = " \t\n\r"
 _V1_DELIMITERS = "!#$%&*+,-/:;<>?@^`|~\x1f"
-_WORD = re.compile(r"[^ \t\n\r']+|'(?:[^']|'')*'|(?P<open>')|(?P<blank>[ \t\n\r]+)")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
+_WORD = r"[^ \t\n\r']+|'(?:[^']|'')*'|(?P<open>')|(?P<blank>[ \t\n\r]+)"
+_URL = r"[A-Za-z][A-Za-z0-9+.-]*://"
 
 #: What stands for the job's folder, which only the starter knows (`contract`), and for itself.
 _MATCH_MACROS = {"condorscratchdir": "#CoNdOrScRaTcHdIr#", "dollardollar": "$$"}
-_MATCH_MACRO = re.compile(r"\$\$\((condorscratchdir|dollardollar)\)", re.IGNORECASE)
+_MATCH_MACRO = r"(?i)\$\$\((condorscratchdir|dollardollar)\)"
 
 
 def expand_match_macros(text: str) -> str:
@@ -29,19 +28,21 @@ def expand_match_macros(text: str) -> str:
     An execute point calls its CondorScratchDir by a mark that the starter replaces in the
     job's environment.
     """
-    return _MATCH_MACRO.sub(lambda match: _MATCH_MACROS[match[1].lower()], text)
+    if "$$(" not in text:
+        return text
+    return re.sub(_MATCH_MACRO, lambda match: _MATCH_MACROS[match[1].lower()], text)
 
 
 def has_match_macro(text: str) -> bool:
     """Whether there is a ``$$()`` that `expand_match_macros` cannot expand."""
-    return "$$(" in _MATCH_MACRO.sub("", text)
+    return "$$(" in text and "$$(" in re.sub(_MATCH_MACRO, "", text)
 
 
 def split_v2(text: str) -> tuple[str, ...]:
     """Split V2 text into its words."""
     words: list[str] = []
     word: list[str] = []
-    for match in _WORD.finditer(text):
+    for match in re.finditer(_WORD, text):
         if match.group("open"):
             raise ValueError(f"unbalanced quote: {text[match.start() :]}")
         if match.group("blank"):
@@ -139,4 +140,4 @@ def _bare(text: str, delimiter: str, start: int) -> int:
 
 def is_url(name: str) -> bool:
     """Is this an URL to HTCondor's file transfer, not a path?"""
-    return _URL.match(name) is not None
+    return "://" in name and re.match(_URL, name) is not None

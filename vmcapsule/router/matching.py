@@ -16,10 +16,7 @@ from vmcapsule.job.text import split_list
 #: number, its requests.
 _PREFIX = "VmCapsuleSource_"
 #: What no machine ever meets, alone or first of all.
-_NEVER = re.compile(
-    r"\A([\s(]*)\(\s*(?:false|0)\s*\)\s*&&\s*|\A\s*\(?\s*(?:false|0)\s*\)?\s*\Z",
-    re.ASCII | re.I,
-)
+_NEVER = r"(?ai)\A([\s(]*)\(\s*(?:false|0)\s*\)\s*&&\s*|\A\s*\(?\s*(?:false|0)\s*\)?\s*\Z"
 
 
 def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value]:
@@ -46,11 +43,12 @@ def _beyond_never(requirements: Optional[str]) -> Optional[str]:
     By that a user says that the job is to be routed, and never to be run as it is.
     condor_submit has put it into parentheses, and what the job needs behind it.
     """
-    text = requirements or ""
-    never = _NEVER.match(text)
-    if never is None or has_alternative(text, never.end()):
+    if not requirements:
         return requirements
-    return (never[1] or "") + text[never.end() :] or None
+    never = re.match(_NEVER, requirements)
+    if never is None or has_alternative(requirements, never.end()):
+        return requirements
+    return (never[1] or "") + requirements[never.end() :] or None
 
 
 def _stays(name: str) -> bool:

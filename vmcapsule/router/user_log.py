@@ -17,7 +17,7 @@ from vmcapsule.job.policy import Logs
 #: In a routed ad: the source's logs, by full path.
 _USER_LOG, _NODES_LOG = "VmCapsuleUserLog", "VmCapsuleNodesLog"
 _SOURCE = "VmCapsuleSourceJobId"
-_JOB_ID = re.compile(r"(\d{1,10})\.(\d{1,10})")
+_JOB_ID = r"(\d{1,10})\.(\d{1,10})"
 #: As HTCondor creates a log.
 _LOG_MODE = 0o664
 
@@ -35,7 +35,7 @@ def tell_hold(routed: Ad) -> None:
     write, with ISO 8601 dates and without a lock, which are HTCondor's defaults.  Raises
     `OSError` for a log that cannot be written.
     """
-    match = _JOB_ID.fullmatch(routed.string(_SOURCE) or "")
+    match = re.fullmatch(_JOB_ID, routed.string(_SOURCE) or "")
     if match is None:
         return
     reason = one_line(routed.string("HoldReason") or "") or "Reason unspecified"

@@ -64,14 +64,20 @@ def write_probe(target: Path, kernel: Optional[Path]) -> None:
 
 
 def _sources() -> dict[str, bytes]:
-    package = Path(__file__).resolve().parent.parent
+    # A hundred files: paths are strings here, for the sake of a hook's time.
+    package = str(Path(__file__).resolve().parent.parent)
     members = {}
     for folder in _FOLDERS:
-        for name in sorted(os.listdir(package / folder)):  # noqa: PTH208 - a hook's time
+        for name in sorted(os.listdir(f"{package}/{folder}")):  # noqa: PTH208
             if name.endswith(".py") and name not in _LEFT_OUT:
-                members[f"vmcapsule/{folder}{name}"] = (package / folder / name).read_bytes()
-    members["__main__.py"] = (package / _ENTRY).read_bytes()
+                members[f"vmcapsule/{folder}{name}"] = _read(f"{package}/{folder}{name}")
+    members["__main__.py"] = members[f"vmcapsule/{_ENTRY}"]
     return members
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
 
 
 def _archive(members: Mapping[str, bytes], *, compressed: bool) -> bytes:

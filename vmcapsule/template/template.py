@@ -11,9 +11,10 @@ import json
 import re
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Dict, Mapping, NamedTuple, NoReturn, Optional, Tuple
+from typing import Any, Dict, Mapping, NoReturn, Optional, Tuple
 
 from vmcapsule.errors import TemplateError
+from vmcapsule.named import NamedTuple
 
 FOLDER = "condor_vm_capsule"
 DATA_DISK = "data.vmdk"
@@ -32,6 +33,7 @@ RECORD_FORMAT = 1
 TEXT_BYTES_MAX = 1 << 20
 
 _REMEDY = "build it with 'vmcapsule template build' or fix VM_CAPSULE_TEMPLATE"
+_ESCAPED = r"\|([0-9A-Fa-f]{2})"
 _VMX_DISK = re.compile(r"^(ide|scsi|sata|nvme)(\d+):(\d+)\.filename$")
 #: The order in which a machine's firmware looks for a disk to boot from.
 _BUSES = ("ide", "scsi", "sata", "nvme")
@@ -100,9 +102,9 @@ def parse_vmx(text: str) -> Dict[str, str]:
             continue
         if len(value) > 1 and value[0] == value[-1] == '"' and '"' not in value[1:-1]:
             value = value[1:-1]
-        settings[key.lower()] = re.sub(
-            r"\|([0-9A-Fa-f]{2})", lambda code: chr(int(code.group(1), 16)), value
-        )
+        if "|" in value:
+            value = re.sub(_ESCAPED, lambda code: chr(int(code.group(1), 16)), value)
+        settings[key.lower()] = value
     return settings
 
 

@@ -11,11 +11,12 @@ import os
 from array import array
 from bisect import bisect_right
 from itertools import accumulate
-from typing import Iterable, Iterator, NamedTuple
+from typing import Iterable, Iterator
 
 from vmcapsule.contract import FILE_BYTES_MAX, PACK_BYTES_MAX, PACKS_MAX
 from vmcapsule.disk.extents import Extent, Unreadable, data_extents
 from vmcapsule.errors import InputError, TooLarge
+from vmcapsule.named import NamedTuple
 from vmcapsule.transfer.entries import FOLDER, Entries, Entry, Stretch
 
 #: Data of files at least this long starts on a block boundary, so that file systems
@@ -160,11 +161,12 @@ def plan_packs(members: Iterable[Member]) -> PackPlan:
                 f"{FILE_BYTES_MAX} that a file in the guest can have",
                 "send what the job needs of it",
             )
-        parts: Iterable[tuple[int, int]] = ((0, size_bytes),)
+        align = size_bytes >= ALIGN_FROM_BYTES
         if number in gathered.with_holes:
             parts = _data_of(sources.of(number, entries.paths[number]), size_bytes)
-        align = size_bytes >= ALIGN_FROM_BYTES
-        entries.lay(number, (s for part in parts for s in layout.place(*part, align)))
+            entries.lay(number, (s for part in parts for s in layout.place(*part, align)))
+        else:
+            entries.lay(number, layout.place(0, size_bytes, align))
     if len(layout.sizes) > PACKS_MAX:
         raise TooLarge(
             f"the job's files hold {sum(layout.sizes)} bytes, more than the "

@@ -29,8 +29,7 @@ STALE = Kind(32, 95 * MIB, 2, MIB)
 #: themselves is theirs.  Others take a millisecond or more each, as dataclasses six.
 NEEDED = (
     "__future__ array bisect classad2 contextlib fcntl functools gc importlib json math mmap "
-    "os pathlib re signal stat struct sys time typing zlib "
-    "encodings.ascii encodings.cp437 encodings.utf_16_le"
+    "os pathlib re signal stat struct sys time typing zlib"
 )
 #: Of our own, what no small job needs.
 SLOW = {

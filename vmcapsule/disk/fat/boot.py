@@ -7,10 +7,12 @@ Linux's vfat driver differ, Linux's reading is followed, as the guests are Linux
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple, Tuple
+from typing import Tuple
 
 from vmcapsule.disk.extents import Image, image_bytes, read_at
+from vmcapsule.disk.fat.names import oem_text
 from vmcapsule.errors import DiskError
+from vmcapsule.named import NamedTuple
 
 BOOT_BYTES = 512
 #: Offset of the byte whose lowest bit Linux sets while the volume is mounted.
@@ -144,7 +146,7 @@ def _label(boot: bytes, bits: int) -> str:
     at = _LABEL_AT[bits]
     if boot[at - 5] != 0x29:  # the signature of an extended boot record with a label
         return ""
-    label = boot[at : at + 11].decode("cp437").rstrip(" \0")
+    label = oem_text(boot[at : at + 11]).rstrip(" \0")
     return "" if label == "NO NAME" else label
 
 

@@ -6,10 +6,11 @@ Source: Microsoft's FAT specification (fatgen103), "FAT Directory Structure".
 from __future__ import annotations
 
 import struct
-from typing import Dict, Iterable, Iterator, NamedTuple, Optional, Tuple
+from typing import Dict, Iterable, Iterator, Optional, Tuple
 
 from vmcapsule.disk.fat import names as fat_names
 from vmcapsule.disk.fat.names import SLOT_BYTES
+from vmcapsule.named import NamedTuple
 
 #: The specification's limit, which Linux keeps too.
 FOLDER_BYTES_MAX = 65536 * SLOT_BYTES
@@ -125,7 +126,7 @@ def find_label(data: bytes) -> str:
             and attributes & ATTR_VOLUME_LABEL
             and attributes & 0x3F != fat_names.ATTR_LONG_NAME
         ):
-            return data[at : at + 11].decode("cp437").rstrip(" \0")
+            return fat_names.oem_text(data[at : at + 11]).rstrip(" \0")
     return ""
 
 

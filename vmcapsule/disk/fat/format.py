@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Iterator, NamedTuple, Tuple
+from typing import Iterator, Tuple
 
+from vmcapsule.disk.fat.names import oem_bytes
 from vmcapsule.errors import UsageError
+from vmcapsule.named import NamedTuple
 
 SECTOR_BYTES = 512
 #: Clusters begin at multiples of this on the disk, wherever the volume does: so a file's
@@ -107,7 +109,7 @@ def empty_fat(
 def _sectors(
     layout: FatLayout, offset_bytes: int, label: str, volume_id: int
 ) -> Iterator[Tuple[int, bytes]]:
-    name = label.encode("cp437", errors="replace")[:11].ljust(11)
+    name = oem_bytes(label)[:11].ljust(11)
     boot = _boot_sector(
         layout, offset_bytes, name, volume_id or int.from_bytes(os.urandom(4), "big")
     )

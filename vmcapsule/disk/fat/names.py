@@ -5,6 +5,7 @@ Source: Microsoft's FAT specification (fatgen103), "Long Directory Entries".
 
 from __future__ import annotations
 
+from codecs import utf_16_le_decode, utf_16_le_encode
 from typing import Dict, List, Optional, Set, Tuple
 
 from vmcapsule.errors import DiskError
@@ -60,6 +61,16 @@ def is_safe(name: str) -> bool:
     )
 
 
+def oem_text(raw: bytes) -> str:
+    """Return bytes in code page 437 as text; mostly they need no more than ASCII."""
+    return raw.decode("ascii" if raw.isascii() else "cp437")
+
+
+def oem_bytes(text: str) -> bytes:
+    """Return text in code page 437, a question mark for what is not in it."""
+    return text.encode("ascii" if text.isascii() else "cp437", errors="replace")
+
+
 def short_to_text(short: bytes, case_flags: int) -> str:
     """Return the 11 bytes of a short name as text: ``README.TXT``, in code page 437.
 
@@ -68,7 +79,7 @@ def short_to_text(short: bytes, case_flags: int) -> str:
     """
     if short[0] == 0x05:  # stands for 0xE5, which would mark a deleted entry
         short = b"\xe5" + short[1:]
-    text = short.decode("ascii" if short.isascii() else "cp437")
+    text = oem_text(short)
     base, extension = text[:8].rstrip(" "), text[8:].rstrip(" ")
     if case_flags & _LOWER_BASE:
         base = base.lower()
@@ -87,7 +98,7 @@ def checksum(short: bytes) -> int:
 
 def long_slots(name: str, short: bytes) -> bytes:
     """Return the slots of a long name, in the order in which they precede the entry."""
-    raw = name.encode("utf-16-le")
+    raw, _ = utf_16_le_encode(name)
     in_slot = 2 * _CHARS_IN_SLOT
     count = -(-len(raw) // in_slot)
     if len(raw) % in_slot:
@@ -146,7 +157,8 @@ class LongNameReader:
             return None
         raw = b"".join(reversed(parts)) if len(parts) > 1 else parts[0]
         # What is behind the name's end need not be UTF-16.
-        name = raw.decode("utf-16-le", "surrogatepass").partition("\0")[0]
+        text, _ = utf_16_le_decode(raw, "surrogatepass", True)
+        name = text.partition("\0")[0]
         if not is_safe(name):
             return None
         return name if 0 < _units(name) <= LONG_NAME_CHARS_MAX else None
@@ -198,7 +210,7 @@ def _units(name: str) -> int:
     if name.isascii():
         return len(name)
     try:
-        return len(name.encode("utf-16-le")) // 2
+        return len(utf_16_le_encode(name)[0]) // 2
     except UnicodeEncodeError:
         return 0
 
