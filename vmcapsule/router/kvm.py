@@ -7,7 +7,7 @@ always ends with ExitCode 0; what the guest said is on the data disk that comes 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Mapping
 
 from vmcapsule.capsule.packing import Plan
 from vmcapsule.capsule.record import RETURNED, Capsule
@@ -15,30 +15,23 @@ from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import AdError
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import slot_jobs
+from vmcapsule.router import slot_jobs, vm_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
 from vmcapsule.slot.libvirt import asked
-from vmcapsule.slot.starter import KVM_WORKS
 from vmcapsule.template.template import Template
 
 #: What an execute point advertises whose LIBVIRT_XML_SCRIPT is ours.
 HAS_OUR_SCRIPT = "HasVMCapsuleLibvirt"
 #: HTCondor's own word for machines where guests of its VM universe get a network.
-NETWORK = "VM_Networking"
+_NETWORK = "TARGET.VM_Networking =?= true"
 #: HTCondor looks after 30 s, then each VM_STATUS_INTERVAL, whether the guest has ended.
 NOTICED_S = 90
-#: What condor_submit would have added.  A machine where libvirt failed is out of service
-#: until its startd is restarted; ten minutes later a job may try it, and success lifts that.
-_REQUIREMENTS = (
-    '(TARGET.Arch == "X86_64") && (TARGET.VM_Type == MY.JobVMType)'
-    " && (TARGET.HasVM =?= true || time() - TARGET.VMOfflineTime > 600)"
-    f" && (TARGET.{HAS_OUR_SCRIPT} =?= true) && (TARGET.VM_AvailNum > 0)"
-    " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
-    " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
-    # Where a run has just ended in vain: of a machine without libvirt HTCondor says that it
-    # has VMs, and the job would be sent there every few seconds.
-    " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
+_REQUIREMENTS = vm_jobs.requirements(
+    # A machine where libvirt failed is out of service until its startd is restarted; ten
+    # minutes later a job may try it, and success lifts that.
+    "TARGET.HasVM =?= true || time() - TARGET.VMOfflineTime > 600",
+    f"TARGET.{HAS_OUR_SCRIPT} =?= true",
 )
 
 
@@ -70,7 +63,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         size_kib=size_kib(data_kib, shared),
         data_kib=data_kib,
         shared_files=tuple(shared),
-        demands=tuple(_demands(made)),
+        demands=tuple(slot_jobs.demands(made, _NETWORK)),
         system_disks=tuple(disk.path.name for disk in disks),
         kernel=made.kernel.name if made.kernel else "",
         initrd=made.initrd.name if made.kernel and made.initrd else "",
@@ -80,28 +73,17 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
     )
 
 
-def _demands(made: Capsule) -> Iterator[str]:
-    if made.network:
-        yield f"TARGET.{NETWORK} =?= true"
-    if made.require_kvm:
-        yield f"TARGET.{KVM_WORKS} =?= true"
-
-
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:
     files = (*capsule.vmdk_files, *capsule.other_files)
     paths = [str(capsule.folder / name) for name in files]
     paths += [str(path) for path in capsule.shared_files]
     data = capsule.vmdk_files[0]
     attributes: dict[str, Value] = {
-        "JobVMType": quote("kvm"),
-        "JobVMMemory": capsule.memory_mib,
-        "JobVM_VCPUS": capsule.cpus,
-        "JobVMNetworking": capsule.network,
+        **vm_jobs.machine("kvm", capsule.memory_mib, capsule),
         # The user's own words for these would have HTCondor's vm-gahp fail on a machine, which
         # is then out of service.
         "JobVMNetworkingType": quote("nat") if capsule.network else "undefined",
         "JobVMHardwareVT": False,
-        "JobVMCheckpoint": False,
         asked.DISKS: _disk_list(capsule),
         asked.KERNEL: _plain(capsule.kernel),
         asked.INITRD: _plain(capsule.initrd),
@@ -152,9 +134,9 @@ def _plain(text: str) -> str:
 
 
 ROUTE = Route(
-    universe=13,
+    universe=vm_jobs.UNIVERSE,
     vm_type="kvm",
-    universe_name="VM",
+    universe_name=vm_jobs.UNIVERSE_NAME,
     # HTCondor's own vm-gahp ends with 0 whatever its guest did.
     unreported=None,
     requirements=_REQUIREMENTS,

@@ -11,22 +11,12 @@ from typing import Mapping
 
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import Capsule
-from vmcapsule.classad.ads import Ad, Value, quote
+from vmcapsule.classad.ads import Ad, Value
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import qemu, slot_jobs
+from vmcapsule.router import qemu, slot_jobs, vm_jobs
 from vmcapsule.router.route import CapsuleFacts, Route
 from vmcapsule.slot.starter import HYPERVISOR
 from vmcapsule.template.template import Template
-
-#: As of VMware jobs, but that HTCondor has a gahp for such jobs itself: not there.
-_REQUIREMENTS = (
-    '(TARGET.Arch == "X86_64") && (TARGET.VM_Type == MY.JobVMType)'
-    f" && (TARGET.{HYPERVISOR} isnt undefined) && (TARGET.VM_AvailNum > 0)"
-    " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
-    " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
-    " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
-    " && (ChirpVmCapsuleHoldReasonCode =?= undefined)"
-)
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
@@ -40,11 +30,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
 
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:
     return {
-        "JobVMType": quote("kvm"),
-        "JobVMMemory": capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB,
-        "JobVM_VCPUS": capsule.cpus,
-        "JobVMNetworking": capsule.network,
-        "JobVMCheckpoint": False,
+        **vm_jobs.machine("kvm", capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB, capsule),
         **slot_jobs.transfer(capsule),
         **slot_jobs.counted(job),
         **slot_jobs.held_for_the_slot(template),
@@ -52,11 +38,12 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
 
 
 ROUTE = Route(
-    universe=13,
+    universe=vm_jobs.UNIVERSE,
     vm_type="kvm",
-    universe_name="VM",
+    universe_name=vm_jobs.UNIVERSE_NAME,
     unreported=slot_jobs.UNREPORTED_BY_A_GAHP,
-    requirements=_REQUIREMENTS,
+    # HTCondor has a gahp for such jobs itself: not there.
+    requirements=vm_jobs.requirements_of_our_gahp(f"TARGET.{HYPERVISOR} isnt undefined"),
     finish=_finish,
     facts=_facts,
     attributes=_attributes,

@@ -23,6 +23,8 @@ from vmcapsule.slot.starter import (
 QEMU_MEMORY_MIB = 128
 #: What a guest's system and its HTCondor write beside the job, and logs.
 GUEST_KIB = 64 << 10
+#: Of a machine: a guest that QEMU runs there gets a network.
+_NETWORK = f"TARGET.{NETWORK_WORKS} =?= true"
 #: How a run ends whose guest did not report.
 UNREPORTED = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
 #: The same where our vm-gahp runs it: what kills a gahp ends the routed job, too.  A job that
@@ -33,10 +35,13 @@ UNREPORTED_BY_A_GAHP = (
 )
 
 
-def demands(made: Capsule) -> Iterator[str]:
-    """What must be true of a machine for it, where QEMU runs it."""
+def demands(made: Capsule, network: str = _NETWORK) -> Iterator[str]:
+    """What must be true of a machine for it; ``network``: that guests get one there.
+
+    That is another clause where something else than QEMU gives it to them.
+    """
     if made.network:
-        yield f"TARGET.{NETWORK_WORKS} =?= true"
+        yield network
     if made.require_kvm:
         yield f"TARGET.{KVM_WORKS} =?= true"
 

@@ -6,32 +6,21 @@ It ends as the guest's job did.  A run whose guest did not report is repeated, t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Mapping
+from typing import Mapping
 
 from vmcapsule.capsule.packing import Plan, put_obstacles
 from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import slot_jobs
+from vmcapsule.router import slot_jobs, vm_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
-from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, KVM_WORKS, NETWORK_WORKS
+from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, NETWORK_WORKS
 from vmcapsule.template.template import Template
 
-#: What condor_submit would have added to the Requirements of such a job, but for HasVM: once
-#: a gahp was killed as it started that is false until a VM has run there.
-_REQUIREMENTS = (
-    '(TARGET.Arch == "X86_64")'
-    " && (TARGET.VM_Type == MY.JobVMType) && (TARGET.VM_AvailNum > 0)"
-    " && (TARGET.Disk >= RequestDisk) && (TARGET.TotalMemory >= MY.JobVMMemory)"
-    " && (TARGET.VM_Memory >= MY.JobVMMemory) && (TARGET.HasFileTransfer)"
-    # And where a run whose guest did not report waits.
-    " && (member(TARGET.Machine, VmCapsuleAvoid) =!= true)"
-    " && (ChirpVmCapsuleHoldReasonCode =?= undefined)"
-)
-#: Of machines where VMware itself runs the capsule.
-_BY_VMWARE = f'regexp("^{BY_VMWARE} ", TARGET.{HYPERVISOR})'
+#: Where VMware itself runs the capsule, what is around QEMU's network says nothing of it.
+_NETWORK = f'TARGET.{NETWORK_WORKS} =?= true || regexp("^{BY_VMWARE} ", TARGET.{HYPERVISOR})'
 
 
 def _finish(planned: Plan, aside: Path) -> Capsule:
@@ -55,14 +44,6 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
     return made._replace(vmx=made.folder / template.vmx.name)
 
 
-def _demands(made: Capsule) -> Iterator[str]:
-    """What is around QEMU's network says nothing of where VMware gives the guest one."""
-    if made.network:
-        yield f"TARGET.{NETWORK_WORKS} =?= true || {_BY_VMWARE}"
-    if made.require_kvm:
-        yield f"TARGET.{KVM_WORKS} =?= true"
-
-
 def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
     disks = (template.system_disk, *template.other_disks)
     files = [
@@ -84,7 +65,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         data_kib=data_kib,
         shared_files=tuple(shared),
         wanted_outputs=slot_jobs.wanted_outputs(made),
-        demands=tuple(_demands(made)),
+        demands=tuple(slot_jobs.demands(made, _NETWORK)),
     )
 
 
@@ -92,11 +73,7 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
     # In the folder in which HTCondor starts the VM all of them lie, by base name.
     shared = [path.name for path in capsule.shared_files if path.suffix == ".vmdk"]
     return {
-        "JobVMType": quote("vmware"),
-        "JobVMMemory": capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB,
-        "JobVM_VCPUS": capsule.cpus,
-        "JobVMNetworking": capsule.network,
-        "JobVMCheckpoint": False,
+        **vm_jobs.machine("vmware", capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB, capsule),
         "VMPARAM_VMware_Dir": quote(str(capsule.folder)),
         "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
         "VMPARAM_VMware_VMDK_Files": file_list([*capsule.vmdk_files, *shared]),
@@ -116,11 +93,12 @@ def _request_disk_kib(job: SourceJob, capsule: CapsuleFacts) -> int:
 
 
 ROUTE = Route(
-    universe=13,
+    universe=vm_jobs.UNIVERSE,
     vm_type="vmware",
-    universe_name="VM",
+    universe_name=vm_jobs.UNIVERSE_NAME,
     unreported=slot_jobs.UNREPORTED_BY_A_GAHP,
-    requirements=_REQUIREMENTS,
+    # Not HasVM: once a gahp was killed as it started that is false until a VM has run there.
+    requirements=vm_jobs.requirements_of_our_gahp(),
     finish=_finish,
     facts=_facts,
     attributes=_attributes,
