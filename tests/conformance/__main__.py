@@ -6,15 +6,15 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from tests.conformance import document, results, table
 from tests.conformance.cases import Case, load_cases, with_room
 from tests.conformance.place import HOME
-from tests.conformance.suite import run_suite
+from tests.conformance.suite import build_root, run_suite
 from tests.conformance.ways import COMPARED
 from tests.pool.pool import Pool
-from vmcapsule.errors import VmCapsuleError
+from vmcapsule.errors import ToolError, VmCapsuleError
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
@@ -28,7 +28,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
         if args.list:
             print("\n".join(f"{case.name}: {case.about}" for case in cases))
             return 0
-        return _run(cases, every, tuple(args.way or COMPARED), args)
+        return _run(cases, every, args)
     except VmCapsuleError as error:
         print(f"./dev conformance: {error}", file=sys.stderr)
         return error.exit_status
@@ -48,10 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(
-    cases: List[Case], every: List[Case], ways: tuple[str, ...], args: argparse.Namespace
-) -> int:
+def _run(cases: List[Case], every: List[Case], args: argparse.Namespace) -> int:
     pool = Pool(args.suite, "conformance")
+    ways = _ways(args.way, pool)
     pool.start()
     try:
         cases = with_room(cases, _free_bytes(pool.path(HOME)), _say)
@@ -65,6 +64,21 @@ def _run(
         kept = results.merged(old, found, names, COMPARED)
         document.PAGE.write_text(document.text(every, kept), encoding="utf-8")
     return 1 if table.is_wrong(found.verdicts) else 0
+
+
+def _ways(asked_for: Optional[List[str]], pool: Pool) -> Tuple[str, ...]:
+    """The ways asked for; else all that can be had here, and people are told of the others."""
+    ways = []
+    for way in asked_for or COMPARED:
+        try:
+            build_root(way, pool)
+        except ToolError as error:
+            if asked_for:
+                raise
+            _say(f"{way}: left out: {error}")
+        else:
+            ways.append(way)
+    return tuple(ways)
 
 
 def _free_bytes(folder: Path) -> int:

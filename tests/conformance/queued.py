@@ -23,6 +23,7 @@ from tests.conformance.outcome import (
 from tests.conformance.place import USER, Place
 from tests.conformance.story import stories
 from tests.pool import pool as condor
+from tests.pool.kvm.libvirt import running_libvirt
 from tests.pool.pool import JobId, Pool, PoolError
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError, ToolError
@@ -43,7 +44,7 @@ _STATES = {condor.COMPLETED: ENDED, condor.HELD: HELD, condor.REMOVED: REMOVED}
 _RANGE = re.compile(r"^(\d+)\.(\d+) - (\d+)\.(\d+)$", re.MULTILINE)
 #: By which a user asks for a capsule.
 WANTED = ("+WantJobRouter = True",)
-#: A VM is waited for 45 s by its starter, whatever it does: so more of them at once than a
+#: A VM is waited for 45 s and more by its starter, whatever it does: so more at once than a
 #: machine of two cores has work for.  Meanwhile a hook a poll for each job that waits would
 #: be most of the work.
 _VM_CONFIG = """\
@@ -266,6 +267,15 @@ class Routed(Queued):
         wanted = f'HasVM && VM_Type == "{self.ad_template}"'
         argv = ["condor_status", "-constraint", wanted, "-af", "Name"]
         return bool(self.pool.run("root", argv, check=False).stdout)
+
+
+class OnLibvirt(Routed):
+    """The same where libvirt runs the machines: on a root that has it."""
+
+    def run(self, cases: Sequence[Case]) -> Outcomes:
+        """Submit the cases side by side; return what became of each."""
+        with running_libvirt(self.pool):
+            return super().run(cases)
 
 
 def _is_fetchable(state: Optional[Tuple[int, str]]) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from typing import Callable, Dict, Sequence
+from typing import Callable, Dict, Iterator, Sequence
 
 from tests.conformance.cases import Case
 from tests.conformance.compare import DIFFERENT, Verdict, judge
@@ -26,6 +27,12 @@ def configure(pool: Pool) -> None:
     pool.reconfigure()
 
 
+def build_root(way: str, pool: Pool) -> None:
+    """Build the root that a way needs beside that of ``pool``, if it needs one."""
+    if WAYS[way].root:
+        _on_its_root(way, pool).build()
+
+
 def run_suite(
     pool: Pool,
     cases: Sequence[Case],
@@ -37,7 +44,8 @@ def run_suite(
     outcomes: Dict[str, Outcomes] = {}
     for way in (NATIVE, *ways):
         began_s = time.monotonic()
-        outcomes[way] = WAYS[way].runner(pool, way).run(cases)
+        with _pool_of(way, pool) as its:
+            outcomes[way] = WAYS[way].runner(its, way).run(cases)
         progress(f"{way}: {len(cases)} cases in {time.monotonic() - began_s:.0f} s")
     verdicts: Verdicts = {
         case.name: {
@@ -48,6 +56,29 @@ def run_suite(
     }
     version = pool.run("alice", ["condor_version"]).stdout.decode().split()
     return Results({"HTCondor": version[1]}, verdicts)
+
+
+@contextlib.contextmanager
+def _pool_of(way: str, pool: Pool) -> Iterator[Pool]:
+    """``pool``, or another beside it for a way that needs another root, as long as it runs.
+
+    What that does to its pool (libvirt wants /dev/kvm otherwise) is no other way's matter.
+    """
+    if not WAYS[way].root:
+        yield pool
+        return
+    own = _on_its_root(way, pool)
+    own.start()
+    try:
+        configure(own)
+        yield own
+    finally:
+        own.stop()
+
+
+def _on_its_root(way: str, pool: Pool) -> Pool:
+    """A pool like this on the root of a way; it has yet to be started."""
+    return Pool(pool.suite + WAYS[way].root, pool.space.name, pool.cache, pool.templates)
 
 
 def verdict(case: Case, way: str, native: Outcome, other: Outcome) -> Verdict:

@@ -9,9 +9,10 @@ from tests.conformance.compare import DIFFERENT, REFUSED, SAME, Verdict
 from tests.conformance.results import Verdicts
 
 COLUMNS = 80
-_CELL = 12
+_CELL = 10
 _WRONG_MAX = 8
-_WORDS = {SAME: "same", REFUSED: "refused", DIFFERENT: "different"}
+#: So short that five ways stand beside the longest name of a case.
+_WORDS = {SAME: "same", REFUSED: "refused", DIFFERENT: "differs"}
 
 
 def lines(verdicts: Verdicts, ways: Sequence[str]) -> List[str]:

@@ -10,7 +10,7 @@ from tests.conformance import document
 from tests.conformance.cases import load_cases
 from tests.conformance.results import Results
 from tests.conformance.suite import run_suite
-from tests.conformance.ways import COMPARED
+from tests.conformance.ways import COMPARED, WAYS
 from tests.pool.pool import Pool
 from tests.pool.root import SuiteUnavailable
 
@@ -30,8 +30,13 @@ CASES = (
     "outputs-remapped",
     "stream-output",
 )
-#: A way of which the page does not tell yet was never run whole.
-WAYS = document.ways_of(document.read(document.PAGE.read_text(encoding="utf-8")))
+#: A way of which the page does not tell yet was never run whole; what needs a root of its own
+#: is no more for every change than `tests.pool.kvm` is.
+COMPARED_HERE = tuple(
+    way
+    for way in document.ways_of(document.read(document.PAGE.read_text(encoding="utf-8")))
+    if not WAYS[way].root
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,12 +49,12 @@ def found() -> Results:
     except SuiteUnavailable as error:
         pytest.skip(str(error))
     try:
-        return run_suite(pool, load_cases(CASES, COMPARED), WAYS)
+        return run_suite(pool, load_cases(CASES, COMPARED), COMPARED_HERE)
     finally:
         pool.stop()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", COMPARED_HERE)
 @pytest.mark.parametrize("name", CASES)
 def test_a_job_does_not_notice(found: Results, name: str, way: str) -> None:
     assert found.verdicts[name][way].wrong == ()

@@ -8,8 +8,9 @@ from typing import Callable, Dict, Protocol, Sequence
 from tests.conformance.alone import Alone
 from tests.conformance.cases import Case
 from tests.conformance.outcome import Outcomes
-from tests.conformance.queued import WANTED, Queued, Routed
+from tests.conformance.queued import WANTED, OnLibvirt, Queued, Routed
 from tests.pool.pool import Pool
+from tests.pool.root import WITH_LIBVIRT
 
 NATIVE = "native"
 
@@ -23,10 +24,15 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Way:
-    """A way: what it is, for people, and what runs cases so in a pool."""
+    """A way: what it is, for people, and what runs cases so in a pool.
+
+    ``root`` ends the name of the suite on whose root that pool has to stand, where that is
+    another than all other ways' (`tests.pool.root`).
+    """
 
     about: str
     runner: Callable[[Pool, str], Runner]
+    root: str = ""
 
 
 #: Another kind of routed job is another line here.
@@ -39,6 +45,11 @@ WAYS: Dict[str, Way] = {
     "vmware": Way(
         "routed into a VMware job of HTCondor's VM universe, which our vm-gahp boots by QEMU",
         lambda pool, way: Routed(pool, way, "vmware"),
+    ),
+    "kvm": Way(
+        "routed into a KVM job of HTCondor's VM universe, which its vm-gahp has libvirt boot",
+        lambda pool, way: OnLibvirt(pool, way, "kvm"),
+        root=WITH_LIBVIRT,
     ),
     "run": Way(
         "`vmcapsule run`: on one machine, under a personal HTCondor in the guest",

@@ -73,6 +73,12 @@ class Pool:
 
     # Its life
 
+    def build(self) -> None:
+        """Build the root if need be, as `start` does; its errors are those of `start`."""
+        require_root()
+        with root.locked(self.folder):
+            self._prepare_root()
+
     def start(self, *, linger: bool = False, with_plugin: bool = True) -> None:
         """Build the root if need be, start the pool and return when it takes jobs.
 

@@ -7,7 +7,7 @@ from typing import Iterator
 import pytest
 
 from tests.pool.conftest import running
-from tests.pool.kvm.libvirt import Libvirt
+from tests.pool.kvm.libvirt import Libvirt, running_libvirt
 from tests.pool.pool import Pool
 from tests.pool.root import WITH_LIBVIRT
 
@@ -25,15 +25,12 @@ def pool(request: pytest.FixtureRequest, suite: str) -> Iterator[Pool]:
 @pytest.fixture(scope="session", autouse=True)
 def libvirt(pool: Pool) -> Iterator[Libvirt]:
     """libvirt runs, and HTCondor was restarted with what is printed for the route."""
-    daemons = Libvirt(pool)
-    daemons.prepare()
-    daemons.start()
-    pool.install_plugin({"CONDOR_CLASSAD_TEMPLATE": "kvm"})
-    pool.configure("60-more", MORE)
-    pool.restart("MASTER")
-    pool.until(lambda: has_vms(pool), 90, "the startd to have VMs")
-    yield daemons
-    daemons.stop()
+    with running_libvirt(pool) as daemons:
+        pool.install_plugin({"CONDOR_CLASSAD_TEMPLATE": "kvm"})
+        pool.configure("60-more", MORE)
+        pool.restart("MASTER")
+        pool.until(lambda: has_vms(pool), 90, "the startd to have VMs")
+        yield daemons
 
 
 def has_vms(pool: Pool) -> bool:

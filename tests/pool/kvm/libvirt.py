@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from tests.pool.pool import Pool
 
@@ -91,3 +92,15 @@ class Libvirt:
 
     def _log(self, name: str) -> Path:
         return self._pool.space.folder / f"{name}.log"
+
+
+@contextlib.contextmanager
+def running_libvirt(pool: Pool) -> Iterator[Libvirt]:
+    """libvirt on the execute point of ``pool``, whose root has it, as long as this lasts."""
+    daemons = Libvirt(pool)
+    daemons.prepare()
+    daemons.start()
+    try:
+        yield daemons
+    finally:
+        daemons.stop()
