@@ -117,6 +117,8 @@ def test_it_pauses_as_we_are_stopped_and_goes_on(vmx: Path) -> None:
     state = Path(f"/proc/{ours.pid}/stat")
     try:
         wait_for(lambda: (vmx.parent / "running").exists())
+        # It asks for the first time when it is ready to be stopped.
+        wait_for(lambda: "-T ws list" in calls(vmx))
         ours.send_signal(signal.SIGTSTP)
         wait_for(lambda: state.read_text().rpartition(")")[2].split()[0] == "T")
         assert f"-T ws pause {vmx}" in calls(vmx)
