@@ -42,6 +42,19 @@ def pool(request: pytest.FixtureRequest, suite: str) -> Iterator[Pool]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def all_submitted(request: pytest.FixtureRequest) -> None:
+    """Submit the jobs that the module's tests to come have as fixtures named ``..._job``.
+
+    They run side by side then, while one test after the other waits for its own.
+    """
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and item.module is request.module:
+            for name in item.fixturenames:
+                if name.endswith("_job"):
+                    request.getfixturevalue(name)
+
+
 @contextlib.contextmanager
 def running(config: pytest.Config, suite: str) -> Iterator[Pool]:
     """A pool for tests; it dies with this process, come what may."""

@@ -55,7 +55,7 @@ class Daemons:
     def started(self, name: str) -> bool:
         """Does it run, and has the process that runs written its heading to the log?"""
         pid = self.pid(name)
-        return pid is not None and f"** PID = {_inner(pid)} " in self.log(name)
+        return pid is not None and f"** PID = {inner_pid(pid)} " in self.log(name)
 
     def readings(self, name: str) -> int:
         """How often a daemon has been told to read its configuration again."""
@@ -67,7 +67,7 @@ class Daemons:
         return path.read_text(errors="replace") if path.exists() else ""
 
 
-def _inner(pid: int) -> Optional[int]:
+def inner_pid(pid: int) -> Optional[int]:
     """The number of a process in its own namespace (proc(5): NSpid); None: it ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -12,6 +12,7 @@ from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from tests.pool.plugin import HOME, SCRATCH, left_in
 from tests.pool.pool import COMPLETED, JobId, Pool, PoolError
+from tests.pool.processes import machines, works_for
 from vmcapsule.classad.ads import Ad
 
 HOOKS = ("translate", "update", "finalize", "cleanup")
@@ -156,14 +157,7 @@ class Case:
 
     def machines(self) -> List[int]:
         """The QEMUs that run for it."""
-        return [pid for pid in machines(self.pool) if self._runs(pid)]
-
-    def _runs(self, pid: int) -> bool:
-        try:
-            ad = Path(f"/proc/{pid}/cwd/.job.ad").read_text(errors="replace")
-        except OSError:
-            return False
-        return f'VmCapsuleSourceJobId = "{self.job}"' in ad
+        return [pid for pid in machines(self.pool) if works_for(pid, self.job)]
 
     def log(self) -> str:
         """The user's log."""
@@ -249,16 +243,6 @@ class Case:
 def sweep(pool: Pool) -> None:
     """What the gc daemon does when it comes round, and without waiting."""
     pool.run("root", [f"{HOME}/hooks/gc", "--min-age", "0.01"])
-
-
-def machines(pool: Pool) -> List[int]:
-    """Every QEMU that runs in the pool."""
-    found = []
-    for pid in pool.space.processes():
-        with contextlib.suppress(OSError):
-            if "qemu-system" in Path(f"/proc/{pid}/exe").readlink().name:
-                found.append(pid)
-    return found
 
 
 def assert_quiet(pool: Pool) -> None:

@@ -6,62 +6,21 @@ they run side by side.  What befalls them on the way is in ``test_faults``.
 
 from __future__ import annotations
 
-import re
 import signal
-from pathlib import Path
-from typing import Iterator, List, Mapping
+from typing import Iterator, List
 
 import pytest
 
-from tests.pool.faults import assert_quiet, machines
-from tests.pool.plugin import SCRATCH
+from tests.pool import jobs
+from tests.pool.faults import assert_quiet
+from tests.pool.jobs import TIMEOUT_S, capsules, copies, events, submit
 from tests.pool.pool import COMPLETED, HELD, REMOVED, RUNNING, JobId, Pool
+from tests.pool.processes import machines
 
-pytestmark = [pytest.mark.pool, pytest.mark.representative]
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-#: Emulated, and several machines at once.
-TIMEOUT_S = 600
-#: As many jobs as there are in a cluster.
-MANY = 20
-
-SUBMIT = """\
-executable = job.sh
-output = out
-error = err
-log = log
-request_memory = 64
-+WantJobRouter = True
-{more}
-"""
-
-
-def submit(
-    pool: Pool,
-    folder: str,
-    script: str,
-    more: str = "queue",
-    files: Mapping[str, str] = {},  # noqa: B006
-    options: tuple[str, ...] = (),
-) -> JobId:
-    job = {"job.sh": f"#!/bin/sh\n{script}\n", **files}
-    return pool.submit("alice", folder, SUBMIT.format(more=more), job, options)
-
-
-def events(pool: Pool, folder: str, job: JobId) -> List[str]:
-    """The numbers of the events in the user's log that are of ``job``, in their order."""
-    one = rf"^(\d{{3}}) \({job.cluster:03}\.{job.proc:03}\."
-    return re.findall(one, pool.read(f"/home/alice/{folder}/log"), re.MULTILINE)
-
-
-def capsules(pool: Pool, job: JobId) -> List[str]:
-    """Whatever there is in scratch for ``job``."""
-    return [path.name for path in pool.path(SCRATCH).iterdir() if f"-{job}-" in path.name]
-
-
-def copies(pool: Pool, job: JobId) -> List[object]:
-    """The JobStatus of each routed copy of ``job`` that is in the queue."""
-    return [ad.value("JobStatus") for ad in pool.queue(f'RoutedFromJobId == "{job}"')]
+pytestmark = [
+    *(pytest.mark.pool, pytest.mark.representative),
+    pytest.mark.usefixtures("all_submitted"),
+]
 
 
 def assert_gone(pool: Pool, *jobs: JobId) -> None:
@@ -78,21 +37,9 @@ def assert_gone(pool: Pool, *jobs: JobId) -> None:
 # The jobs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def all_submitted(request: pytest.FixtureRequest) -> None:
-    """Submit the jobs that the tests to come have as fixtures named ``..._job``."""
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.module is request.module:
-            for name in item.fixturenames:
-                if name.endswith("_job"):
-                    request.getfixturevalue(name)
-
-
 @pytest.fixture(scope="module")
 def example_job(pool: Pool) -> JobId:
-    text = (EXAMPLES / "wordcount.sub").read_text()
-    files = {name: (EXAMPLES / name).read_text() for name in ("wordcount.sh", "text file.txt")}
-    return pool.submit("alice", "words", text, files, ["-append", "+WantJobRouter = True"])
+    return jobs.submit_example(pool, "words")
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +68,8 @@ def spooled_job(pool: Pool) -> JobId:
 
 
 @pytest.fixture(scope="module")
-def many_job(pool: Pool) -> JobId:
-    script = "cat in.$1; seq $1 >made.$1; exit $1"
-    more = (
-        "arguments = $(Process)\n"
-        "transfer_input_files = in.$(Process)\n"
-        "output = out.$(Process)\n"
-        "error = err.$(Process)\n"
-        f"queue {MANY}"
-    )
-    files = {f"in.{proc}": f"for process {proc}\n" for proc in range(MANY)}
-    return submit(pool, "many", script, more, files)
+def many_job(pool: Pool) -> List[JobId]:
+    return jobs.submit_many(pool, "many")
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +81,9 @@ def refused_job(pool: Pool) -> JobId:
 
 
 def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool, example_job: JobId) -> None:
-    ad = pool.wait(example_job, timeout_s=TIMEOUT_S)
-    assert ad.integer("ExitCode") == 0
-    printed = pool.read("/home/alice/words/wordcount.out")
-    assert "I am alice on capsule" in printed and "/condor-23.9.6" in printed
+    printed = jobs.assert_example_ended(pool, "words", example_job, TIMEOUT_S)
+    assert "/condor-23.9.6" in printed
     assert "_CONDOR_SLOT=slot1_1 BATCH_SYSTEM=HTCondor" in printed
-    assert pool.read("/home/alice/words/counts.txt").split()[:2] == ["7", "the"]
-    log = pool.read("/home/alice/words/wordcount.log")
-    assert "Normal termination (return value 0)" in log
     pool.until(lambda: not capsules(pool, example_job), 60, "the capsule to be cleaned up")
 
 
@@ -176,9 +109,7 @@ def test_a_failing_job_is_retried_as_often_as_it_says(pool: Pool, seven_job: Job
 
 
 def test_death_by_signal_is_in_the_users_log(pool: Pool, killed_job: JobId) -> None:
-    ad = pool.wait(killed_job, timeout_s=TIMEOUT_S)
-    assert (ad.boolean("ExitBySignal"), ad.integer("ExitSignal")) == (True, 9)
-    assert "Abnormal termination (signal 9)" in pool.read("/home/alice/killed/log")
+    jobs.assert_killed(pool, "killed", killed_job, TIMEOUT_S)
 
 
 def test_a_spooled_job_is_fetched_with_its_outputs(pool: Pool, spooled_job: JobId) -> None:
@@ -211,26 +142,10 @@ def test_a_spooled_job_is_fetched_with_its_outputs(pool: Pool, spooled_job: JobI
     assert not capsules(pool, spooled_job)
 
 
-def test_many_jobs_of_a_cluster_run_once_each(pool: Pool, many_job: JobId) -> None:
-    for proc in range(MANY):
-        job = JobId(many_job.cluster, proc)
-        ad = pool.wait(job, timeout_s=2 * TIMEOUT_S)
-        assert ad.integer("ExitCode") == proc
-        assert pool.read(f"/home/alice/many/out.{proc}") == f"for process {proc}\n"
-        counted = "".join(f"{n}\n" for n in range(1, proc + 1))
-        assert pool.read(f"/home/alice/many/made.{proc}") == counted
-        assert events(pool, "many", job) == ["000", "001", "005"]
-        (copy,) = pool.routed(job)
-        assert copy.integer("NumJobStarts") == 1
-    past = pool.past(f"ClusterId == {many_job.cluster}")
-    assert sorted(ad.integer("ProcId") or 0 for ad in past) == list(range(MANY))
-    kinds = ("in", "out", "err", "made")
-    expected = {f"{kind}.{proc}" for kind in kinds for proc in range(MANY)}
-    found = {path.name for path in pool.path("/home/alice/many").iterdir()}
-    assert found == expected | {"job.sh", "job.sub", "log"}
+def test_many_jobs_of_a_cluster_run_once_each(pool: Pool, many_job: List[JobId]) -> None:
+    jobs.assert_many_ended(pool, "many", many_job, 2 * TIMEOUT_S)
 
 
-@pytest.mark.usefixtures("all_submitted")
 def test_nothing_is_left_of_all_these(pool: Pool) -> None:
     assert_quiet(pool)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
-from pathlib import Path
 from typing import Iterator
 
 import pytest
 
+from tests.pool.jobs import TIMEOUT_S, submit, try_here_again
 from tests.pool.plugin import HOME
-from tests.pool.pool import HELD, IDLE, JobId, Pool
-from tests.pool.test_capsules import TIMEOUT_S, submit
+from tests.pool.pool import HELD, IDLE, Pool
+from tests.pool.processes import machines
 
 pytestmark = pytest.mark.pool
 PROBED = ("HasVMCapsule", "VMCapsuleQEMUVersion", "VMCapsuleKVM", "VMCapsuleReason")
@@ -35,35 +35,6 @@ def advertised(pool: Pool) -> list[str]:
     """What condor_status shows of the slot, for each of `PROBED`."""
     done = pool.run("alice", ["condor_status", "-constraint", "SlotID == 1", "-af:t", *PROBED])
     return done.stdout.decode().split("\n")[0].split("\t")
-
-
-def machines(pool: Pool) -> list[int]:
-    """The host's numbers of the QEMU processes that run a guest inside."""
-    return [pid for pid in pool.space.processes() if "qemu-system" in _program(pid)]
-
-
-def _program(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/exe").readlink().name
-    except OSError:
-        return ""
-
-
-def try_here_again(pool: Pool, job: JobId, runs: int) -> None:
-    """See that the slot is not tried again after ``runs`` without a report; then it is.
-
-    There is no other machine in this pool, and the two minutes are too long to wait.
-    """
-    copy = f'RoutedFromJobId == "{job}"'
-    # The negotiator of this pool comes by every two seconds.
-    waits = f"{copy} && JobStatus == {IDLE} && time() - EnteredCurrentStatus >= 7"
-    pool.until(
-        lambda: bool(pool.queue(f"{waits} && ChirpVmCapsuleUnreported == {runs}")),
-        TIMEOUT_S,
-        f"the job to wait after run {runs}, which ended without a report",
-    )
-    assert pool.queue(copy)[0].string("MachineAttrMachine0") == pool.space.host_name
-    pool.run("root", ["condor_qedit", "-constraint", copy, "ChirpVmCapsuleUntil", "0"])
 
 
 def test_an_execute_point_says_what_it_can(pool: Pool) -> None:

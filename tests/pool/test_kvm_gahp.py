@@ -6,8 +6,8 @@ from typing import Iterator
 
 import pytest
 
+from tests.pool.jobs import submit
 from tests.pool.pool import Pool
-from tests.pool.test_capsules import submit
 from tests.pool.test_vmware import TIMEOUT_S, advertised, runs, wait_until_quiet
 
 pytestmark = pytest.mark.pool

@@ -15,9 +15,9 @@ from typing import Iterator, Optional
 import pytest
 
 from tests.pool.daemons import LOGS
+from tests.pool.jobs import EXAMPLES, submit
 from tests.pool.plugin import SCRATCH, left_in
 from tests.pool.pool import HELD, IDLE, JobId, Pool
-from tests.pool.test_capsules import EXAMPLES, submit
 from vmcapsule.slot.program import PROGRAM_HOME
 
 pytestmark = pytest.mark.pool

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 from tests.pool.faults import assert_quiet
 from tests.pool.kvm.libvirt import Libvirt
 from tests.pool.pool import JobId, Pool
-from vmcapsule.classad.ads import Ad
+from tests.pool.processes import matching
 
 #: Emulated, many at once, and a starter that waits.
 TIMEOUT_S = 900
@@ -17,22 +17,10 @@ QEMU = r"\S*qemu-system-x86_64 "
 GAHP = r"\S*condor_vm-gahp "
 
 
-def processes(pool: Pool, pattern: str) -> List[int]:
-    """The host's numbers of what runs inside, whose arguments begin with ``pattern``."""
-    running = pool.space.processes()
-    return [pid for pid, argv in running.items() if re.match(pattern, " ".join(argv) + " ")]
-
-
-def copy_of(pool: Pool, job: JobId) -> Ad:
-    """The one copy that the router made of ``job``."""
-    (copy,) = pool.routed(job)
-    return copy
-
-
 def machine_of(pool: Pool, job: JobId) -> Optional[int]:
     """The QEMU of ``job`` as the host sees it."""
     name = _name_of(pool, job)
-    found = processes(pool, rf"{QEMU}.*guest={re.escape(name)}[, ]") if name else []
+    found = matching(pool, rf"{QEMU}.*guest={re.escape(name)}[, ]") if name else []
     return found[0] if found else None
 
 
@@ -64,7 +52,7 @@ def assert_all_gone(pool: Pool, libvirt: Libvirt) -> None:
     for path in pool.path("/var/lib/condor/execute").glob("dir_*.recover"):
         path.unlink()
     assert_quiet(pool)
-    assert processes(pool, GAHP) == []
+    assert matching(pool, GAHP) == []
     runs = [path.name for path in pool.path("/run/libvirt/qemu").glob("*.xml")]
     assert runs == []
 

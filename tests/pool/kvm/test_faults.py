@@ -15,20 +15,19 @@ from typing import Dict, Iterator
 import pytest
 
 from tests.pool.daemons import LOGS
+from tests.pool.jobs import copy_of, release, submit, try_now, waiting_copy
 from tests.pool.kvm.conftest import has_vms
 from tests.pool.kvm.jobs import (
     GAHP,
     TIMEOUT_S,
     assert_all_gone,
-    copy_of,
     machine_of,
-    processes,
     wait_for_machine,
 )
 from tests.pool.kvm.libvirt import QEMU_HOME, Libvirt
 from tests.pool.plugin import DATA
 from tests.pool.pool import HELD, IDLE, JobId, Pool
-from tests.pool.test_capsules import submit
+from tests.pool.processes import STARTER, matching
 
 pytestmark = [pytest.mark.pool, pytest.mark.kvm]
 #: Long enough for a starter to know its machine, which takes it half a minute.
@@ -42,12 +41,6 @@ def mended(pool: Pool, libvirt: Libvirt) -> Iterator[None]:
     libvirt.start()
     pool.run("root", ["condor_rm", "-all"], check=False)
     assert_all_gone(pool, libvirt)
-
-
-def release(pool: Pool, job: JobId) -> None:
-    """Release a held job when its copy has left the queue: it would be held once more."""
-    pool.until(lambda: not pool.queue(f'RoutedFromJobId == "{job}"'), 120, "the copy to go")
-    pool.run("alice", ["condor_release", str(job)])
 
 
 def assert_done(pool: Pool, folder: str, job: JobId) -> None:
@@ -65,14 +58,14 @@ def workplace(machine: int) -> str:
 
 
 def gahp_of(pool: Pool, folder: str) -> int:
-    for pid in processes(pool, GAHP):
+    for pid in matching(pool, GAHP):
         if f"/{folder}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes():
             return pid
     raise AssertionError(f"no gahp runs in {folder}")
 
 
 def starter_of(pool: Pool, folder: str) -> int:
-    for pid in processes(pool, r"\S*condor_starter "):
+    for pid in matching(pool, STARTER):
         status = Path(f"/proc/{pid}/status").read_text()
         if re.search(rf"^NSpid:.*\t{folder.partition('_')[2]}$", status, re.MULTILINE):
             return pid
@@ -120,15 +113,11 @@ def test_jobs_that_run_or_come_while_libvirt_is_down(pool: Pool, libvirt: Libvir
     libvirt.stop("libvirtd")
     coming = submit(pool, "coming", SCRIPT)
     for job in (there, coming):
-        tried = f'RoutedFromJobId == "{job}" && LastVacateTime > 0 && JobStatus == {IDLE}'
-        pool.until(lambda tried=tried: bool(pool.queue(tried)), 180, f"{job} to be put back")  # type: ignore[misc]
-        late = f"{tried} && time() - EnteredCurrentStatus >= 9"
-        # The negotiator of this pool comes by every two seconds.
-        pool.until(lambda late=late: bool(pool.queue(late)), 30, f"{job} to wait a while")  # type: ignore[misc]
+        waiting_copy(pool, job, "LastVacateTime > 0")
     assert "Failed to create libvirt connection" in pool.read(f"{LOGS}/VMGahpLog")
     libvirt.start()
-    argv = ["condor_qedit", "-constraint", "JobUniverse == 13", "LastVacateTime", "0"]
-    pool.run("root", argv)
+    for job in (there, coming):
+        try_now(pool, job)
     assert_done(pool, "there", there)
     assert_done(pool, "coming", coming)
     assert not Path(f"/proc/{machine}").exists(), "the machine of the first run"

@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import List
 
 import pytest
 
+from tests.pool import jobs
 from tests.pool.daemons import LOGS
+from tests.pool.jobs import copy_of, submit
 from tests.pool.kvm.jobs import (
     TIMEOUT_S,
     assert_all_gone,
-    copy_of,
     machine_of,
     user_of,
     wait_for_machine,
 )
 from tests.pool.kvm.libvirt import Libvirt
 from tests.pool.pool import HELD, REMOVED, JobId, Pool
-from tests.pool.test_capsules import EXAMPLES, MANY, capsules, submit
 from vmcapsule.errors import GuestError
 
-pytestmark = [pytest.mark.pool, pytest.mark.kvm]
+pytestmark = [pytest.mark.pool, pytest.mark.kvm, pytest.mark.usefixtures("all_submitted")]
 #: Not routed: HTCondor's own user, who asks for a disk that everybody may read.
 FOREIGN = """\
 universe = vm
@@ -43,21 +42,9 @@ queue
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def all_submitted(request: pytest.FixtureRequest) -> None:
-    """Submit the jobs that the tests to come have as fixtures named ``..._job``."""
-    for item in request.session.items:
-        if isinstance(item, pytest.Function) and item.module is request.module:
-            for name in item.fixturenames:
-                if name.endswith("_job"):
-                    request.getfixturevalue(name)
-
-
 @pytest.fixture(scope="module")
 def example_job(pool: Pool) -> JobId:
-    text = (EXAMPLES / "wordcount.sub").read_text()
-    files = {name: (EXAMPLES / name).read_text() for name in ("wordcount.sh", "text file.txt")}
-    return pool.submit("alice", "words", text, files, ["-append", "+WantJobRouter = True"])
+    return jobs.submit_example(pool, "words")
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +123,7 @@ def test_a_guest_that_was_killed_ends_the_job_which_says_so(
 
 
 def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool, example_job: JobId) -> None:
-    assert pool.wait(example_job, TIMEOUT_S).integer("ExitCode") == 0
-    assert "I am alice on capsule" in pool.read("/home/alice/words/wordcount.out")
-    assert pool.read("/home/alice/words/counts.txt").split()[:2] == ["7", "the"]
-    log = pool.read("/home/alice/words/wordcount.log")
-    assert "Normal termination (return value 0)" in log
+    jobs.assert_example_ended(pool, "words", example_job, TIMEOUT_S)
     copy = copy_of(pool, example_job)
     assert (copy.integer("JobUniverse"), copy.string("JobVMType")) == (13, "kvm")
 
@@ -161,9 +144,7 @@ def test_a_hold_at_a_jobs_end_does_nothing(pool: Pool, five_job: JobId) -> None:
 
 
 def test_death_by_signal_is_in_the_users_log(pool: Pool, killed_job: JobId) -> None:
-    ad = pool.wait(killed_job, TIMEOUT_S)
-    assert (ad.boolean("ExitBySignal"), ad.integer("ExitSignal")) == (True, 9)
-    assert "Abnormal termination (signal 9)" in pool.read("/home/alice/killed/log")
+    jobs.assert_killed(pool, "killed", killed_job, TIMEOUT_S)
 
 
 def test_a_held_job_that_is_released_runs_anew(pool: Pool, held_job: JobId) -> None:
@@ -182,23 +163,10 @@ def test_a_disk_outside_of_the_jobs_folder_holds_the_job(
 
 
 def test_all_jobs_of_a_cluster_run_once_each(pool: Pool) -> None:
-    more = (
-        "arguments = $(Process)\n"
-        "transfer_input_files = in.$(Process)\n"
-        "output = out.$(Process)\n"
-        "error = err.$(Process)\n"
-        f"queue {MANY}"
-    )
-    files = {f"in.{proc}": f"for process {proc}\n" for proc in range(MANY)}
-    cluster = submit(pool, "many", "cat in.$1; exit $1", more, files).cluster
-    jobs: List[JobId] = [JobId(cluster, proc) for proc in range(MANY)]
-    for proc, job in enumerate(jobs):
-        assert pool.wait(job, 2 * TIMEOUT_S).integer("ExitCode") == proc
-        assert pool.read(f"/home/alice/many/out.{proc}") == f"for process {proc}\n"
-        assert copy_of(pool, job).integer("NumJobStarts") == 1
-    pool.until(lambda: not any(capsules(pool, job) for job in jobs), 90, "no capsule")
+    many = jobs.submit_many(pool, "many")
+    jobs.assert_many_ended(pool, "many", many, 2 * TIMEOUT_S)
+    pool.until(lambda: not any(jobs.capsules(pool, job) for job in many), 90, "no capsule")
 
 
-@pytest.mark.usefixtures("all_submitted")
 def test_nothing_is_left_of_all_these(pool: Pool, libvirt: Libvirt) -> None:
     assert_all_gone(pool, libvirt)
