@@ -9,9 +9,10 @@ from typing import Iterator
 
 import pytest
 
+from tests.pool.jobs import TIMEOUT_S
+from tests.pool.own_gahp import assert_all_gone, wait_for_vms
 from tests.pool.plugin import DATA
 from tests.pool.pool import JobId, Pool
-from tests.pool.test_vmware import TIMEOUT_S, advertised, wait_until_quiet
 from vmcapsule.config import newest_tarball, tarball_version
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
@@ -67,7 +68,7 @@ def guide(pool: Pool) -> Iterator[None]:
     pool.put(f"{PLUGIN}/classad.template", dump)
     pool.configure("60-guide", GUIDE.format(version=tarball_version(tarball)))
     pool.restart("MASTER")
-    pool.until(lambda: advertised(pool)[0] == "true", 90, "the startd to have VMs")
+    wait_for_vms(pool)
     yield
     pool.run("root", ["condor_rm", "-all"], check=False)
     pool.until(lambda: not pool.queue(), 90, "the queue to be empty")
@@ -101,7 +102,7 @@ def test_a_job_goes_the_way_of_the_guide(pool: Pool) -> None:
     pool.until(
         lambda: not list(pool.path("/scratch/vmathew/jr").glob("capsule-*")), 90, "no capsule"
     )
-    wait_until_quiet(pool)
+    assert_all_gone(pool)
 
 
 def assert_routed(pool: Pool, job: JobId) -> None:
