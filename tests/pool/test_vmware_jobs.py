@@ -9,7 +9,7 @@ one: a starter takes a minute for each anyhow.  What befalls such jobs is in
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from typing import Iterator, List
 
 import pytest
 
@@ -67,6 +67,11 @@ def five_job(pool: Pool) -> JobId:
     return submit(pool, "vm-five", "exit 5", "on_exit_hold = ExitCode =?= 5\nqueue")
 
 
+@pytest.fixture(scope="module")
+def many_job(pool: Pool) -> List[JobId]:
+    return jobs.submit_many(pool, "vm-many")
+
+
 def test_an_execute_point_has_vms_though_htcondor_has_no_vmware(pool: Pool) -> None:
     _, vm_type, memory_mib, hypervisor = advertised(pool)
     assert vm_type == "vmware" and int(memory_mib) > 0
@@ -116,6 +121,10 @@ def test_a_job_is_held_at_its_end_as_it_says(pool: Pool, five_job: JobId) -> Non
 def test_a_held_job_that_is_released_runs_anew(pool: Pool, paused_job: JobId) -> None:
     assert pool.wait(paused_job, TIMEOUT_S).integer("ExitCode") == 0
     assert pool.read("/home/alice/vm-paused/out") == "released\n"
+
+
+def test_all_jobs_of_a_cluster_run_once_each(pool: Pool, many_job: List[JobId]) -> None:
+    jobs.assert_many_ended(pool, "vm-many", many_job, 2 * TIMEOUT_S)
 
 
 @pytest.mark.representative
