@@ -1,5 +1,5 @@
 """What befalls users' VMware jobs: processes that are killed, guests that panic, disks that are
-gone, a vm-gahp that is broken.
+gone, a vm-gahp that is broken, a startd that is restarted.
 
 A job runs again by itself, or is held with words that a person understands; no machine is left,
 and the execute point serves the next job.  The jobs of the first tests run side by side.
@@ -226,3 +226,18 @@ def test_a_machine_whose_gahp_is_broken_is_no_black_hole(pool: Pool) -> None:
     assert_done(pool, "vm-broken", job)
     assert_all_gone(pool)
     assert advertised(pool)[0] == "true", "it has VMs again, by itself"
+
+
+def test_a_startd_that_is_restarted_or_killed_has_its_jobs_run_again(pool: Pool) -> None:
+    # As long as HTCondor waits for an execute point that says nothing any more.
+    more = "job_lease_duration = 20\nqueue"
+    job = submit(pool, "vm-startd", SCRIPT.replace("= 0", "= [01]"), more)
+    for sig in (signal.SIGTERM, signal.SIGKILL):
+        machine = wait_for_machine(pool, job)
+        wait_until_known(pool, wait_for_gahp(pool, job))
+        pool.restart("STARTD", sig)
+        pool.until(lambda machine=machine: is_gone(machine), 120, "the machine to be gone")  # type: ignore[misc]
+        waiting_copy(pool, job, "LastVacateTime > 0")
+        try_now(pool, job)
+    assert_done(pool, "vm-startd", job)
+    assert_all_gone(pool)
