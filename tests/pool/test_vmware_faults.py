@@ -119,7 +119,29 @@ def assert_done(pool: Pool, folder: str, job: JobId) -> None:
     assert pool.read(f"/home/alice/{folder}/out") == "done\n"
 
 
-# Side by side: first what befalls them
+# Side by side: first what befalls them; those that are tried again by themselves, two minutes
+# after a run, before those whose first run has no end
+
+
+def test_a_job_whose_machine_was_killed_is_run_again_after_a_while(
+    pool: Pool, machine_job: JobId
+) -> None:
+    try_here_again(pool, machine_job, 1)
+
+
+def test_a_guest_that_panics_is_run_again_after_a_while(pool: Pool, panic_job: JobId) -> None:
+    try_here_again(pool, panic_job, 1)
+
+
+def test_a_job_whose_base_disk_is_gone_is_run_again_after_a_while(
+    pool: Pool, disk_job: JobId
+) -> None:
+    try_here_again(pool, disk_job, 1)
+    reason = copy_of(pool, disk_job).string("ChirpVmCapsuleReason") or ""
+    assert BASE_DISK in reason and "No such file or directory" in reason
+    with before_its_machine_starts(pool, disk_job) as folder:
+        os.chown(folder / BASE_DISK, 0, 0)
+        (folder / BASE_DISK).chmod(0)
 
 
 def kill_and_wait(pool: Pool, job: JobId, victim: Callable[[int], int]) -> None:
@@ -139,27 +161,6 @@ def test_a_starter_that_is_killed_takes_gahp_and_machine_along(
     pool: Pool, starter_job: JobId
 ) -> None:
     kill_and_wait(pool, starter_job, parent_of)
-
-
-def test_a_guest_that_panics_is_run_again_after_a_while(pool: Pool, panic_job: JobId) -> None:
-    try_here_again(pool, panic_job, 1)
-
-
-def test_a_job_whose_base_disk_is_gone_is_run_again_after_a_while(
-    pool: Pool, disk_job: JobId
-) -> None:
-    try_here_again(pool, disk_job, 1)
-    reason = copy_of(pool, disk_job).string("ChirpVmCapsuleReason") or ""
-    assert BASE_DISK in reason and "No such file or directory" in reason
-    with before_its_machine_starts(pool, disk_job) as folder:
-        os.chown(folder / BASE_DISK, 0, 0)
-        (folder / BASE_DISK).chmod(0)
-
-
-def test_a_job_whose_machine_was_killed_is_run_again_after_a_while(
-    pool: Pool, machine_job: JobId
-) -> None:
-    try_here_again(pool, machine_job, 1)
 
 
 # What becomes of them
