@@ -15,7 +15,7 @@ from typing import Dict, Iterator, List, NamedTuple
 from bench.measure import Run
 from bench.place import Place
 from bench.results import Measure, Outcome
-from tests.pool.kvm.libvirt import Libvirt
+from tests.pool.kvm.libvirt import running_libvirt
 from tests.pool.pool import Pool, PoolError
 from tests.pool.root import WITH_LIBVIRT
 
@@ -72,7 +72,7 @@ def jobs(place: Place) -> Outcome:
             if route == ROUTES[0]:
                 waits[NATIVE] = _some(place, pool, NATIVE, "")
             waits[route] = _some(place, pool, route, _WANTED)
-    with _running("trixie" + WITH_LIBVIRT) as pool, _libvirt(pool):
+    with _running("trixie" + WITH_LIBVIRT) as pool, running_libvirt(pool):
         _take(pool, KVM)
         waits[KVM] = _some(place, pool, KVM, _WANTED)
     return outcome(waits)
@@ -87,17 +87,6 @@ def _running(suite: str) -> Iterator[Pool]:
         yield pool
     finally:
         pool.stop()
-
-
-@contextlib.contextmanager
-def _libvirt(pool: Pool) -> Iterator[None]:
-    daemons = Libvirt(pool)
-    daemons.prepare()
-    daemons.start()
-    try:
-        yield
-    finally:
-        daemons.stop()
 
 
 def _take(pool: Pool, route: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import List, Mapping
+from typing import List, Mapping, Optional
 
 from tests.pool.plugin import SCRATCH
 from tests.pool.pool import HELD, IDLE, JobId, Pool
@@ -36,11 +36,11 @@ def submit(
     folder: str,
     script: str,
     more: str = "queue",
-    files: Mapping[str, str] = {},  # noqa: B006
+    files: Optional[Mapping[str, str]] = None,
     options: tuple[str, ...] = (),
 ) -> JobId:
     """Submit a script of alice's, with what ``more`` says beside `SUBMIT`."""
-    job = {"job.sh": f"#!/bin/sh\n{script}\n", **files}
+    job = {"job.sh": f"#!/bin/sh\n{script}\n", **(files or {})}
     return pool.submit("alice", folder, SUBMIT.format(more=more), job, options)
 
 
