@@ -36,6 +36,8 @@ READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 5.0
 #: The same where VMware has to be asked first whether it runs, and then to switch it off.
 VMWARE_STOP_TIMEOUT_S = 60.0
+#: How long one has to stand still: VMware's has to be asked for that.
+PAUSE_TIMEOUT_S = 60.0
 _WAIT_S = 0.05
 _USER, _GROUP = "VMGAHP_USER_UID", "VMGAHP_USER_GID"
 
@@ -93,6 +95,12 @@ def hypervisor_or_why() -> str:
         return hypervisor.chosen()
     except (ConfigError, ToolError) as error:
         return one_line(str(error))
+
+
+def _stands_still(pid: int) -> bool:
+    """Does a child of ours stand still, or has it ended?"""
+    flags = os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, pid, flags) is not None
 
 
 def _positive(text: str) -> Optional[int]:
@@ -211,9 +219,18 @@ class Child:
         return State.PAUSED if self._is_paused else State.RUNNING
 
     def pause(self) -> None:
-        """As by Ctrl-Z: it has its QEMU stand still, and itself."""
+        """As by Ctrl-Z: it has its QEMU stand still, and itself; that is waited for.
+
+        Told to go on before, it would stand still for ever after.
+        """
         self._send(signal.SIGTSTP)
         self._is_paused = True
+        until = time.monotonic() + PAUSE_TIMEOUT_S
+        while self._process is not None and not _stands_still(self._process.pid):
+            if time.monotonic() > until:
+                log("the machine's process was told to stand still, and does not")
+                return
+            time.sleep(_WAIT_S)
 
     def go_on(self) -> None:
         """Run again."""

@@ -393,6 +393,37 @@ def test_a_suspended_machine_stands_still_with_what_runs_it(
     wait_until_only(gahp, made)
 
 
+#: A machine's process that takes its time to stand still, and says when it goes on.
+SLOW_TO_PAUSE = """\
+import os, pathlib, signal, sys, time
+
+def pause(number, frame):
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    pathlib.Path({went_on!r}).touch()
+
+signal.signal(signal.SIGTSTP, pause)
+os.write(int(sys.argv[2]), b"x")
+while True:
+    time.sleep(0.1)
+"""
+
+
+def test_a_machine_that_is_to_go_on_at_once_does(tmp_path: Path) -> None:
+    """It would be told so before it stands still, and be so for ever."""
+    program, went_on = tmp_path / "program.py", tmp_path / "went-on"
+    program.write_text(SLOW_TO_PAUSE.format(went_on=str(went_on)))
+    child = Child(Owner(), str(program))
+    child.start(Asked())
+    child.pause()
+    child.go_on()
+    try:
+        wait_for(went_on)
+        assert child.state is State.RUNNING
+    finally:
+        child.stop()
+
+
 def wait_until_only(gahp: Gahp, made: Capsule) -> None:
     for _ in range(WAIT_S * 10):
         if living(made) == [gahp.process.pid]:
