@@ -1,3 +1,5 @@
 #!/bin/sh
-(trap '' HUP TERM; sleep 300; echo late >late) &
+# One process: HTCondor kills a child before the shell that waits for it, which may go on.
+mkfifo /tmp/pipe
+(trap '' HUP TERM; read line </tmp/pipe; echo late >late) &
 echo over
