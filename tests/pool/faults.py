@@ -26,7 +26,7 @@ _KNOBS = {
 FOLDER = "/opt/vmcapsule-faults"
 STATE = "/var/faults"
 #: Emulated, and several machines at once.
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 #: Longer than the router needs to clean up, and `gc` to come round.
 QUIET_S = 90
 

@@ -38,7 +38,16 @@ from typing import Callable, Dict, Iterator
 
 import pytest
 
-from tests.pool.faults import EXIT_CODE, FOLDER, Case, Row, assert_quiet, faulty_hooks, sweep
+from tests.pool.faults import (
+    EXIT_CODE,
+    FOLDER,
+    TIMEOUT_S,
+    Case,
+    Row,
+    assert_quiet,
+    faulty_hooks,
+    sweep,
+)
 from tests.pool.plugin import HOME, left_in
 from tests.pool.pool import COMPLETED, HELD, IDLE, REMOVED, Pool
 from vmcapsule.errors import ToolError
@@ -208,7 +217,7 @@ def test_scratch_full_in_translate_holds_the_job(case: Case) -> None:
 @pytest.mark.representative
 @pytest.mark.parametrize("name", ["damaged-there"])
 def test_a_disk_that_comes_back_damaged_is_tried_again_then_held(case: Case) -> None:
-    ad = case.pool.wait(case.job, timeout_s=240, until=(HELD,))
+    ad = case.pool.wait(case.job, timeout_s=TIMEOUT_S, until=(HELD,))
     reason = ad.string("HoldReason") or ""
     assert "did not report in 2 runs" in reason
     # The disk itself is what is complained about.
