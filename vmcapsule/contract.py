@@ -28,6 +28,10 @@ Job record (``JOB_RECORD``, JSON, written by the host)
     disk_kib          int, what it asked for: to be free where it runs, its inputs aside
     work_disk_bytes   int, the size of the disk to work on that comes along (ext4, labeled
                       `WORK_LABEL`); 0: none
+    sandbox           absolute path that the sandbox is to have in the guest (for the direct
+                      runner, where the machine is the guest's own); null: the guest chooses
+    all_changes       bool: send back, and no ``outputs``, whatever is new or changed at any
+                      depth of the sandbox, and what is gone (for the direct runner)
     condor_version    HTCondor is in /condor-<this>, to which the tarball unpacks; null for the
                       direct runner
 
@@ -71,6 +75,9 @@ longer than `INDEX_LINE_BYTES_MAX` with its end)
               has at most `EXTENTS_PER_LINE`: the rest of a file's follow in lines that
               hold ``extents`` alone
     target    what a link points to (links only)
+
+Gone (``OUTPUT_GONE``, JSON, a string a line, written by the guest with ``all_changes``)
+    The paths that were in the sandbox and are no more; of a folder without what was in it.
 
 Packs (``INPUT_PACK % n``, ``OUTPUT_PACK % n``) hold the files' data and are at most
 `PACK_BYTES_MAX` long.  The offset of data in a pack is any multiple of 1.
@@ -124,6 +131,7 @@ LOCALTIME = RECORD_DIR + "/localtime"
 INPUT_INDEX = RECORD_DIR + "/input.idx"
 INPUT_PACK = RECORD_DIR + "/input.%03d"
 OUTPUT_INDEX = RECORD_DIR + "/output.idx"
+OUTPUT_GONE = RECORD_DIR + "/output.gone"
 OUTPUT_PACK = RECORD_DIR + "/output.%03d"
 EXIT_RECORD = RECORD_DIR + "/exit.json"
 GUEST_LOG = RECORD_DIR + "/guest.log"

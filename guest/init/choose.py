@@ -39,6 +39,24 @@ def catalogue(root: bytes) -> "Dict[bytes, Optional[Tuple[int, int, int]]]":
     return {name: fingerprint(os.path.join(root, name)) for name in os.listdir(root)}
 
 
+def deep_catalogue(root: bytes) -> "Dict[bytes, Tuple[int, ...]]":
+    """What lies below a folder at any depth, by path, with what tells that it was changed."""
+    found: Dict[bytes, Tuple[int, ...]] = {}
+    pending = [b""]
+    while pending:
+        folder = pending.pop()
+        for name in os.listdir(os.path.join(root, folder)):
+            path = os.path.join(folder, name)
+            status = os.lstat(os.path.join(root, path))
+            if stat.S_ISDIR(status.st_mode):
+                found[path] = (status.st_mode,)
+                pending.append(path)
+            else:
+                changed = (status.st_size, status.st_mtime_ns, status.st_ino)
+                found[path] = (status.st_mode, *changed)
+    return found
+
+
 def may_read(status: os.stat_result, login: pwd.struct_passwd) -> bool:
     """Whether a login may read a file that it can reach."""
     if status.st_uid == login.pw_uid:
@@ -56,6 +74,7 @@ class Outputs:
         self.entries: Dict[bytes, Dict[str, Any]] = {}
         self.missing: List[str] = []
         self.unsent: Dict[str, int] = {}
+        self.gone: List[bytes] = []
 
     def add_changed(self, before: "Dict[bytes, Any]", omit: "Set[bytes]") -> None:
         """Add new or changed files at the top level, as HTCondor does by default.
@@ -70,6 +89,21 @@ class Outputs:
             known = name in STARTER_FILES or name in omit or before.get(name, ()) == mark
             if mark is not None and not known:
                 self.add(name)
+
+    def add_all_changed(self, before: "Dict[bytes, Any]") -> None:
+        """Add whatever is new or changed at any depth, and note what is gone."""
+        after = deep_catalogue(self.root)
+        for path in sorted(path for path, mark in after.items() if before.get(path) != mark):
+            parts = path.split(b"/")
+            if parts[0] in STARTER_FILES:
+                continue
+            for above in (b"/".join(parts[:count]) for count in range(1, len(parts))):
+                if above not in self.entries:
+                    self.add(above, folder=True)
+            self.add(path)
+        # What was in a folder that is gone need not be told.
+        gone = {path for path in before if path not in after}
+        self.gone = sorted(path for path in gone if path.rpartition(b"/")[0] not in gone)
 
     def add_listed(self, item: str) -> None:
         """Add a path of ``transfer_output_files``: a file, or a folder with its contents."""

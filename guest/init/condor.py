@@ -130,7 +130,7 @@ class Condor:
             inner = os.path.join(os.fsencode(sandbox), name)
             os.rename(inner, os.path.join(os.fsencode(scratch), name))
         self.guest.sandbox = scratch
-        self.guest.write_ads(read_text(self.base + "/run/slot.ad"))
+        self.guest.write_ads(read_text(self.base + "/run/slot.ad"), scratch)
         return int(starter), scratch
 
     def make_folders(self) -> None:

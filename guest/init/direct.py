@@ -6,7 +6,7 @@ import signal
 import time
 
 from init.ads import core_name, number, parse_ad
-from init.choose import catalogue
+from init.choose import catalogue, deep_catalogue
 from init.contract import SCRATCH_DIR_MARK
 from init.files import to_bytes
 from init.processes import limit, oom_score, spawn
@@ -72,8 +72,12 @@ class Direct:
     def run(self, sandbox: str, job_ad: str, report: "Dict[str, Any]") -> "Dict[bytes, Any]":
         """Run the job to its end; return the catalogue from before it."""
         job, login = self.job, self.guest.login
-        self.guest.write_ads("")
-        before = catalogue(os.fsencode(sandbox))
+        if self.guest.whole_machine and job.get("sandbox"):
+            sandbox = job["sandbox"]
+        self.guest.write_ads("", sandbox)
+        self.guest.see_at(sandbox)
+        look = deep_catalogue if job.get("all_changes") else catalogue
+        before = look(os.fsencode(sandbox))
         program = os.path.join(sandbox, job["executable"])
         ad = parse_ad(job_ad)
 
@@ -100,7 +104,8 @@ class Direct:
             report["core_dumped"] = os.WCOREDUMP(status)
         else:
             report["exit_code"] = os.WEXITSTATUS(status)
-        if report["core_dumped"]:
+        # The starter around a machine names a core file itself.
+        if report["core_dumped"] and not job.get("all_changes"):
             keep_core(sandbox, pid, ad)
         return before
 

@@ -11,6 +11,7 @@ from init.contract import (
     EXTENTS_PER_LINE,
     FILE_BYTES_MAX,
     INDEX_BYTES_MAX,
+    OUTPUT_GONE,
     OUTPUT_INDEX,
     OUTPUT_PACK,
     PACK_BYTES_MAX,
@@ -18,7 +19,7 @@ from init.contract import (
     RECORD_DIR,
 )
 from init.exit_record import tell_lacking
-from init.files import copy_data, to_bytes
+from init.files import copy_data, to_bytes, to_text
 from init.report import Failure
 
 MYPY = False
@@ -140,6 +141,17 @@ def write_outputs(
     return {"entries": len(entries), "packs": packer.count, "bytes": packer.bytes}
 
 
+def write_gone(data_dir: str, paths: "List[bytes]") -> None:
+    """Write which paths are no more."""
+    data = "".join(json.dumps(to_text(path)) + "\n" for path in paths).encode("ascii")
+    if len(data) > INDEX_BYTES_MAX:
+        raise Failure("save", "the list of what the job removed is too long")
+    with open(os.path.join(data_dir, OUTPUT_GONE), "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def remove_results(data_dir: str) -> None:
     folder = os.path.join(data_dir, RECORD_DIR)
     for name in filter(RESULT.fullmatch, os.listdir(folder)):
@@ -164,7 +176,9 @@ def save_outputs(
             outputs.add(name)
     streams = dict(outputs.entries)
     try:
-        if wanted is None:
+        if wanted is None and job.get("all_changes"):
+            outputs.add_all_changed(before)
+        elif wanted is None:
             outputs.add_changed(before, {to_bytes(name) for name in job["omit"]})
         for item in wanted or []:
             outputs.add_listed(item)
@@ -174,6 +188,8 @@ def save_outputs(
             f"not to be sent: {len(outputs.unsent)}"
         )
         report["outputs"] = write_outputs(data_dir, root, outputs.entries)
+        if job.get("all_changes"):
+            write_gone(data_dir, outputs.gone)
         return
     except (OSError, ValueError, Failure) as error:
         message = save_message(error, data_dir, root, outputs.entries)

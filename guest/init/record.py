@@ -16,10 +16,11 @@ if MYPY:
 
 JOB_TYPES = {
     "str": "runner executable",
-    "str or null": "stdin stdout stderr user condor_version time_zone",
+    "str or null": "stdin stdout stderr user condor_version time_zone sandbox",
     "int or null": "success_status disk_kib work_disk_bytes",
     "list": "arguments omit",
     "list or null": "outputs failure_outputs",
+    "bool or null": "all_changes",
     "dict": "environment",
 }
 
@@ -51,6 +52,10 @@ def check_names(job: "Job") -> None:
         raise ValueError("it names no executable")
     for path in filter(None, (job["stdout"], job["stderr"])):
         plain_path(path)
+    if job.get("sandbox"):
+        if not job["sandbox"].startswith("/"):
+            raise ValueError("its sandbox {!r} is no absolute path".format(job["sandbox"]))
+        plain_path(job["sandbox"][1:])
     for path in (job["outputs"] or []) + (job.get("failure_outputs") or []):
         if path.startswith("/") or ".." in path.split("/"):
             raise ValueError(f"its output {path!r} lies outside the sandbox")

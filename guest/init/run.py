@@ -25,7 +25,7 @@ from init.processes import kill_below, kill_user, limit
 from init.record import read_job
 from init.report import MESSAGE_CHARS_MAX
 from init.unpack import Unpacker
-from init.work_disk import check_room, mount_work_disk
+from init.work_disk import MS_BIND, check_room, mount, mount_work_disk
 
 MYPY = False
 if MYPY:
@@ -141,20 +141,28 @@ class Guest:
             os.makedirs(home, 0o755)
             self.give(home)
 
-    def write_ads(self, startd_ad: str) -> None:
-        """Put ``.job.ad`` and ``.machine.ad`` there, in place of what may have the names."""
+    def write_ads(self, startd_ad: str, place: str) -> None:
+        """Put ``.job.ad`` and ``.machine.ad`` into the sandbox, in place of what may have the
+        names; the job sees the sandbox at ``place``."""
         # Of two lines for an attribute the last one holds.
         ads = (SANDBOX_AD, RUN_AD)
         job_ad = "\n".join(read_text(os.path.join(self.data_dir, name)) for name in ads)
         slot_ad = read_text(os.path.join(self.data_dir, MACHINE_AD))
         files = {
-            ".job.ad": sandbox_ad(job_ad, self.sandbox),
+            ".job.ad": sandbox_ad(job_ad, place),
             ".machine.ad": machine_ad(slot_ad, startd_ad),
         }
         for name, text in files.items():
             write_file(self.sandbox + ".new", to_bytes(text))
             self.give(self.sandbox + ".new")
             os.rename(self.sandbox + ".new", os.path.join(self.sandbox, name))
+
+    def see_at(self, place: str) -> None:
+        """Have the sandbox at another place, too, which is its own from now on."""
+        if place != self.sandbox:
+            os.makedirs(place, 0o755, exist_ok=True)
+            mount(self.sandbox, place, "", MS_BIND)
+            self.sandbox = place
 
     def give(self, path: str) -> None:
         """Make the job's user the owner, where that is another one than this process's."""

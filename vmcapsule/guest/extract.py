@@ -193,7 +193,7 @@ def _write(
     fd = drafts.file(place, number, entry.mode)
     try:
         try:
-            _fill(fd, image, entry, outputs.packs)
+            fill(fd, image, entry, outputs.packs)
         finally:
             os.close(fd)
     except OSError:
@@ -206,8 +206,11 @@ def _write(
         raise error.__cause__ from error
 
 
-def _fill(fd: int, image: Image, entry: Entry, packs: Sequence[Pieces]) -> None:
-    """Copy an entry's data out of the image into the new file ``fd``."""
+def fill(fd: int, image: Image, entry: Entry, packs: Sequence[Pieces]) -> None:
+    """Copy an entry's data out of the image into the new file ``fd``.
+
+    Raises `DiskError`, or the `VmCapsuleError` of a write that failed with its cause.
+    """
     end = 0
     for stretch in entry.stretches:
         at = stretch.offset

@@ -10,6 +10,10 @@ import sys
 LIBVIRT_XML = "libvirt-xml"
 #: As which our vm-gahp calls it, as the job's owner, for the machine.
 MACHINE = "machine"
+#: As which a job wrapper calls it, in the place of a job.
+PACKED = "packed"
+#: HTCondor's JOB_WRAPPER_FAILURE_FILE: what is in there is why a job could not be run.
+FAILURE = ".job_wrapper_failure"
 _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 
 
@@ -27,6 +31,8 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot.gahp import modes
 
         return modes.main(arguments, sys.argv[0])
+    if arguments[:1] == [PACKED]:
+        return run_packed(arguments[1:])  # type: ignore[no-untyped-call]
     if arguments[:1] == [LIBVIRT_XML]:
         from vmcapsule.slot.libvirt import script
 
@@ -49,6 +55,38 @@ def run_job(arguments):  # type: ignore[no-untyped-def]
         end_unreported("%s: %s" % (type(error).__name__, error), with_traceback)  # type: ignore[no-untyped-call]  # noqa: UP031
 
 
+def run_packed(arguments):  # type: ignore[no-untyped-def]
+    """Run a job in its slot; whatever fails here is no job's end.
+
+    HTCondor looks for a file of a job wrapper's after each job (``UserProc::JobReaper``).  It
+    takes that for a failure of the execute point, and the job is run again.
+    """
+    try:
+        from vmcapsule.slot.packed import arguments as packed
+
+        return packed.main(arguments)
+    except Exception as error:
+        reason = getattr(error, "message", None)
+        if reason is None:
+            import traceback
+
+            traceback.print_exc()
+            reason = "%s: %s" % (type(error).__name__, error)  # noqa: UP031
+        return fail_packed(reason)  # type: ignore[no-untyped-call]
+
+
+def fail_packed(reason):  # type: ignore[no-untyped-def]
+    """Say that the job could not be run here, in the file that HTCondor looks for."""
+    reason = "vmcapsule: %s\n" % " ".join(reason.split())[:500]  # noqa: UP031
+    sys.stderr.write(reason)
+    with open(FAILURE, "w") as file:  # noqa: PTH123
+        file.write(reason)
+    # A starter looks for it as HTCondor's own user, who is kept out of a job's sandbox (seen
+    # in 23.9.6).  The job is over, and nothing is listed to anybody.
+    os.chmod(".", os.stat(".").st_mode & 0o777 | 0o011)  # noqa: PTH101, PTH116
+    return 1
+
+
 def too_old(probing):  # type: ignore[no-untyped-def]
     """Say so as the probe does, or end as a run that did not report."""
     reason = _OLD % tuple(sys.version_info[:2])
@@ -59,6 +97,8 @@ def too_old(probing):  # type: ignore[no-untyped-def]
     if probing:
         print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
         return 0
+    if sys.argv[1:2] == [PACKED]:
+        return fail_packed(reason)  # type: ignore[no-untyped-call]
     if "-M" in sys.argv:
         # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.
         sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031

@@ -15,10 +15,14 @@ from typing import Mapping, Optional
 
 from vmcapsule.atomic import write_file
 from vmcapsule.errors import SpaceError
+from vmcapsule.guest.script import joined
+from vmcapsule.resources import resource
 
 PROGRAM = "vmcapsule-execute.pyz"
 #: Where an execute point has it, unless its administrator says otherwise.
 PROGRAM_HOME = Path("/usr/local/libexec") / PROGRAM
+#: What runs the job in the guest, in the same file.
+INIT_SCRIPT = "condor-init.py"
 #: Isolated: HTCondor gives root's gahp and script the HOME of a job's owner, whose modules
 #: Python would run before our first line.
 _SHEBANG = b"#!/usr/bin/env -S python3 -I\n"
@@ -26,7 +30,8 @@ _ENTRY = "slot/entry.py"
 #: What capsules are booted with; others are for making them, and for access points.
 _FOLDERS = (
     *("", "classad/", "disk/", "disk/fat/", "disk/vmdk/", "job/", "template/", "vm/"),
-    *("transfer/", "guest/", "capsule/", "slot/", "slot/gahp/", "slot/libvirt/"),
+    *("transfer/", "guest/", "capsule/", "slot/"),
+    *("slot/gahp/", "slot/libvirt/", "slot/packed/"),
 )
 #: Not needed where capsules are only booted: a file that is left out need not be read.
 _LEFT_OUT = {"__main__.py", "inspection.py", "submit.py"}
@@ -53,6 +58,7 @@ def write_probe(target: Path, kernel: Optional[Path]) -> None:
 
     try:
         members = _sources()
+        members[f"vmcapsule/{INIT_SCRIPT}"] = joined(resource(f"guest/{INIT_SCRIPT}"))
         if kernel is not None:
             members[f"vmcapsule/{PROBE_KERNEL}"] = kernel.read_bytes()
         write_file(target, _archive(members, compressed=True), 0o755)

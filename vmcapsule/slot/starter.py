@@ -57,8 +57,8 @@ class Slot(NamedTuple):
 
 def read_slot(here: Path, environment: Mapping[str, str]) -> Slot:
     """Read what the starter left; ``here`` is the job's scratch folder."""
-    machine = _text(Path(environment.get("_CONDOR_MACHINE_AD") or here / ".machine.ad"))
-    job = _text(Path(environment.get("_CONDOR_JOB_AD") or here / ".job.ad"))
+    machine = ad_text(here, environment, ".machine.ad")
+    job = ad_text(here, environment, ".job.ad")
     return Slot(
         kvm={"true": True, "false": False}.get((_literal(machine, KVM_WORKS) or "").lower()),
         machine=_string(machine, "Machine"),
@@ -67,6 +67,18 @@ def read_slot(here: Path, environment: Mapping[str, str]) -> Slot:
         starts=_count(job, "NumJobStarts"),
         chirp=Path(environment.get("_CONDOR_CHIRP_CONFIG") or here / ".chirp.config"),
     )
+
+
+def ad_text(here: Path, environment: Mapping[str, str], name: str) -> str:
+    """The text of an ad that the starter left, ``.job.ad`` or ``.machine.ad``; "" for none."""
+    variable = {".job.ad": "_CONDOR_JOB_AD", ".machine.ad": "_CONDOR_MACHINE_AD"}[name]
+    return _text(Path(environment.get(variable) or here / name))
+
+
+def number(ad: str, name: str) -> int:
+    """A literal number in an ad, rounded down; 0 where there is none."""
+    text = _literal(ad, name) or ""
+    return int(float(text)) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]*)?", text, re.ASCII) else 0
 
 
 def _text(path: Path) -> str:

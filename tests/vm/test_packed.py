@@ -1,0 +1,110 @@
+"""A job packed where it runs, by the one file of execute points, as a starter starts it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.vm.conftest import TIMEOUT_S
+from vmcapsule.config import Config
+from vmcapsule.slot.program import write_probe
+
+pytestmark = pytest.mark.vm
+PYTHON = "/usr/bin/python3"
+MACHINE_AD = "Cpus = 1\nMemory = 300\nDisk = 100000\n"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the program ended, and where."""
+
+    status: int
+    out: str
+    err: str
+    here: Path
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    sandbox = tmp_path / "dir_1"
+    sandbox.mkdir()
+    (sandbox / ".machine.ad").write_text(MACHINE_AD)
+    (sandbox / ".job.ad").write_text("ClusterId = 7\nProcId = 1\n")
+    return sandbox
+
+
+def run(
+    here: Path,
+    config: Config,
+    script: str,
+    *arguments: str,
+    stdin: str = "",
+    option: str = "--timeout=400",
+    **env: str,
+) -> Ended:
+    program = write_probe_beside(here)
+    (here / "condor_exec.exe").write_text("#!/bin/sh\n" + script)
+    (here / "condor_exec.exe").chmod(0o755)
+    (here / "given").write_text(stdin)
+    with (here / "given").open() as given:
+        done = subprocess.run(
+            [PYTHON, "-I", program, "packed", f"--template={config.template}", option, "--",
+             str(here / "condor_exec.exe"), *arguments],
+            cwd=here, env={"PATH": os.environ["PATH"], **env}, stdin=given,
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+    return Ended(done.returncode, done.stdout, done.stderr, here)
+
+
+def write_probe_beside(here: Path) -> Path:
+    program = here.parent / "vmcapsule-execute.pyz"
+    write_probe(program, None)
+    return program
+
+
+SCRIPT = """\
+pwd
+cat
+printf '%s|' "$@" "$FOO"; echo
+echo error >&2
+rm gone; echo more >>kept; mkdir -p new/deep; echo x >new/deep/file
+ln -s kept link
+exit 7
+"""
+
+
+def test_a_job_finds_and_leaves_its_slot_as_natively(here: Path, config: Config) -> None:
+    (here / "gone").write_text("")
+    (here / "kept").write_text("kept\n")
+    ended = run(here, config, SCRIPT, "one", "two  2", stdin="in\n", FOO="a  'b")
+    assert ended.status == 7, ended.err
+    assert ended.out == f"{here}\nin\none|two  2|a  'b|\n"
+    assert ended.err == "error\n"
+    names = {str(path.relative_to(here)) for path in here.rglob("*")}
+    assert names == {
+        *(".job.ad", ".machine.ad", "condor_exec.exe", "given", "kept", "link"),
+        *("new", "new/deep", "new/deep/file"),
+    }
+    assert (here / "kept").read_text() == "kept\nmore\n"
+    assert not (here / "link").is_symlink()
+    assert (here / ".machine.ad").read_text() == MACHINE_AD
+
+
+def test_it_dies_by_the_jobs_signal(here: Path, config: Config) -> None:
+    ended = run(here, config, "echo said; kill -SEGV $$\n")
+    assert (ended.status, ended.out) == (-11, "said\n"), ended.err
+    assert not (here / ".job_wrapper_failure").exists()
+
+
+def test_a_guest_that_does_not_report_is_no_end_of_the_job(here: Path, config: Config) -> None:
+    ended = run(here, config, "echo said; sleep 600\n", option="--timeout=1")
+    reason = (here / ".job_wrapper_failure").read_text()
+    assert ended.status == 1
+    assert reason.startswith("vmcapsule: the guest did not power off"), ended
+    assert stat.S_ISREG((here / "condor_exec.exe").lstat().st_mode)
+    assert not [path for path in here.iterdir() if path.name.startswith(".vmcapsule-")]
