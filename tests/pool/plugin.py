@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional
 
 from tests.pool.space import Space
-from vmcapsule.cli.snippet import execute_snippet, router_snippet
+from vmcapsule.cli.snippet import execute_snippet, job_wrapper, router_snippet
 from vmcapsule.config import Config, default_cache, load_config, newest_tarball, tarball_version
 from vmcapsule.process import run
 from vmcapsule.slot.program import PROGRAM_HOME, write_probe
@@ -18,6 +18,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 HOME = "/opt/vmcapsule"
 DATA = "/var/lib/vmcapsule"
 SCRATCH = "/var/scratch/vmcapsule"
+#: What stands in for jobs on execute points that are configured so.
+WRAPPER = "/usr/local/libexec/vmcapsule-job-wrapper"
 
 #: Of the checkout; what an installation consists of.
 PARTS = ("vmcapsule", "hooks", "guest", "templates")
@@ -45,6 +47,12 @@ def install(
     lines = [f"VM_CAPSULE_{name} = {value}" for name, value in given.items()]
     config = _config(given)
     return "\n".join([_router(config), *lines, _execute(space, templates, config)])
+
+
+def wrapped() -> str:
+    """What 'vmcapsule config --execute --wrapper' prints beside the rest."""
+    text = (CHECKOUT / "templates/execute-wrapper.config").read_text(encoding="utf-8")
+    return text.replace("${wrapper}", WRAPPER)
 
 
 def left_in(scratch: Path) -> List[str]:
@@ -121,4 +129,8 @@ def _execute(space: Space, templates: Path, config: Config) -> str:
     kernel = load(templates).kernel if templates.is_dir() else None
     space.make_folder(str(PROGRAM_HOME.parent))
     write_probe(space.path(str(PROGRAM_HOME)), kernel)
-    return execute_snippet(config, PROGRAM_HOME)
+    # For whoever configures it: `wrapped`.
+    wrapper = space.path(WRAPPER)
+    wrapper.write_text(job_wrapper(config, PROGRAM_HOME))
+    wrapper.chmod(0o755)
+    return execute_snippet(config, PROGRAM_HOME, None)

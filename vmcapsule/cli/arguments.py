@@ -246,6 +246,13 @@ def _add_hooks(commands: Any) -> None:
         help="with --execute: write the program that probes an execute point to FILE, "
         "which goes to the same place there (without a folder: to /usr/local/libexec)",
     )
+    config.add_argument(
+        "--wrapper",
+        type=Path,
+        metavar="FILE",
+        help="with --execute: write the job wrapper to FILE, by which jobs that ask for it "
+        "run in a machine without a JobRouter",
+    )
 
 
 def _add_capsule(commands: Any) -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Optional
 
 from vmcapsule.classad.ads import Ad, split_many
 from vmcapsule.cli import report
@@ -95,7 +96,7 @@ def config(arguments: argparse.Namespace) -> int:
     """``vmcapsule config``."""
     from vmcapsule.cli.snippet import router_snippet
 
-    if arguments.execute or arguments.program:
+    if arguments.execute or arguments.program or arguments.wrapper:
         return _config_execute(arguments)
     sys.stdout.write(router_snippet(report.configuration()))
     return 0
@@ -103,20 +104,32 @@ def config(arguments: argparse.Namespace) -> int:
 
 def _config_execute(arguments: argparse.Namespace) -> int:
     """``vmcapsule config --execute``: with ``--program`` that is written too."""
-    from vmcapsule.cli.snippet import execute_snippet
+    from vmcapsule.atomic import write_file
+    from vmcapsule.cli.snippet import execute_snippet, job_wrapper
     from vmcapsule.slot.program import PROGRAM_HOME, write_probe
     from vmcapsule.template.template import load
 
     if not arguments.execute:
-        raise UsageError("--program is for '--execute' only", "give both")
+        raise UsageError("--program and --wrapper are for '--execute' only", "give both")
     program: Path = arguments.program or PROGRAM_HOME
     configured = report.configuration()
     if arguments.program:
         write_probe(program, load(configured.template).kernel)
-    # Without a folder it is only put down here, to be copied to the usual place there.
-    home = program if program.is_absolute() else PROGRAM_HOME.parent / program.name
-    sys.stdout.write(execute_snippet(configured, home))
+    home = _home(program)
+    wrapper: Optional[Path] = arguments.wrapper
+    if wrapper:
+        write_file(wrapper, job_wrapper(configured, home).encode(), 0o755)
+        wrapper = _home(wrapper)
+    sys.stdout.write(execute_snippet(configured, home, wrapper))
     return 0
+
+
+def _home(path: Path) -> Path:
+    """Where a file is on execute points.  Without a folder it is only put down here, to be
+    copied to the usual place there."""
+    from vmcapsule.slot.program import PROGRAM_HOME
+
+    return path if path.is_absolute() else PROGRAM_HOME.parent / path.name
 
 
 def gc(arguments: argparse.Namespace) -> int:

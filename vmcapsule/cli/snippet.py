@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import string
 from pathlib import Path
+from typing import Optional
 
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
@@ -50,16 +52,41 @@ def _name(ad_template: Path) -> str:
     return ad_template.stem if is_ours else str(ad_template)
 
 
-def execute_snippet(config: Config, program: Path) -> str:
+def execute_snippet(config: Config, program: Path, wrapper: Optional[Path]) -> str:
     """The snippet for execute points, where the file ``program`` probes the machine.
 
-    With what the VM universe needs there, where the ad template makes jobs of it.
+    With what the VM universe needs there, where the ad template makes jobs of it, and with
+    the job wrapper there, if there is one.
     """
     route = route_of(read_ad_template(_ad_template(config)))
     parts = ["execute", *([f"execute-{route.execute}"] if route.execute else [])]
+    parts += ["execute-wrapper"] if wrapper else []
     text = "".join(resource(f"templates/{name}.config").read_text("utf-8") for name in parts)
-    values = {"program": str(program), "vm_type": route.vm_type}
+    values = {"program": str(program), "vm_type": route.vm_type, "wrapper": str(wrapper)}
     return string.Template(text.replace("$(", "$$(")).substitute(values)
+
+
+class _Shell(string.Template):
+    """A shell script to fill in: '$' is its own."""
+
+    delimiter = "%"
+
+
+def job_wrapper(config: Config, program: Path) -> str:
+    """The text of execute points' USER_JOB_WRAPPER, where the program is ``program``."""
+    options = {
+        "--network": config.network,
+        "--require-kvm": config.require_kvm,
+        f"--timeout={config.timeout_s}": config.timeout_s is not None,
+        f"--memory-overhead-mib={config.memory_overhead_mib}": True,
+    }
+    values = {
+        "program": shlex.quote(str(program)),
+        "template": shlex.quote(str(config.template)),
+        "options": "".join(f" {option}" for option, given in options.items() if given),
+    }
+    text = resource("templates/job-wrapper.sh").read_text(encoding="utf-8")
+    return _Shell(text).substitute(values)
 
 
 def _ad_template(config: Config) -> Path:

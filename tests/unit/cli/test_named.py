@@ -11,6 +11,7 @@ from typing import Iterator
 import pytest
 
 from vmcapsule.cli.arguments import parser
+from vmcapsule.slot.packed import arguments as packed
 
 HOME = Path(__file__).resolve().parents[3]
 #: In quotes, or at the beginning of one of several lines: the words, and what follows them.
@@ -35,7 +36,8 @@ def options(of: argparse.ArgumentParser) -> set[str]:
 
 
 TOP = parser()
-OPTIONS = options(TOP)
+#: Of the command, and of the program that a job wrapper calls.
+OPTIONS = options(TOP) | options(packed.parser())
 
 
 def texts() -> Iterator[tuple[str, str]]:
