@@ -79,11 +79,15 @@ def fail_packed(reason):  # type: ignore[no-untyped-def]
     """Say that the job could not be run here, in the file that HTCondor looks for."""
     reason = "vmcapsule: %s\n" % " ".join(reason.split())[:500]  # noqa: UP031
     sys.stderr.write(reason)
-    with open(FAILURE, "w") as file:  # noqa: PTH123
-        file.write(reason)
     # A starter looks for it as HTCondor's own user, who is kept out of a job's sandbox (seen
     # in 23.9.6).  The job is over, and nothing is listed to anybody.
     os.chmod(".", os.stat(".").st_mode & 0o777 | 0o011)  # noqa: PTH101, PTH116
+    try:
+        with open(FAILURE, "w") as file:  # noqa: PTH123
+            file.write(reason)
+    except OSError as error:
+        # On a full disk, say: that it is there, even empty, is enough for HTCondor.
+        sys.stderr.write("vmcapsule: cannot say so to HTCondor: %s\n" % error)  # noqa: UP031
     return 1
 
 

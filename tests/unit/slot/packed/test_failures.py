@@ -18,7 +18,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[st
     program = tmp_path / "program.pyz"
     write_probe(program, None)
     here = tmp_path / "dir_1"
-    here.mkdir(mode=0o700)
+    here.mkdir(mode=0o700, exist_ok=True)
     done = subprocess.run(
         [PYTHON, "-I", program, "packed", *arguments],
         cwd=here, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
@@ -44,6 +44,17 @@ def test_the_reason_is_where_htcondor_looks_for_it(
     # HTCondor's own user is not the job's, and nobody is to list what is in there.
     assert stat.S_IMODE(here.stat().st_mode) == 0o711
     assert [path.name for path in here.iterdir()] == [FAILURE]
+
+
+def test_a_full_disk_keeps_nothing_from_htcondor_but_the_reason(tmp_path: Path) -> None:
+    """That the file is there is enough for the job to be run again."""
+    here = tmp_path / "dir_1"
+    here.mkdir(mode=0o700)
+    (here / FAILURE).symlink_to("/dev/full")
+    done, _ = run(tmp_path, "--template=/nowhere", "--", "/bin/true")
+    assert done.returncode == 1
+    assert "no folder /nowhere" in done.stderr and "Traceback" not in done.stderr
+    assert stat.S_IMODE(here.stat().st_mode) == 0o711
 
 
 def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
