@@ -79,11 +79,6 @@ def killed_job(pool: Pool) -> JobId:
     return submit(pool, "wr-killed", "echo begun; kill -9 $$")
 
 
-@pytest.fixture(scope="module")
-def lost_job(pool: Pool) -> JobId:
-    return submit(pool, "wr-lost", "sleep 20; echo ended")
-
-
 @pytest.mark.usefixtures("all_submitted")
 def test_what_htcondor_does_around_a_job_it_does_around_the_machine(
     pool: Pool, rich_job: JobId
@@ -108,7 +103,10 @@ def test_death_by_signal_is_the_jobs(pool: Pool, killed_job: JobId) -> None:
     assert pool.read("/home/alice/wr-killed/out") == "begun\n"
 
 
-def test_a_machine_that_is_lost_is_no_end_of_the_job(pool: Pool, lost_job: JobId) -> None:
+def test_a_machine_that_is_lost_is_no_end_of_the_job(pool: Pool) -> None:
+    # Not submitted with the others: it would have ended before its machine is looked for.
+    lost_job = submit(pool, "wr-lost", "sleep 20; echo ended")
+
     def is_running() -> bool:
         return any(ad.integer("JobStatus") == RUNNING for ad in pool.queue(lost_job))
 

@@ -158,9 +158,11 @@ def test_it_is_never_converted(
 
 
 def test_one_over_another_disk_is_refused(delta: Path, base: Path, tmp_path: Path) -> None:
-    content_id = read_vmdk(base).content_id
-    change(delta, f"parentCID={content_id}".encode(), b"parentCID=12345678")
-    with pytest.raises(DiskError, match="of another disk: its parentCID is '12345678'"):
+    content_id = int(read_vmdk(base).content_id, 16)
+    other = content_id ^ 1
+    # QEMU writes neither with leading zeros.
+    change(delta, f"parentCID={content_id:x}\n".encode(), f"parentCID={other:x}\n".encode())
+    with pytest.raises(DiskError, match=f"of another disk: its parentCID is '{other:08x}'"):
         as_we_read(delta, base)
 
 
