@@ -90,7 +90,8 @@ class Direct:
             open_streams(job)
 
         start_s = time.monotonic()
-        environment = {"HOME": login.pw_dir}  # as HTCondor 25 has it
+        # As HTCondor 25 has it; in its slot a job was given all that it is to have.
+        environment = {} if job.get("sandbox") else {"HOME": login.pw_dir}
         for name, value in job["environment"].items():
             environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
         pid = spawn([program] + job["arguments"], setup, environment)
@@ -104,8 +105,7 @@ class Direct:
             report["core_dumped"] = os.WCOREDUMP(status)
         else:
             report["exit_code"] = os.WEXITSTATUS(status)
-        # The starter around a machine names a core file itself.
-        if report["core_dumped"] and not job.get("all_changes"):
+        if report["core_dumped"]:
             keep_core(sandbox, pid, ad)
         return before
 

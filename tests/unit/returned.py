@@ -11,12 +11,13 @@ from vmcapsule import contract, process
 from vmcapsule.capsule import naming, states
 from vmcapsule.capsule.record import Capsule, save_capsule, save_source_ad
 from vmcapsule.capsule.states import State
-from vmcapsule.classad.ads import parse_ad
+from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.disk.disk import Disk
 from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.job.source import SourceJob, read_job
+from vmcapsule.router.translate import Routed
 from vmcapsule.transfer.entries import Entry, Stretch
 from vmcapsule.transfer.index import dump_index
 
@@ -153,3 +154,9 @@ def small_template(folder: Path) -> dict[str, str]:
         "VM_CAPSULE_CACHE_DIR": str(folder / "cache"),
         "VM_CAPSULE_CONDOR_TARBALL": str(folder / "condor-1.0.tar"),
     }
+
+
+def with_capsule(done: Routed) -> tuple[Ad, Capsule]:
+    """A routed ad and its capsule, of a kind that has one."""
+    assert done.capsule is not None
+    return done.ad, done.capsule

@@ -31,6 +31,8 @@ class Starter:
 
     def __init__(self, answer: Callable[[str], bytes] = lambda line: b"0\n") -> None:
         self.attributes: dict[str, object] = {}
+        #: What is in the queue as soon as the answer is there.
+        self.at_once: dict[str, object] = {}
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -46,6 +48,8 @@ class Starter:
                 said = words(line)
                 if said[0] == "set_job_attr_delayed":
                     self.attributes[said[1]] = classad2.ExprTree(said[2]).eval()
+                if said[0] == "set_job_attr":
+                    self.at_once[said[1]] = classad2.ExprTree(said[2]).eval()
                 if not self._answer(line):
                     return
                 link.sendall(self._answer(line))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def run(
         done = subprocess.run(
             [PYTHON, "-I", program, "packed", f"--template={config.template}", option, "--",
              str(here / "condor_exec.exe"), *arguments],
-            cwd=here, env={"PATH": os.environ["PATH"], **env}, stdin=given,
+            cwd=here, env={"PATH": "/nowhere", **env}, stdin=given,
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr, here)
@@ -68,6 +67,8 @@ def write_probe_beside(here: Path) -> Path:
 
 
 SCRIPT = """\
+echo "$PATH $LC_CTYPE"
+PATH=/usr/bin:/bin
 pwd
 cat
 printf '%s|' "$@" "$FOO"; echo
@@ -83,7 +84,8 @@ def test_a_job_finds_and_leaves_its_slot_as_natively(here: Path, config: Config)
     (here / "kept").write_text("kept\n")
     ended = run(here, config, SCRIPT, "one", "two  2", stdin="in\n", FOO="a  'b")
     assert ended.status == 7, ended.err
-    assert ended.out == f"{here}\nin\none|two  2|a  'b|\n"
+    # It is the job's own, and neither Python's nor what QEMU was looked for with.
+    assert ended.out == f"/nowhere \n{here}\nin\none|two  2|a  'b|\n"
     assert ended.err == "error\n"
     names = {str(path.relative_to(here)) for path in here.rglob("*")}
     assert names == {

@@ -27,7 +27,6 @@ from vmcapsule.router import event_log
 
 def translate(arguments: object) -> int:
     """``vmcapsule translate``: one routed ad on standard output, written last."""
-    from vmcapsule.capsule import making
     from vmcapsule.router.translate import held_ad
     from vmcapsule.router.translate import translate as work
 
@@ -35,7 +34,7 @@ def translate(arguments: object) -> int:
     config: Optional[Config] = None
     try:
         config = report.configuration()
-        ad, made = work(text, config)
+        done = work(text, config)
     except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)
         above, below = lenient.frame(text)
@@ -46,12 +45,17 @@ def translate(arguments: object) -> int:
         _complain(failure)
         _print(held)
         return 0
-    _log(config, event_log.TRANSLATE, made.job_id or "?", f"translated into {made.folder}")
+    folder = done.capsule.folder if done.capsule else None
+    event = f"translated into {folder}" if folder else "translated"
+    _log(config, event_log.TRANSLATE, done.job_id, event)
     try:
-        _print(ad)
+        _print(done.ad)
     except BaseException:
         # Nobody got the ad, so nobody will ever ask for the capsule.
-        making.remove(made.folder)
+        if folder:
+            from vmcapsule.capsule import making
+
+            making.remove(folder)
         raise
     return 0
 
@@ -65,7 +69,7 @@ def finalize(arguments: object) -> int:
     config = _configuration()
     try:
         ad, job_exit = work(text)
-        how = report.describe_exit(job_exit) if job_exit else "was delivered before"
+        how = report.describe_exit(job_exit) if job_exit else "by HTCondor, or before"
         event = f"delivered: {how}"
     except Exception as error:  # noqa: BLE001 - see the module's text
         failure = _failure(error)

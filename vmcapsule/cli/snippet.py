@@ -62,7 +62,12 @@ def execute_snippet(config: Config, program: Path, wrapper: Optional[Path]) -> s
     parts = ["execute", *([f"execute-{route.execute}"] if route.execute else [])]
     parts += ["execute-wrapper"] if wrapper else []
     text = "".join(resource(f"templates/{name}.config").read_text("utf-8") for name in parts)
-    values = {"program": str(program), "vm_type": route.vm_type, "wrapper": str(wrapper)}
+    values = {
+        "program": str(program),
+        "template": str(config.template),
+        "vm_type": route.vm_type,
+        "wrapper": str(wrapper),
+    }
     return string.Template(text.replace("$(", "$$(")).substitute(values)
 
 

@@ -105,6 +105,33 @@ _OF_LIFE = (
     *("machineattr", "match_", "num", "remote", "total"),
 )
 
+#: Of HTCondor's own: what a submit file, or condor_submit, says of how a job is to be run.
+_SUBMITTED_TEXT = """
+    appendfiles args arguments bufferblocksize bufferfiles buffersize cmd compressfiles
+    coresize datareusemanifestsha256 deferraloffset deferralwindow
+    delegatejobgsicredentialslifetime diskusage dontencryptinputfiles
+    dontencryptoutputfiles env envdelim environment eraseoutputanderroronrestart err
+    executablesize failurefiles fetchfiles fileremaps holdkillsig imagesize in iwd
+    jobadinformationattrs jobcorefilename jobmachineattrs jobmachineattrshistorylength
+    jobmaxretries jobmaxvacatetime jobrequiressandbox jobsuccessexitcode keepclaimidle
+    killsig killsigtimeout loadprofile localfiles maxhosts maxtransferinputmb
+    maxtransferoutputmb minhosts mountunderscratch mytype ntdomain out outputdestination
+    preserverelativeexecutable preserverelativepaths publicinputfiles rank remoteiwd
+    removekillsig renice requiregpus requirements scheddinterval shouldtransferfiles stacksize
+    startdsendsalives targettype wantcheckpoint wantremoteio wantremotesyscalls wantsuspend
+    whentotransferoutput
+"""
+_SUBMITTED = frozenset(_SUBMITTED_TEXT.split())
+_SUBMITTED_PREFIXES = ("onexit", "request", "stream", "transfer")
+_OF_A_TRANSFER = ("transferin", "transferout", "transferqueued", "transferring")
+_TRANSFER_TEXT = """
+    transferin transferinput transferinputremaps transferinputsizemb transferout
+    transferoutput transferoutputremaps
+"""
+_TRANSFER = frozenset(_TRANSFER_TEXT.split())
+#: In a routed ad: before the name of what its source has otherwise, and may still be asked for.
+SOURCE_PREFIX = "VmCapsuleSource_"
+
 
 def belongs_to_source(name: str) -> bool:
     """Is this attribute HTCondor's own (True), or a custom one of the user's (False)?"""
@@ -115,6 +142,14 @@ def belongs_to_source(name: str) -> bool:
 def is_accounting(name: str) -> bool:
     """Is this one of HTCondor's own that says for whom a job runs, and how it counts?"""
     return name.lower() in _ACCOUNTING
+
+
+def is_submitted(name: str) -> bool:
+    """Is this one of HTCondor's own that says how the job is to be run?"""
+    lower = name.lower()
+    if lower.startswith(_OF_A_TRANSFER):
+        return lower in _TRANSFER
+    return lower in _SUBMITTED or lower.startswith(_SUBMITTED_PREFIXES)
 
 
 def is_of_life(name: str) -> bool:

@@ -1,5 +1,7 @@
 """What a job may ask for that a capsule cannot honour: one table, read from the top.
 
+Where HTCondor's own file transfer and starter work for the job, a part of it holds.
+
 Each row is `Refusal`: attributes, when one of them matters, why, and the remedy.  A job
 is refused rather than run wrongly; what is in no row is honoured, or does not matter.
 The attributes are those of ``condor_utils/submit_utils.cpp`` and of the starter.
@@ -8,7 +10,7 @@ The attributes are those of ``condor_utils/submit_utils.cpp`` and of the starter
 from __future__ import annotations
 
 import re
-from typing import Callable, Iterator
+from typing import Callable, Iterable, Iterator
 
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import JobRefused
@@ -36,7 +38,16 @@ class Refusal(NamedTuple):
 
 def refuse(ad: Ad) -> None:
     """Raise `JobRefused`, naming the attribute, for the first row that applies."""
-    for row in (*TABLE, *_custom_resources(ad)):
+    _refuse(ad, (*TABLE, *_custom_resources(ad)))
+
+
+def refuse_in_slot(ad: Ad) -> None:
+    """The same for a job that is packed in its slot."""
+    _refuse(ad, (row for row in TABLE if row.attributes[0] in IN_SLOT))
+
+
+def _refuse(ad: Ad, rows: Iterable[Refusal]) -> None:
+    for row in rows:
         for name in row.attributes:
             if row.applies(ad, name):
                 raise JobRefused(f"{ad.shown(name)}: {row.why}", row.remedy)
@@ -305,9 +316,15 @@ TABLE: tuple[Refusal, ...] = (
         _NO_CHECKPOINT,
     ),
     Refusal(
-        ("SuccessCheckpointExitBySignal", "WantFTOnCheckpoint", "WantCheckpointSignal"),
+        ("SuccessCheckpointExitBySignal", "WantFTOnCheckpoint"),
         _is_true,
         "checkpoints of the job's own are not carried out of the guest",
+        _NO_CHECKPOINT,
+    ),
+    Refusal(
+        ("WantCheckpointSignal",),
+        _is_true,
+        "no signal reaches the job in its guest",
         _NO_CHECKPOINT,
     ),
     Refusal(
@@ -401,3 +418,12 @@ TABLE: tuple[Refusal, ...] = (
     Refusal(("WantParallelScheduling",), _is_true, "a capsule is one machine", _NOT_ROUTED),
     Refusal(("MaxHosts",), _asks_for_many, "a capsule is one machine", _NOT_ROUTED),
 )
+
+_IN_SLOT_TEXT = """
+    JobUniverse WantDocker ContainerImage ShouldTransferFiles WhenToTransferOutput RequestGPUs
+    x509userproxy SendCredential WantIOProxy WantCheckpointSignal InteractiveJob PreCmd
+    RequestedChroot RemoteIwd SuspendJobAtExec PreserveRelativeExecutable
+    WantExecutionVisaFromStarter PrimaryUnixGroup WantParallelScheduling MaxHosts
+"""
+#: The first attributes of the rows that hold for jobs that are packed in their slots.
+IN_SLOT = frozenset(_IN_SLOT_TEXT.split())

@@ -81,18 +81,26 @@ class SourceJob(NamedTuple):
         """Those that say who pays for the job, and how much of what it may use."""
         return tuple(item for item in self.attributes if is_accounting(item[0]))
 
+    def expr(self, name: str) -> Optional[str]:
+        """The text of an attribute, for another ad; None where there is none."""
+        return Ad(self.attributes).expr(name)
+
+    def text(self, name: str) -> Optional[str]:
+        """The string that an attribute is, for another ad; None where there is none."""
+        return Ad(self.attributes).string(name)
+
     def long_form(self) -> str:
         """The ad as text, of which `read_job` makes this job again."""
         return Ad(self.attributes).long_form()
 
 
-def read_job(ad: Ad) -> SourceJob:
-    """Read a source ad.
+def read_job(ad: Ad, check: Callable[[Ad], None] = refuse) -> SourceJob:
+    """Read a source ad; ``check`` refuses what is not to be had for its job.
 
     Raises `JobRefused` for what a capsule cannot honour and `AdError` for an ad that
     lacks what every job has, or has it in a form that HTCondor would not take either.
     """
-    refuse(ad)
+    check(ad)
     transfer_executable = ad.boolean("TransferExecutable")
     return SourceJob(
         job_id=id_of(ad),

@@ -18,6 +18,8 @@ from vmcapsule.errors import AdError, OutputMissing, VmCapsuleError, one_line
 from vmcapsule.files import open_regular, read_regular
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.job.source import id_of
+from vmcapsule.router.route import IN_SLOT
+from vmcapsule.slot import starter
 
 #: In the source ad: its outputs arrived, whatever becomes of the capsule.
 _DELIVERED = "VmCapsuleDelivered"
@@ -41,6 +43,8 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
     Then nothing is written again; where even the capsule is gone, the source ad has it all.
     """
     source, routed = split_finalize(text)
+    if routed.boolean(IN_SLOT):
+        return measured(routed), None
     folder = routed.string("VmCapsuleDir")
     if folder is None:
         raise AdError(
@@ -68,6 +72,29 @@ def finalize(text: str) -> tuple[Ad, Optional[JobExit]]:
         names = _outputs(made, source)
         more = {_OUTPUTS: names, _SPOOLED: names, _ISOLATION: _isolation(made)}
     return exit_attributes(job_exit).with_(more), job_exit
+
+
+def measured(routed: Ad) -> Ad:
+    """What the guest of a job that was packed in its slot measured: HTCondor did the rest.
+
+    How the job ended is the routed job's, which the JobRouter copies.
+    """
+    lines = [
+        f"{name} = {text}"
+        for name, text in (
+            ("RemoteUserCpu", routed.expr(starter.USED_USER_CPU)),
+            ("RemoteSysCpu", routed.expr(starter.USED_SYSTEM_CPU)),
+            ("ResidentSetSize", routed.expr(starter.USED_RESIDENT_KIB)),
+            ("ImageSize", routed.expr(starter.USED_IMAGE_KIB)),
+            ("DiskUsage", routed.expr(starter.USED_DISK_KIB)),
+            ("SpooledOutputFiles", routed.expr(_SPOOLED)),
+        )
+        if text is not None
+    ]
+    dumped = routed.expr(starter.CORE_DUMPED)
+    if dumped is not None and routed.boolean("ExitBySignal"):
+        lines.append(f"JobCoreDumped = {str(dumped == '1').lower()}")
+    return parse_ad("\n".join(lines))
 
 
 def _outputs(made: Capsule, source: Ad) -> str:

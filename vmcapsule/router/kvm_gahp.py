@@ -14,7 +14,7 @@ from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router import qemu, slot_jobs, vm_jobs
-from vmcapsule.router.route import CapsuleFacts, Route
+from vmcapsule.router.route import OWN_GAHP, CapsuleFacts, Route
 from vmcapsule.slot.starter import HYPERVISOR
 from vmcapsule.template.template import Template
 
@@ -49,5 +49,5 @@ ROUTE = Route(
     attributes=_attributes,
     request_disk_kib=slot_jobs.request_disk_kib,
     execute="gahp",
-    own_gahp=True,
+    mark=OWN_GAHP,
 )

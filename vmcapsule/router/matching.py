@@ -8,13 +8,10 @@ from typing import Optional
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.classad.carry import carried
 from vmcapsule.classad.text import has_alternative
-from vmcapsule.job.attributes import is_accounting, is_of_life
+from vmcapsule.job.attributes import SOURCE_PREFIX, is_accounting, is_of_life
 from vmcapsule.job.source import SourceJob
 from vmcapsule.job.text import split_list
 
-#: Under these names goes along what the source's own expressions say of the source: its
-#: number, its requests.
-_PREFIX = "VmCapsuleSource_"
 #: What no machine ever meets, alone or first of all.
 _NEVER = r"(?ai)\A([\s(]*)\(\s*(?:false|0)\s*\)\s*&&\s*|\A\s*\(?\s*(?:false|0)\s*\)?\s*\Z"
 
@@ -26,18 +23,22 @@ def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value
     ``requirements`` are the capsule's where the ad template has none.
     """
     capsules = template.expr("Requirements") or requirements
-    own = {"Requirements": _beyond_never(job.policy.requirements), "Rank": job.policy.rank}
+    # What its own expressions say of the source, its number and its requests, goes along.
+    own = {"Requirements": beyond_never(job.policy.requirements), "Rank": job.policy.rank}
     found = carried(
-        job.attributes, {name: text for name, text in own.items() if text}, _PREFIX, _stays
+        job.attributes,
+        {name: text for name, text in own.items() if text},
+        SOURCE_PREFIX,
+        _stays,
     )
     if capsules and "Requirements" in found:
         found["Requirements"] = f"({capsules}) && ({found['Requirements']})"
     elif capsules:
         found["Requirements"] = capsules
-    return {**found, **_machine_attrs(job, template)}
+    return {**found, **machine_attrs(job, template)}
 
 
-def _beyond_never(requirements: Optional[str]) -> Optional[str]:
+def beyond_never(requirements: Optional[str]) -> Optional[str]:
     """What is required beside ``requirements = false`` of a submit file.
 
     By that a user says that the job is to be routed, and never to be run as it is.
@@ -59,7 +60,7 @@ def _stays(name: str) -> bool:
     return is_accounting(name) or is_of_life(name)
 
 
-def _machine_attrs(job: SourceJob, template: Ad) -> dict[str, Value]:
+def machine_attrs(job: SourceJob, template: Ad) -> dict[str, Value]:
     """What is noted of the last machines, so that expressions can avoid them: of both."""
     if not job.policy.machine_attrs:
         return {}

@@ -7,15 +7,18 @@ knows them all, `routed_ad` makes what their ads have in common.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Mapping, Optional, Sequence
 
-from vmcapsule.capsule.packing import Plan
-from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
+from vmcapsule.config import Config
 from vmcapsule.errors import AdError
 from vmcapsule.job.source import SourceJob
 from vmcapsule.named import NamedTuple
-from vmcapsule.template.template import Template
+
+if TYPE_CHECKING:
+    from vmcapsule.capsule.packing import Plan
+    from vmcapsule.capsule.record import Capsule
+    from vmcapsule.template.template import Template
 
 #: How long a hold is left to the UPDATE_JOB_INFO hook, which gives it its own code.
 HELD_WITHOUT_UPDATE_S = 120
@@ -25,6 +28,10 @@ HELD_WITHOUT_UPDATE_S = 120
 REMOVED_WHEN_HELD = (
     "JobStatus == 5 && (VmCapsuleHoldSeen =?= true || time() - EnteredCurrentStatus > 600)"
 )
+#: What an ad template says beside its universe: our vm-gahp runs its jobs, see `Route.mark`;
+#: they are packed in their slots, see `InSlot`.
+OWN_GAHP = "VmCapsuleGahp"
+IN_SLOT = "VmCapsuleInSlot"
 
 
 class CapsuleFacts(NamedTuple):
@@ -88,20 +95,30 @@ class Route(NamedTuple):
     request_disk_kib: Callable[[SourceJob, CapsuleFacts], int]
     #: Which configuration execute points need beside the probe's, of ``templates/execute-*``.
     execute: str = ""
-    #: Does our vm-gahp run it, though HTCondor has one for its type?  So the ad template's
-    #: `OWN_GAHP` says.
-    own_gahp: bool = False
+    #: What the ad template says of it as well: `OWN_GAHP` where our vm-gahp runs it, though
+    #: HTCondor has one for its type.
+    mark: str = ""
 
 
-#: Of an ad template: see `Route.own_gahp`.
-OWN_GAHP = "VmCapsuleGahp"
+class InSlot(NamedTuple):
+    """A kind of routed job of which no capsule is made before it is in its slot.
+
+    ``routed_ad`` is given the source, the ad template and the configuration.
+    """
+
+    universe: int
+    vm_type: str
+    universe_name: str
+    routed_ad: Callable[[SourceJob, Ad, Config], Ad]
+    execute: str = ""
+    mark: str = IN_SLOT
 
 
-def kind(universe: int, vm_type: str, own_gahp: bool) -> str:
+def kind(universe: int, vm_type: str, mark: str) -> str:
     """What an ad template says of the kind of job that it makes, in words."""
     words = [f"JobUniverse = {universe}"]
     words += [f"JobVMType = {vm_type}"] if vm_type else []
-    return ", ".join([*words, f"{OWN_GAHP} = true"] if own_gahp else words)
+    return ", ".join([*words, f"{mark} = true"] if mark else words)
 
 
 def size_kib(data_kib: int, shared: Sequence[Path]) -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Union, cast
 
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.errors import AdError, ConfigError
-from vmcapsule.router.route import OWN_GAHP, Route, kind
+from vmcapsule.router.route import IN_SLOT, OWN_GAHP, InSlot, Route, kind
 
-#: By JobUniverse, JobVMType and `OWN_GAHP` of an ad template the module whose ROUTE it makes.
+#: By JobUniverse, JobVMType and mark of an ad template the module whose ROUTE it makes.
 #: Another kind of routed job is another line here.  A hook imports the one that it needs.
 MODULES = {
-    (5, "", False): "qemu",
-    (13, "vmware", False): "vmware",
-    (13, "kvm", False): "kvm",
-    (13, "kvm", True): "kvm_gahp",
+    (5, "", ""): "qemu",
+    (5, "", IN_SLOT): "slot",
+    (13, "vmware", ""): "vmware",
+    (13, "kvm", ""): "kvm",
+    (13, "kvm", OWN_GAHP): "kvm_gahp",
 }
 _KNOB = "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE"
 
@@ -36,14 +37,14 @@ def read_ad_template(path: Path) -> Ad:
         ) from error
 
 
-def route_of(template: Ad) -> Route:
-    """What an ad template makes, told by its own JobUniverse, JobVMType and `OWN_GAHP`.
+def route_of(template: Ad) -> Union[Route, InSlot]:
+    """What an ad template makes, told by its own JobUniverse, JobVMType and mark.
 
     Raises `ConfigError` for a kind that is not known.
     """
     try:
         universe, vm_type = template.integer("JobUniverse"), template.string("JobVMType") or ""
-        own_gahp = template.boolean(OWN_GAHP) is True
+        marks = [name for name in (OWN_GAHP, IN_SLOT) if template.boolean(name) is True]
     except AdError as error:
         raise ConfigError(
             f"{_KNOB}: {error.message}", f"correct the ad that {_KNOB} names"
@@ -52,17 +53,19 @@ def route_of(template: Ad) -> Route:
         raise ConfigError(
             f"{_KNOB}: the ad has no JobUniverse", "make it with 'condor_submit -dump'"
         )
-    module = MODULES.get((universe, vm_type.lower(), own_gahp))
+    mark = " ".join(marks)
+    module = MODULES.get((universe, vm_type.lower(), mark))
     if module is not None:
-        return cast(Route, import_module(f"vmcapsule.router.{module}").ROUTE)
+        made = import_module(f"vmcapsule.router.{module}").ROUTE
+        return cast("Union[Route, InSlot]", made)
     known = "; or ".join(kind(*one) for one in MODULES)
     raise ConfigError(
-        f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type, own_gahp)}",
+        f"{_KNOB}: no capsule can be made for an ad with {kind(universe, vm_type, mark)}",
         f"use one with {known}",
     )
 
 
-def check_fits(route: Route, file: Path, asked: Ad) -> None:
+def check_fits(route: Union[Route, InSlot], file: Path, asked: Ad) -> None:
     """Raise `ConfigError` where the JobRouter makes another kind of job of what we print.
 
     It puts its own route's universe, of which ``asked`` tells, in place of the one that the

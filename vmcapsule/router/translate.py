@@ -1,12 +1,10 @@
-"""The TRANSLATE_JOB hook: a source ad in, a capsule on disk, the routed job's ad out."""
+"""The TRANSLATE_JOB hook: a source ad in, the routed job's ad out, its capsule on disk."""
 
 from __future__ import annotations
 
-from typing import Optional
+from functools import partial
+from typing import TYPE_CHECKING, Optional
 
-from vmcapsule.capsule import making, naming, scratch, states
-from vmcapsule.capsule.packing import pack, plan
-from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad import lenient
 from vmcapsule.classad.ads import Ad, Value, parse_ad, quote, split_translate
 from vmcapsule.config import Config
@@ -17,61 +15,57 @@ from vmcapsule.errors import (
     one_line,
 )
 from vmcapsule.job.policy import read_logs
+from vmcapsule.job.refusals import refuse, refuse_in_slot
 from vmcapsule.job.source import id_of, read_job
+from vmcapsule.named import NamedTuple
 from vmcapsule.resources import resource
-from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD
-from vmcapsule.router.routed_ad import routed_ad, sizes
+from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD, InSlot
 from vmcapsule.router.routes import check_fits, read_ad_template, route_of
 from vmcapsule.router.user_log import told_logs
-from vmcapsule.template.tarball import tarball_of
-from vmcapsule.template.template import load
+
+if TYPE_CHECKING:
+    from vmcapsule.capsule.record import Capsule
 
 #: A held routed ad is to fit into what the JobRouter reads by default, whatever the job is.
 _REASON_CHARS_MAX = 500
 _PATH_BYTES_MAX = 1024
 
 
-def translate(text: str, config: Config) -> tuple[Ad, Capsule]:
-    """Make the capsule for the job ad in ``text`` and return the routed ad with it.
+class Routed(NamedTuple):
+    """A routed job's ad, its source's id, and the capsule that was made for it, if one was."""
+
+    ad: Ad
+    job_id: str
+    capsule: Optional[Capsule]
+
+
+def translate(text: str, config: Config) -> Routed:
+    """Make the routed ad for the job ad in ``text``, and where its kind has one the capsule.
 
     ``text`` is what the JobRouter sends (route, ``------``, ad), a plain job ad or the
     output of ``condor_q -long``.  Nothing is left behind when it fails.
     """
     asked, source = split_translate(text)
-    job = read_job(source)
-    if asked is not None:
-        # The router sends a job that has no run; a person may try one that is running.
-        scratch.clear(config.scratch_dir_prefix, job.job_id, job.global_job_id)
     file = config.ad_template_of(asked.string("Name") if asked is not None else None)
     ad_template = read_ad_template(file)
     # The ad template's own universe says what is made: nothing is packed before it is known.
     route = route_of(ad_template)
+    job = read_job(source, refuse_in_slot if isinstance(route, InSlot) else refuse)
     if asked is not None:
         check_fits(route, file, asked)
-    template = load(config.template)
-    planned = plan(job, template, config, tarball_of(config), naming.ROUTED)
-    facts = route.facts(planned.capsule, template, _largest_kib(planned.capsule))
-    ad = routed_ad(job, route, ad_template, facts)
-    if asked is not None:
-        _check_length(ad, config.pipe_buffer_max_bytes)
-    made = pack(planned, route.finish, travels=True)
-    try:
-        if asked is None:
-            # Made by hand: no queue knows of it, and whoever made it removes it.
-            states.keep(made.folder)
-        facts = route.facts(made, template, made.data_disk.stat().st_size // 1024)
-        return ad.with_(sizes(job, route, facts)), made
-    except BaseException:
-        making.remove(made.folder)
-        raise
+    check = partial(_check_length, limit_bytes=config.pipe_buffer_max_bytes)
+    if isinstance(route, InSlot):
+        ad = route.routed_ad(job, ad_template, config)
+        if asked is not None:
+            check(ad)
+        return Routed(ad, job.job_id, None)
+    from vmcapsule.router import by_capsule  # a third of what the hook imports
 
-
-def _largest_kib(planned: Capsule) -> int:
-    """What the data disk of a capsule takes up at most, before it is known.
-
-    A sparse disk has a table beside what is in it.
-    """
-    return (planned.data_bytes + planned.data_bytes // 1024 + (1 << 20)) // 1024
+    if asked is None:
+        ad, made = by_capsule.by_hand(job, route, ad_template, config)
+    else:
+        ad, made = by_capsule.for_router(job, route, ad_template, config, check)
+    return Routed(ad, job.job_id, made)
 
 
 def _check_length(ad: Ad, limit_bytes: int) -> None:

@@ -2,8 +2,10 @@
 
 Chirp's *delayed updates* need nothing asked for by the job: the starter keeps them and
 sends them to the shadow with its next report, the job's exit at the latest, where they
-are in the job's ad before ``OnExitHold`` and ``OnExitRemove`` are evaluated.  Lines of
-text over a local connection; the file ``.chirp.config`` says where, and holds a cookie
+are in the job's ad before ``OnExitHold`` and ``OnExitRemove`` are evaluated.  Others need
+``WantIOProxy`` in the job's ad, and are in the queue when the starter has answered: so that
+they are there, too, when no end of the job's is reported.  Lines of text over a local
+connection; the file ``.chirp.config`` says where, and holds a cookie
 (``condor_starter.V6.1/io_proxy_handler.cpp``).
 """
 
@@ -21,12 +23,13 @@ from vmcapsule.errors import ToolError
 TIMEOUT_S = 60.0
 #: A line may have 1,024 bytes, the expression in it 993; blanks count twice in the line.
 TEXT_CHARS_MAX = 450
+Value = Union[int, float, str]
 _CONTACT = re.compile(r"\[?([0-9A-Fa-f:.]+)\]? ([0-9]{1,5}) ([!-~]+)\s*\Z")
 _CONTACT_BYTES_MAX = 1024
 _ANSWER_BYTES_MAX = 64
 
 
-def set_delayed(changes: Mapping[str, Union[int, str]], contact: Path) -> None:
+def set_delayed(changes: Mapping[str, Value], contact: Path) -> None:
     """Have the job's ad get ``changes`` with the starter's next report.
 
     Names must begin with ``Chirp``.  A text is cut to `TEXT_CHARS_MAX` characters; what is
@@ -34,12 +37,21 @@ def set_delayed(changes: Mapping[str, Union[int, str]], contact: Path) -> None:
     the file ``.chirp.config``.  Raises `ToolError` where the starter does not take them,
     as where an administrator has switched chirp off.
     """
+    _tell("set_job_attr_delayed", changes, contact)
+
+
+def set_now(changes: Mapping[str, Value], contact: Path) -> None:
+    """Have the job's ad get ``changes`` at once; the rest is as with `set_delayed`."""
+    _tell("set_job_attr", changes, contact)
+
+
+def _tell(request: str, changes: Mapping[str, Value], contact: Path) -> None:
     host, port, cookie = _read_contact(contact)
     try:
         with socket.create_connection((host, port), timeout=TIMEOUT_S) as link:
             _say(link, f"cookie {cookie}")
             for name, value in changes.items():
-                _say(link, update_line(name, value))
+                _say(link, update_line(request, name, value))
     except OSError as error:
         raise ToolError(f"HTCondor's starter does not answer: {error}") from error
 
@@ -56,15 +68,15 @@ def _read_contact(contact: Path) -> tuple[str, int, str]:
     return match.group(1), int(match.group(2)), match.group(3)
 
 
-def update_line(name: str, value: Union[int, str]) -> str:
+def update_line(request: str, name: str, value: Value) -> str:
     """The request that sets one attribute: a ClassAd literal as one word of the protocol."""
-    word = str(value)
+    word = f"{value:.6f}" if isinstance(value, float) else str(value)
     if isinstance(value, str):
         plain = value.translate({ord('"'): "'", ord("\\"): "/"})[:TEXT_CHARS_MAX]
         safe = "".join(char if " " <= char <= "~" else "?" for char in plain)
         # A backslash keeps what follows, a blank too, in the word.
         word = '"' + safe.replace(" ", "\\ ") + '"'
-    return f"set_job_attr_delayed {name} {word}"
+    return f"{request} {name} {word}"
 
 
 def _say(link: socket.socket, line: str) -> None:

@@ -12,6 +12,8 @@ LIBVIRT_XML = "libvirt-xml"
 MACHINE = "machine"
 #: As which a job wrapper calls it, in the place of a job.
 PACKED = "packed"
+#: As which a routed job is started, in the place of its source.
+ROUTED = "routed"
 #: HTCondor's JOB_WRAPPER_FAILURE_FILE: what is in there is why a job could not be run.
 FAILURE = ".job_wrapper_failure"
 _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
@@ -20,19 +22,19 @@ _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 def begin():  # type: ignore[no-untyped-def]
     """Do what the arguments say; return the exit status."""
     arguments = sys.argv[1:]
-    probing = arguments == ["probe"]
+    probing = arguments[:1] == ["probe"]
     if sys.version_info < (3, 9):  # noqa: UP036
         return too_old(probing)  # type: ignore[no-untyped-call]
     if probing:
         from vmcapsule.slot import probe
 
-        return probe.main()
+        return probe.main(arguments[1:])
     if "-M" in arguments:
         from vmcapsule.slot.gahp import modes
 
         return modes.main(arguments, sys.argv[0])
-    if arguments[:1] == [PACKED]:
-        return run_packed(arguments[1:])  # type: ignore[no-untyped-call]
+    if arguments[:1] in ([PACKED], [ROUTED]):
+        return run_packed(arguments)  # type: ignore[no-untyped-call]
     if arguments[:1] == [LIBVIRT_XML]:
         from vmcapsule.slot.libvirt import script
 
@@ -62,9 +64,10 @@ def run_packed(arguments):  # type: ignore[no-untyped-def]
     takes that for a failure of the execute point, and the job is run again.
     """
     try:
-        from vmcapsule.slot.packed import arguments as packed
+        from vmcapsule.slot.packed import arguments as stand_in
 
-        return packed.main(arguments)
+        run = stand_in.packed if arguments[0] == PACKED else stand_in.of_route
+        return run(arguments[1:])
     except Exception as error:
         reason = getattr(error, "message", None)
         if reason is None:
@@ -101,7 +104,7 @@ def too_old(probing):  # type: ignore[no-untyped-def]
     if probing:
         print('HasVMCapsule = false\nVMCapsuleReason = "%s"' % reason)  # noqa: UP031
         return 0
-    if sys.argv[1:2] == [PACKED]:
+    if sys.argv[1:2] in ([PACKED], [ROUTED]):
         return fail_packed(reason)  # type: ignore[no-untyped-call]
     if "-M" in sys.argv:
         # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.

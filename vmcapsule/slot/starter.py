@@ -26,12 +26,23 @@ KILLED_RUN = "ChirpVmCapsuleKilledRun"
 HOLD_REASON = "ChirpVmCapsuleHoldReason"
 HOLD_CODE = "ChirpVmCapsuleHoldReasonCode"
 HOLD_SUBCODE = "ChirpVmCapsuleHoldReasonSubCode"
+#: What a routed job used that was packed in its slot, as its guest says: seconds, KiB, 0 or 1.
+USED_USER_CPU = "ChirpVmCapsuleUserCpu"
+USED_SYSTEM_CPU = "ChirpVmCapsuleSysCpu"
+USED_RESIDENT_KIB = "ChirpVmCapsuleResidentSetSize"
+USED_IMAGE_KIB = "ChirpVmCapsuleImageSize"
+USED_DISK_KIB = "ChirpVmCapsuleDiskUsage"
+CORE_DUMPED = "ChirpVmCapsuleCoreDumped"
 #: What `vmcapsule.slot.probe` tells the machine's ad.
 HAS_VM_CAPSULE = "HasVMCapsule"
 QEMU_VERSION = "VMCapsuleQEMUVersion"
 KVM_WORKS = "VMCapsuleKVM"
 NETWORK_WORKS = "VMCapsuleNetwork"
 REASON = "VMCapsuleReason"
+#: The templates that it has, by their likeness, where they are, and the program itself there.
+TEMPLATES = "VMCapsuleTemplates"
+TEMPLATE_PATHS = "VMCapsuleTemplatePaths"
+PROGRAM_PATH = "VMCapsuleProgram"
 #: What our vm-gahp tells the machine's ad: what runs its machines, beginning with one word.
 HYPERVISOR = "VMCapsuleHypervisor"
 BY_QEMU, BY_VMWARE = "qemu", "vmware"
@@ -87,7 +98,7 @@ def _text(path: Path) -> str:
             data = file.read(_AD_BYTES_MAX + 1)
     except (OSError, ValueError):
         return ""
-    return data.decode(errors="replace") if len(data) <= _AD_BYTES_MAX else ""
+    return data.decode(errors="surrogateescape") if len(data) <= _AD_BYTES_MAX else ""
 
 
 def _literal(ad: str, name: str) -> Optional[str]:

@@ -39,7 +39,7 @@ def test_the_snippet_alone_names_the_usual_place(tmp_path: Path) -> None:
     assert printed(tmp_path) == {
         "STARTD_CRON_JOBLIST": "$(STARTD_CRON_JOBLIST) VMCAPSULE",
         "STARTD_CRON_VMCAPSULE_EXECUTABLE": str(PROGRAM_HOME),
-        "STARTD_CRON_VMCAPSULE_ARGS": "probe",
+        "STARTD_CRON_VMCAPSULE_ARGS": f"probe {tmp_path / 'templates'}",
         "STARTD_CRON_VMCAPSULE_MODE": "Periodic",
         "STARTD_CRON_VMCAPSULE_PERIOD": "1h",
     }

@@ -36,8 +36,8 @@ def options(of: argparse.ArgumentParser) -> set[str]:
 
 
 TOP = parser()
-#: Of the command, and of the program that a job wrapper calls.
-OPTIONS = options(TOP) | options(packed.parser())
+#: Of the command, and of the program that takes a job's place.
+OPTIONS = options(TOP) | options(packed.of_wrapper()) | options(packed.of_routed_ad())
 
 
 def texts() -> Iterator[tuple[str, str]]:

@@ -347,6 +347,7 @@ REFUSED = [
     ("WantIOProxy = true", "WantIOProxy = false"),
     ("SuccessCheckpointExitCode = 85", "SuccessCheckpointExitCode = undefined"),
     ("WantFTOnCheckpoint = true", "WantFTOnCheckpoint = false"),
+    ("WantCheckpointSignal = true", "WantCheckpointSignal = false"),
     ("DeferralTime = 1", "DeferralTime = undefined"),
     ('EncryptInputFiles = "a"', 'EncryptInputFiles = ""'),
     ("EncryptExecuteDirectory = true", "EncryptExecuteDirectory = false"),

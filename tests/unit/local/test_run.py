@@ -11,7 +11,7 @@ from typing import Optional
 
 import pytest
 
-from tests.unit.returned import small_template
+from tests.unit.returned import small_template, with_capsule
 from vmcapsule.capsule import making
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, parse_ad
@@ -99,7 +99,8 @@ def translated(
     }
     target = "" if universe is None else f"; TargetUniverse = {universe}"
     text = f'[ Name = "{route}"{target} ]\n------\n' if route else ""
-    return translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
+    done = translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
+    return with_capsule(done)
 
 
 @pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentSparse"])

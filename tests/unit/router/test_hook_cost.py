@@ -100,6 +100,27 @@ def translated(
 
     ``prepare`` is given the template's folder.
     """
+    done = hook(tmp_path, classad, size=size, ad=ad, prepare=prepare)
+    assert "VmCapsuleDir" in done.stdout, done.stdout
+    (made,) = (tmp_path / "scratch").iterdir()
+    return made, imported(done, tmp_path)
+
+
+def imported(done: subprocess.CompletedProcess[str], tmp_path: Path) -> set[str]:
+    """What the hook imported; how much it wrote goes into a file."""
+    modules, written = done.stderr.split("\nwritten ")
+    (tmp_path / "written").write_text(written)
+    return set(modules.split())
+
+
+def hook(
+    tmp_path: Path,
+    classad: str,
+    *,
+    size: int,
+    ad: str = "",
+    prepare: Callable[[Path], None] = lambda folder: None,
+) -> subprocess.CompletedProcess[str]:
     param = {**small_template(tmp_path), "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": classad}
     record = {"format": 1, "condor": described(tarball_of(load_config(param)))}
     folder = tmp_path / "template/condor_vm_capsule"
@@ -112,12 +133,7 @@ def translated(
     )
     env = {f"_CONDOR_{name}": value for name, value in param.items()}
     env["CONDOR_CONFIG"], env["HOME"] = "ONLY_ENV", str(tmp_path)
-    done = python(HOOK, input=text + ad, env=env)
-    assert "VmCapsuleDir" in done.stdout, done.stdout
-    (made,) = (tmp_path / "scratch").iterdir()
-    modules, written = done.stderr.split("\nwritten ")
-    (tmp_path / "written").write_text(written)
-    return made, set(modules.split())
+    return python(HOOK, input=text + ad, env=env)
 
 
 def needless(modules: set[str]) -> set[str]:
@@ -149,13 +165,26 @@ def test_a_small_job_is_translated_without_what_it_does_not_need(
     assert modules & routes == {f"vmcapsule.router.{classad}"}
 
 
-@pytest.mark.parametrize("hook", ["finalize", "cleanup"])
-def test_the_other_hooks_begin_without_what_they_seldom_need(hook: str) -> None:
+def test_a_job_that_is_packed_in_its_slot_costs_its_ad_alone(tmp_path: Path) -> None:
+    done = hook(tmp_path, "slot", size=20 * MIB)
+    assert "VmCapsuleInSlot = true" in done.stdout
+    modules = imported(done, tmp_path)
+    packers = {"capsule", "guest", "transfer", "vm"}
+    assert {name for name in modules if packers & set(name.split(".")[1:2])} == set()
+    # By which it tells which template it is.
+    allowed = set(python("import sys, hashlib; print(*sys.modules)").stdout.split())
+    assert needless(modules) - allowed == set()
+    assert int((tmp_path / "written").read_text()) < 100_000
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.parametrize("name", ["finalize", "cleanup"])
+def test_the_other_hooks_begin_without_what_they_seldom_need(name: str) -> None:
     script = (
-        f"import sys, vmcapsule.cli.hook_commands, vmcapsule.router.{hook}; print(*sys.modules)"
+        f"import sys, vmcapsule.cli.hook_commands, vmcapsule.router.{name}; print(*sys.modules)"
     )
     modules = set(python(script).stdout.split())
-    assert f"vmcapsule.router.{hook}" in modules
+    assert f"vmcapsule.router.{name}" in modules
     assert needless(modules) == set()
 
 

@@ -257,5 +257,5 @@ def test_a_network_is_asked_for_of_what_runs_the_machine(
     text = (
         f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
     )
-    ad, _ = translate(text, load_config(knobs))
+    ad = translate(text, load_config(knobs)).ad
     assert (evaluated(ad, "Requirements", machine) is True) is runs

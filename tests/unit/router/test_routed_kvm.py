@@ -9,7 +9,7 @@ from pathlib import Path
 import classad2
 import pytest
 
-from tests.unit.returned import small_template
+from tests.unit.returned import small_template, with_capsule
 from tests.unit.router.test_routed_ad import recorded, routed_ad
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.classad.ads import Ad, parse_ad
@@ -55,7 +55,7 @@ def translated(folder: Path, **knobs: str) -> tuple[Ad, Capsule]:
     param = {**small_template(folder), "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": "kvm"}
     param.update({f"VM_CAPSULE_{name}": value for name, value in knobs.items()})
     text = f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{folder}"\nJobUniverse = 5\n'
-    return translate(text, load_config(param))
+    return with_capsule(translate(text, load_config(param)))
 
 
 def test_the_script_on_the_execute_point_reads_what_the_route_writes() -> None:

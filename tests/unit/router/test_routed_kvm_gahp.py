@@ -7,7 +7,7 @@ from pathlib import Path
 import classad2
 import pytest
 
-from tests.unit.returned import small_template
+from tests.unit.returned import small_template, with_capsule
 from tests.unit.router.test_routed_ad import CAPSULE, recorded, routed_ad
 from vmcapsule.capsule.record import RECORD, UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
@@ -73,7 +73,7 @@ def test_the_capsule_is_one_that_our_gahp_finds(tmp_path: Path) -> None:
     text = (
         f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
     )
-    ad, made = translate(text, load_config(param))
+    ad, made = with_capsule(translate(text, load_config(param)))
     names = [Path(path).name for path in (ad.string("TransferInput") or "").split(",")]
     assert names == ["data.vmdk", RECORD, "system.vmdk"]
     assert made.vmx is None and not list(made.folder.glob("*.pyz"))

@@ -11,20 +11,20 @@ from vmcapsule.classad.ads import parse_ad
 from vmcapsule.config import load_config
 from vmcapsule.errors import ConfigError
 from vmcapsule.resources import resource
+from vmcapsule.router.route import Route
 from vmcapsule.router.routes import MODULES, read_ad_template, route_of
 from vmcapsule.router.translate import translate
 
 
 @pytest.mark.parametrize(("told", "module"), MODULES.items())
 def test_each_kind_is_the_one_that_its_module_makes(
-    told: tuple[int, str, bool], module: str
+    told: tuple[int, str, str], module: str
 ) -> None:
-    universe, vm_type, own_gahp = told
-    text = (
-        f'JobUniverse = {universe}\nJobVMType = "{vm_type.upper()}"\nVmCapsuleGahp = {own_gahp}'
-    )
-    route = route_of(parse_ad(text))
-    assert (route.universe, route.vm_type, route.own_gahp) == told
+    universe, vm_type, mark = told
+    marks = {name: name == mark for name in ("VmCapsuleGahp", "VmCapsuleInSlot")}
+    told_ad = parse_ad(f'JobUniverse = {universe}\nJobVMType = "{vm_type.upper()}"')
+    route = route_of(told_ad.with_(marks))
+    assert (route.universe, route.vm_type, route.mark) == told
     ours = resource(f"templates/{module.replace('_', '-')}.classad")
     assert route_of(read_ad_template(ours)) == route
 
@@ -32,7 +32,13 @@ def test_each_kind_is_the_one_that_its_module_makes(
 def test_what_no_capsule_is_made_for_is_told_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match="JobUniverse = 13, JobVMType = xen") as caught:
         route_of(parse_ad('JobUniverse = 13\nJobVMType = "xen"'))
-    for known in ("JobUniverse = 5", "vmware", "kvm", "VmCapsuleGahp = true"):
+    for known in (
+        "JobUniverse = 5",
+        "vmware",
+        "kvm",
+        "VmCapsuleGahp = true",
+        "VmCapsuleInSlot = true",
+    ):
         assert known in caught.value.remedy
 
 
@@ -41,7 +47,9 @@ def test_an_ad_template_without_requirements_has_those_of_the_one_that_we_ship(
     classad: str,
 ) -> None:
     template = read_ad_template(resource(f"templates/{classad}.classad"))
-    assert route_of(template).requirements == template.expr("Requirements")
+    route = route_of(template)
+    assert isinstance(route, Route)
+    assert route.requirements == template.expr("Requirements")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +74,7 @@ def test_what_a_capsule_demands_of_its_machine(
     text = (
         f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
     )
-    ad, _ = translate(text, load_config({**param, **(wanted if demanded else {})}))
+    ad = translate(text, load_config({**param, **(wanted if demanded else {})})).ad
     required = ad.expr("Requirements") or ""
     assert required.endswith(f" && ({network}) && (TARGET.VMCapsuleKVM =?= true)") is demanded
     assert (network in required, "VMCapsuleKVM" in required) == (demanded, demanded)

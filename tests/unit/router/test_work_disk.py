@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.returned import small_template
+from tests.unit.returned import small_template, with_capsule
 from vmcapsule.capsule import booting
 from vmcapsule.capsule.record import RECORD, Capsule, load_capsule
 from vmcapsule.classad.ads import Ad
@@ -30,7 +30,7 @@ def translated(folder: Path, kind: str, request_disk_kib: int) -> tuple[Ad, Caps
         f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{folder}"\nJobUniverse = 5\n'
         f"RequestDisk = {request_disk_kib}\n"
     )
-    return translate(text, load_config(param))
+    return with_capsule(translate(text, load_config(param)))
 
 
 @pytest.mark.parametrize("kind", ["qemu", "vmware", "kvm"])

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from tests.unit.starter import Starter, words
 from vmcapsule.errors import ToolError
-from vmcapsule.slot.chirp import TEXT_CHARS_MAX, set_delayed, update_line
+from vmcapsule.slot.chirp import TEXT_CHARS_MAX, set_delayed, set_now, update_line
 
 #: Of condor_starter.V6.1/io_proxy_handler.cpp and chirp_protocol.h.
 LINE_BYTES_MAX, EXPRESSION_BYTES_MAX = 1024, 993
+REQUEST = "set_job_attr_delayed"
 
 
 @pytest.fixture
@@ -31,6 +32,15 @@ def starter(tmp_path: Path) -> Iterator[Callable[..., tuple[Starter, Path]]]:
         each.close()
 
 
+def test_what_must_not_be_lost_is_told_at_once(
+    starter: Callable[..., tuple[Starter, Path]],
+) -> None:
+    there, contact = starter()
+    set_now({"ChirpN": 3, "ChirpS": 0.25, "ChirpWhy": "it died"}, contact)
+    assert there.at_once == {"ChirpN": 3, "ChirpS": 0.25, "ChirpWhy": "it died"}
+    assert there.attributes == {}
+
+
 def test_numbers_and_texts_arrive(starter: Callable[..., tuple[Starter, Path]]) -> None:
     there, contact = starter()
     set_delayed({"ChirpN": 3, "ChirpWhy": 'it said "no" in C:\\x'}, contact)
@@ -39,7 +49,7 @@ def test_numbers_and_texts_arrive(starter: Callable[..., tuple[Starter, Path]]) 
 
 @given(st.text())
 def test_any_text_is_one_line_of_a_length_that_a_starter_takes(text: str) -> None:
-    line = update_line("ChirpVmCapsuleReason", text)
+    line = update_line(REQUEST, "ChirpVmCapsuleReason", text)
     assert len(line.encode("ascii")) < LINE_BYTES_MAX and "\n" not in line
     command, name, literal = words(line)
     assert (command, name) == ("set_job_attr_delayed", "ChirpVmCapsuleReason")
@@ -49,7 +59,7 @@ def test_any_text_is_one_line_of_a_length_that_a_starter_takes(text: str) -> Non
 
 
 def test_the_longest_line_is_still_taken() -> None:
-    assert len(update_line("ChirpVmCapsuleReason", " " * 2000)) < LINE_BYTES_MAX
+    assert len(update_line(REQUEST, "ChirpVmCapsuleReason", " " * 2000)) < LINE_BYTES_MAX
 
 
 @pytest.mark.parametrize("answer", [b"1\n", b"-3\n", b"", b"0" * 500, b"no\n"])

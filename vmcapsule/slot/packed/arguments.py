@@ -1,39 +1,124 @@
-"""What an execute point's job wrapper says: the machine's settings, and the job's command."""
+"""How a job's stand-in is called: the machine's settings, and the job's command."""
 
 from __future__ import annotations
 
 import argparse
 import os
 from pathlib import Path
-from typing import Sequence
+from typing import Mapping, Sequence
 
 from vmcapsule.errors import UsageError
-from vmcapsule.slot.packed import run
+from vmcapsule.slot import starter
+from vmcapsule.slot.packed import routed, run, telling
 from vmcapsule.slot.packed.carry import Settings
+from vmcapsule.slot.packed.found import Found, find
+from vmcapsule.slot.packed.share import room_in
+
+#: Where QEMU and what else is started here are looked for, whatever the job says.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run a job in a machine; return its exit code."""
+def packed(arguments: Sequence[str]) -> int:
+    """Run the job that an execute point's job wrapper was given; return its exit code."""
+    args = _parsed(of_wrapper(), arguments)
+    environment = _jobs_own(args.set)
+    found = find(Path.cwd(), args.command, environment)
+    return run.end(run.run(found, args.template, _settings(args)))
+
+
+def of_route(arguments: Sequence[str]) -> int:
+    """Run the job whose place we have in its routed ad; return its exit code."""
+    args = _parsed(of_routed_ad(), arguments)
+    here, given = Path.cwd(), _jobs_own(())
+    told = starter.read_slot(here, given)
+    settings = _settings(args)
     try:
-        args = parser().parse_args(arguments)
-    except SystemExit:  # a wrapper of another version, say: that is no job's end
+        found = _found(here, args.command, given, settings)
+        template = routed.template_here(found.machine_ad, args.template_like)
+        if args.executable:
+            found = _as_executable(found)
+        job_exit = run.run(found, template, settings)
+    except Exception as error:
+        telling.failed(error, told)
+        raise
+    telling.ended(job_exit, told)
+    return run.end(job_exit)
+
+
+def _found(
+    here: Path, command: Sequence[str], given: Mapping[str, str], settings: Settings
+) -> Found:
+    """What a starter would have left for the source itself."""
+    overhead_mib = settings.memory_overhead_mib
+    source = routed.source_ad(starter.ad_text(here, given, ".job.ad"), overhead_mib)
+    found = find(here, command, given)
+    environment = routed.environment(source, given, found.cpus)
+    room = room_in(found.room, overhead_mib)
+    told = {"Memory": room.memory_mib, "Disk": room.disk_kib}
+    return found._replace(
+        environment=tuple(environment.items()),
+        room=room,
+        job_ad=source,
+        machine_ad=routed.with_(found.machine_ad, told),
+    )
+
+
+def _as_executable(found: Found) -> Found:
+    """As a starter treats what was transferred as a job's executable: it can be started, and
+    is no output by itself, whatever the job does to it."""
+    (found.here / found.executable).chmod(0o755)
+    is_listed = routed.has(found.job_ad, "TransferOutput")
+    return found._replace(omit=() if is_listed else (found.executable,))
+
+
+def _jobs_own(kept: Sequence[str]) -> dict[str, str]:
+    """The environment, with what was ``kept`` from us; nothing of it is for QEMU.
+
+    As it was before Python added to it, as it does to that of programs it starts (PEP 538).
+    """
+    with open("/proc/self/environ", "rb") as file:  # noqa: PTH123
+        lines = os.fsdecode(file.read()).split("\0")
+    given = dict(line.partition("=")[::2] for line in [*lines, *kept] if line)
+    os.environ.clear()
+    os.environ["PATH"] = _PATH
+    return given
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(args.network, args.require_kvm, args.timeout, args.memory_overhead_mib)
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser.parse_args(arguments)
+    except SystemExit:  # what calls us is of another version, say: that is no job's end
         raise UsageError(
-            f"the job wrapper says '{' '.join(arguments)}'", "write wrapper and program anew"
+            f"{parser.description} says '{' '.join(arguments)}'",
+            "write it and the program of the execute point with the same vmcapsule",
         ) from None
-    # What was kept from us, and is the job's.
-    os.environ.update(item.partition("=")[::2] for item in args.set)
-    settings = Settings(args.network, args.require_kvm, args.timeout, args.memory_overhead_mib)
-    return run.main(args.template, settings, args.command)
 
 
-def parser() -> argparse.ArgumentParser:
-    """What may be said: ``templates/job-wrapper.sh`` does."""
-    made = argparse.ArgumentParser(prog="vmcapsule packed", description=__doc__)
+def of_wrapper() -> argparse.ArgumentParser:
+    """What ``templates/job-wrapper.sh`` says."""
+    made = _parser("packed", "the job wrapper")
     made.add_argument("--template", type=Path, required=True)
+    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    return made
+
+
+def of_routed_ad() -> argparse.ArgumentParser:
+    """What `vmcapsule.router.slot` puts into the routed ad."""
+    made = _parser("routed", "the routed ad")
+    made.add_argument("--template-like", required=True)
+    made.add_argument("--executable", action="store_true")
+    return made
+
+
+def _parser(name: str, says: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"vmcapsule {name}", description=says)
     made.add_argument("--network", action="store_true")
     made.add_argument("--require-kvm", action="store_true")
     made.add_argument("--timeout", type=float)
     made.add_argument("--memory-overhead-mib", type=int, default=256)
-    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     made.add_argument("command", nargs="+")
     return made

@@ -29,8 +29,6 @@ _STARTERS_TEXT = """
     .starter.log .starter.log.old .job_wrapper_failure
 """
 _STARTERS_OWN = frozenset(_STARTERS_TEXT.split())
-#: A slot may claim more of a disk than a job will ever write.
-_DISK_KIB_MAX = 1 << 30
 
 
 class Settings(NamedTuple):
@@ -39,7 +37,7 @@ class Settings(NamedTuple):
     network: bool = False
     require_kvm: bool = False
     timeout_s: Optional[float] = None
-    #: What the guest needs beside the job, and gets on top of the slot's memory.
+    #: What the guest needs beside the job, and gets on top of the job's memory.
     memory_overhead_mib: int = 256
 
 
@@ -49,14 +47,13 @@ def make(found: Found, template: Template, settings: Settings, folder: Path) -> 
     Raises as `staging.packed` and `staging.stage` do.
     """
     load = _payload(found, folder)
-    disk_kib = min(found.disk_kib, _DISK_KIB_MAX)
     made = Capsule(
         folder=folder,
         data_disk=folder / template.data_disk.name,
         system_disk=template.system_disk,
-        data_bytes=data_bytes_for(template, load.size_bytes + disk_kib * 1024),
+        data_bytes=data_bytes_for(template, load.size_bytes + found.room.disk_kib * 1024),
         cpus=found.cpus,
-        memory_mib=found.memory_mib + settings.memory_overhead_mib,
+        memory_mib=found.room.memory_mib + settings.memory_overhead_mib,
         kernel=template.kernel,
         initrd=template.initrd,
         cmdline=template.cmdline,
@@ -93,7 +90,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _work_bytes(found: Found, sizes: tuple[int, ...], count: int) -> int:
-    return work_bytes_for(count, sum(sizes), min(found.disk_kib, _DISK_KIB_MAX) * 1024)
+    return work_bytes_for(count, sum(sizes), found.room.disk_kib * 1024)
 
 
 def _init_script() -> bytes:
@@ -138,8 +135,8 @@ def job_record(found: Found, work_disk_bytes: int) -> dict[str, Any]:
         "time_zone": files.time_zone(),
         "user": found.user,
         "cpus": found.cpus,
-        "memory_mib": found.memory_mib,
-        "disk_kib": min(found.disk_kib, _DISK_KIB_MAX),
+        "memory_mib": found.room.memory_mib,
+        "disk_kib": found.room.disk_kib,
         "work_disk_bytes": work_disk_bytes,
         "condor_version": None,
         "sandbox": os.fspath(found.here),

@@ -15,11 +15,14 @@ from typing import Mapping, Optional, Sequence
 from vmcapsule import contract
 from vmcapsule.named import NamedTuple
 from vmcapsule.slot import starter
+from vmcapsule.slot.packed.share import Room
 
 #: What a starter without a job wrapper does not set.
 _WRAPPERS_OWN = "_CONDOR_WRAPPER_ERROR_FILE"
 #: In a slot that says nothing of itself.
 _MEMORY_MIB, _DISK_KIB = 128, 1 << 20
+#: A slot may claim more of a disk than a job will ever write.
+_DISK_KIB_MAX = 1 << 30
 #: Where standard input comes from that is no file of the sandbox.
 STDIN = "_condor_stdin"
 
@@ -42,14 +45,18 @@ class Found(NamedTuple):
     stderr: Optional[str]
     user: str
     cpus: int
-    memory_mib: int
-    disk_kib: int
+    room: Room
     job_ad: str
     machine_ad: str
+    #: What of the sandbox is not put back, whatever the job has made of it.
+    omit: tuple[str, ...] = ()
 
 
 def find(here: Path, command: Sequence[str], environment: Mapping[str, str]) -> Found:
-    """Look at what the starter left; ``command`` is the job's program and its arguments."""
+    """Look at what the starter left; ``command`` is the job's program and its arguments.
+
+    ``environment`` is the job's.
+    """
     machine_ad = starter.ad_text(here, environment, ".machine.ad")
     given = {name: value for name, value in environment.items() if name != _WRAPPERS_OWN}
     out, error = os.fstat(1), os.fstat(2)
@@ -64,8 +71,10 @@ def find(here: Path, command: Sequence[str], environment: Mapping[str, str]) -> 
         stderr=_stream(error, contract.STDOUT if merged else contract.STDERR),
         user=_user(),
         cpus=starter.number(machine_ad, "Cpus") or 1,
-        memory_mib=starter.number(machine_ad, "Memory") or _MEMORY_MIB,
-        disk_kib=starter.number(machine_ad, "Disk") or _DISK_KIB,
+        room=Room(
+            starter.number(machine_ad, "Memory") or _MEMORY_MIB,
+            min(starter.number(machine_ad, "Disk") or _DISK_KIB, _DISK_KIB_MAX),
+        ),
         job_ad=starter.ad_text(here, environment, ".job.ad"),
         machine_ad=machine_ad,
     )

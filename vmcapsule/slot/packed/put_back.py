@@ -31,9 +31,9 @@ def put_back(
     outputs: PackedFiles,
     job_exit: JobExit,
     here: str,
-    streams: Sequence[str],
+    omit: Sequence[str],
 ) -> None:
-    """Make the sandbox ``here`` what the guest's is, but for the job's own ``streams``.
+    """Make the sandbox ``here`` what the guest's is, but for the files to ``omit``.
 
     What HTCondor cannot send natively is there in a form that it cannot send either.  Raises
     `DiskError` for a disk that is damaged, and `SpaceError` where the sandbox has no room.
@@ -46,7 +46,7 @@ def put_back(
             if entry.kind == FOLDER:
                 _make_folder(f"{here}/{entry.path}")
                 folders.append(entry)
-            elif entry.kind == FILE and entry.path not in streams:
+            elif entry.kind == FILE and entry.path not in omit:
                 _make_file(volume, outputs, entry, f"{here}/{entry.path}")
         for path, why in job_exit.unsent_outputs:
             with contextlib.suppress(ValueError):  # one that was cut, or is no path

@@ -5,23 +5,28 @@ from __future__ import annotations
 import stat
 import subprocess
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
+from tests.unit.starter import Starter
 from vmcapsule.slot.program import write_probe
 
 PYTHON = "/usr/bin/python3"
 FAILURE = ".job_wrapper_failure"
 
 
-def run(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+def run(
+    tmp_path: Path, *arguments: str, command: str = "packed", **env: str
+) -> tuple[subprocess.CompletedProcess[str], Path]:
     program = tmp_path / "program.pyz"
     write_probe(program, None)
     here = tmp_path / "dir_1"
     here.mkdir(mode=0o700, exist_ok=True)
     done = subprocess.run(
-        [PYTHON, "-I", program, "packed", *arguments],
-        cwd=here, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        [PYTHON, "-I", program, command, *arguments],
+        cwd=here, env={"PATH": "/usr/bin:/bin", **env}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done, here
 
@@ -62,3 +67,35 @@ def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
     reason = (here / FAILURE).read_text()
     assert done.returncode == 1
     assert reason.count("\n") == 1 and len(reason) < 600
+
+
+@pytest.fixture
+def starter() -> Iterator[Starter]:
+    made = Starter()
+    yield made
+    made.close()
+
+
+ROUTED = ("--template-like=aa", "--", "/bin/true")
+
+
+def test_the_queue_is_told_how_often_a_routed_job_was_not_run(
+    tmp_path: Path, starter: Starter
+) -> None:
+    contact = starter.write_contact(tmp_path)
+    (tmp_path / "job.ad").write_text("ChirpVmCapsuleUnreported = 1\n")
+    (tmp_path / "machine.ad").write_text('Machine = "m1"\n')
+    env = {"_CONDOR_CHIRP_CONFIG": str(contact), "_CONDOR_JOB_AD": str(tmp_path / "job.ad")}
+    env["_CONDOR_MACHINE_AD"] = str(tmp_path / "machine.ad")
+    done, here = run(tmp_path, *ROUTED, command="routed", **env)
+    assert done.returncode == 1
+    assert starter.at_once["ChirpVmCapsuleUnreported"] == 2
+    reason = str(starter.at_once["ChirpVmCapsuleReason"])
+    assert reason == "m1: this machine has no template of the likeness aa"
+    assert "no template of the likeness aa" in (here / FAILURE).read_text()
+
+
+def test_a_starter_that_is_not_told_runs_the_job_again_all_the_same(tmp_path: Path) -> None:
+    done, here = run(tmp_path, *ROUTED, command="routed")
+    assert done.returncode == 1 and "there is no chirp here" in done.stderr
+    assert "no template of the likeness aa" in (here / FAILURE).read_text()

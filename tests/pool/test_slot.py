@@ -1,0 +1,181 @@
+"""Jobs that are routed as they are and packed in their slots: HTCondor does the rest."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Iterator
+
+import pytest
+
+from tests.pool.jobs import TIMEOUT_S, try_now
+from tests.pool.plugin import SCRATCH
+from tests.pool.pool import HELD, RUNNING, JobId, Pool
+from tests.pool.processes import machines
+
+pytestmark = pytest.mark.pool
+SUBMIT = """\
+executable = job.sh
+output = out
+error = err
+log = log
+request_memory = 64
++WantJobRouter = true
+{more}
+queue
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def route(pool: Pool) -> Iterator[None]:
+    """The pool with the route that is printed for 'slot'."""
+    pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
+    wanted = ["condor_status", "-constraint", 'VMCapsuleTemplates != ""', "-af", "Name"]
+    pool.until(
+        lambda: bool(pool.run("root", wanted, check=False).stdout), 90, "a template to be told"
+    )
+    yield
+    pool.run("root", ["condor_rm", "-all"], check=False)
+    pool.until(lambda: not pool.queue(), 90, "the queue to be empty")
+    pool.change_route()
+
+
+def submit(pool: Pool, folder: str, script: str, more: str = "", **files: str) -> JobId:
+    job = {"job.sh": script if script.startswith("#!") else f"#!/bin/sh\n{script}\n", **files}
+    return pool.submit("alice", folder, SUBMIT.format(more=more), job)
+
+
+RICH = """\
+cat
+echo "$1 $2 $FOO $(hostname)"
+cat debian_version
+grep -i '^Cmd' .job.ad
+mkdir results
+echo made >results/file
+exit 7
+"""
+RICH_SUBMIT = """\
+input = in
+arguments = "$$(Cpus) 'two  words'"
+environment = "FOO='a b' LD_PRELOAD=/nowhere PATH=/bin:/usr/bin PYTHONHOME=/nowhere"
+transfer_input_files = file:///etc/debian_version
+transfer_output_files = results
+transfer_output_remaps = "results=renamed"
+stream_output = true
+max_retries = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def rich_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-rich", RICH, RICH_SUBMIT, **{"in": "given\n"})
+
+
+@pytest.fixture(scope="module")
+def killed_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-killed", "echo begun; kill -9 $$")
+
+
+@pytest.fixture(scope="module")
+def own_checkpoint_job(pool: Pool) -> JobId:
+    script = "echo line >>kept; test $(wc -l <kept) = 3 && exit 0; exit 85"
+    more = "checkpoint_exit_code = 85\ntransfer_checkpoint_files = kept"
+    return submit(pool, "sl-checkpoint", script, more)
+
+
+@pytest.fixture(scope="module")
+def held_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-held", "exit 5", "on_exit_hold = ExitCode == 5")
+
+
+@pytest.fixture(scope="module")
+def no_program_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-no-program", "#!/nowhere/interpreter\n")
+
+
+@pytest.mark.usefixtures("all_submitted")
+@pytest.mark.representative
+def test_what_htcondor_does_around_a_job_it_does_around_the_machine(
+    pool: Pool, rich_job: JobId
+) -> None:
+    ad = pool.wait(rich_job, TIMEOUT_S)
+    assert (ad.integer("ExitCode"), ad.integer("NumJobStarts")) == (7, 2)
+    version = pool.read("/etc/debian_version")
+    cmd = 'Cmd = "/home/alice/sl-rich/job.sh"\n'
+    said = f"given\n1 two  words a b capsule\n{version}{cmd}"
+    assert pool.read("/home/alice/sl-rich/out") == said
+    assert pool.read("/home/alice/sl-rich/renamed/file") == "made\n"
+    # What the guest measured, and not what QEMU took.
+    assert 0 < (ad.number("RemoteUserCpu") or 0) + (ad.number("RemoteSysCpu") or 0) < 5
+    assert 0 < (ad.integer("ResidentSetSize") or 0) < 100_000
+
+
+def test_death_by_signal_is_the_jobs(pool: Pool, killed_job: JobId) -> None:
+    ad = pool.wait(killed_job, TIMEOUT_S)
+    assert (ad.boolean("ExitBySignal"), ad.integer("ExitSignal")) == (True, 9)
+    assert pool.read("/home/alice/sl-killed/out") == "begun\n"
+
+
+def test_a_job_that_makes_checkpoints_is_started_again_with_them(
+    pool: Pool, own_checkpoint_job: JobId
+) -> None:
+    ad = pool.wait(own_checkpoint_job, TIMEOUT_S)
+    assert ad.integer("ExitCode") == 0
+    assert pool.read("/home/alice/sl-checkpoint/kept") == "line\n" * 3
+
+
+def test_a_policy_judges_the_jobs_own_end(pool: Pool, held_job: JobId) -> None:
+    pool.wait(held_job, TIMEOUT_S, until=(HELD,))
+    (ad,) = pool.queue(held_job)
+    assert "OnExitHold expression 'ExitCode == 5'" in (ad.string("HoldReason") or "")
+
+
+def test_a_program_that_does_not_start_is_a_hold_with_its_reason(
+    pool: Pool, no_program_job: JobId
+) -> None:
+    pool.wait(no_program_job, TIMEOUT_S, until=(HELD,))
+    (ad,) = pool.queue(no_program_job)
+    assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (6, 2)
+    reason = ad.string("HoldReason") or ""
+    assert reason.startswith("vmcapsule: ") and reason.endswith("No such file or directory")
+
+
+def test_a_machine_that_is_lost_is_no_end_of_the_job(pool: Pool) -> None:
+    # Not submitted with the others: it would have ended before its machine is looked for.
+    job = submit(pool, "sl-lost", "sleep 20; echo ended")
+    kill_machine(pool, job)
+    try_now(pool, job)
+    ad = pool.wait(job, TIMEOUT_S)
+    assert ad.integer("ExitCode") == 0
+    assert pool.read("/home/alice/sl-lost/out") == "ended\n"
+
+
+def test_a_machine_that_is_lost_thrice_is_a_hold_with_its_reason(pool: Pool) -> None:
+    job = submit(pool, "sl-vain", "sleep 300")
+    for _ in range(2):
+        kill_machine(pool, job)
+        try_now(pool, job)
+    kill_machine(pool, job)
+    pool.wait(job, TIMEOUT_S, until=(HELD,))
+    (ad,) = pool.queue(job)
+    reason = ad.string("HoldReason") or ""
+    assert reason.startswith("vmcapsule: the guest did not report in 3 runs; the last was on ")
+    assert ad.integer("HoldReasonSubCode") == 76
+
+
+def kill_machine(pool: Pool, job: JobId) -> None:
+    def is_running() -> bool:
+        return any(ad.integer("JobStatus") == RUNNING for ad in pool.routed(job))
+
+    pool.until(is_running, TIMEOUT_S, "the job to run")
+    pool.until(lambda: bool(machines(pool)), TIMEOUT_S, "its machine to run")
+    for pid in machines(pool):
+        os.kill(pid, signal.SIGKILL)
+    pool.until(lambda: not machines(pool), TIMEOUT_S, "its machine to be gone")
+    pool.until(lambda: not is_running(), TIMEOUT_S, "the run to be over")
+
+
+def test_nothing_is_left_and_nothing_was_ever_made_on_the_access_point(pool: Pool) -> None:
+    assert machines(pool) == []
+    left = [path.name for path in pool.space.path(SCRATCH).iterdir()]
+    assert [name for name in left if not name.startswith("events-")] == []

@@ -1,0 +1,63 @@
+"""What a routed job's ad is told of a run: that there was none, or what the job used."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from typing import Mapping, Union
+
+from vmcapsule.errors import ExecFailed, ToolError, VmCapsuleError, one_line
+from vmcapsule.guest.exit_record import JobExit
+from vmcapsule.slot import chirp
+from vmcapsule.slot import starter as slot
+from vmcapsule.slot.ending import say
+from vmcapsule.slot.starter import Slot
+
+#: For so long other machines are tried first.
+_AVOID_S = 120
+_REASON_CHARS_MAX = 400
+
+
+def failed(error: Exception, here: Slot) -> None:
+    """That the job was not run to its end here, why, and how often that has been.
+
+    At once: the starter is to forget this run.  Where that cannot be told the job is run
+    again without a count.
+    """
+    message = error.message if isinstance(error, VmCapsuleError) else repr(error)
+    where = f"{here.machine or socket.gethostname()}: {one_line(message, _REASON_CHARS_MAX)}"
+    changes: dict[str, Union[int, str]] = {
+        slot.AVOID_UNTIL: int(time.time()) + _AVOID_S,
+        slot.UNREPORTED_REASON: where,
+        slot.UNREPORTED: here.unreported + 1,
+    }
+    if isinstance(error, ExecFailed):
+        changes[slot.HOLD_REASON] = f"vmcapsule: {where}"
+        changes[slot.HOLD_SUBCODE] = error.number
+        # Last: it says that the others are there.
+        changes[slot.HOLD_CODE] = error.hold_code
+    try:
+        chirp.set_now(changes, here.chirp)
+    except ToolError as refused:
+        _warn(refused)
+
+
+def ended(job_exit: JobExit, here: Slot) -> None:
+    """What the job used, as its guest measured it: what the slot used is QEMU's."""
+    used: Mapping[str, Union[int, float, str]] = {
+        slot.USED_USER_CPU: job_exit.user_cpu_s,
+        slot.USED_SYSTEM_CPU: job_exit.system_cpu_s,
+        slot.USED_RESIDENT_KIB: job_exit.max_rss_kib,
+        slot.USED_IMAGE_KIB: job_exit.image_size_kib,
+        slot.USED_DISK_KIB: job_exit.disk_usage_kib,
+        slot.CORE_DUMPED: int(job_exit.core_dumped),
+    }
+    try:
+        chirp.set_delayed(used, here.chirp)
+    except ToolError as refused:
+        _warn(refused)
+
+
+def _warn(refused: ToolError) -> None:
+    say(f"vmcapsule: warning: {one_line(str(refused))}", sys.stderr)
