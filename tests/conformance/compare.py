@@ -182,7 +182,7 @@ def _is_plausible_cpu(mine: float, native: float) -> bool:
 
 
 def _is_plausible_memory(mine: float, native: float) -> bool:
-    return native / 2 - 8 <= mine <= native * 2 + 48
+    return native / 2 - 8 <= mine <= native * 2 + 96
 
 
 def _tree_differences(case: Case, native: Tree, other: Tree) -> List[str]:

@@ -237,11 +237,13 @@ class Queued:
 
 
 class Routed(Queued):
-    """Submits cases for the route that is printed for an ad template of the VM universe.
+    """Submits cases for the route that is printed for another ad template than the pool's.
 
     The pool gets that route and, as an execute point, what is printed for it; in the end it
     has its own again.
     """
+
+    config = _VM_CONFIG
 
     def __init__(self, pool: Pool, way: str, ad_template: str) -> None:
         super().__init__(pool, way, WANTED)
@@ -254,17 +256,29 @@ class Routed(Queued):
 
     @contextlib.contextmanager
     def _route(self) -> Iterator[None]:
-        self.pool.configure(_VM_CONFIG_NAME, _VM_CONFIG)
+        self.pool.configure(_VM_CONFIG_NAME, self.config)
         self.pool.change_route({"CONDOR_CLASSAD_TEMPLATE": self.ad_template})
         try:
-            self.pool.until(self._has_vms, _VMS_S, f"the startd to have {self.ad_template} VMs")
+            what = f"the startd to have what '{self.ad_template}' jobs need"
+            self.pool.until(self._has_what_it_needs, _VMS_S, what)
             yield
         finally:
             self.pool.unconfigure(_VM_CONFIG_NAME)
             self.pool.change_route()
 
-    def _has_vms(self) -> bool:
+    def _has_what_it_needs(self) -> bool:
         wanted = f'HasVM && VM_Type == "{self.ad_template}"'
+        argv = ["condor_status", "-constraint", wanted, "-af", "Name"]
+        return bool(self.pool.run("root", argv, check=False).stdout)
+
+
+class InSlots(Routed):
+    """The same where jobs are packed in their slots: vanilla ones, of a template there."""
+
+    config = ""
+
+    def _has_what_it_needs(self) -> bool:
+        wanted = 'HasVMCapsule && VMCapsuleTemplates != ""'
         argv = ["condor_status", "-constraint", wanted, "-af", "Name"]
         return bool(self.pool.run("root", argv, check=False).stdout)
 

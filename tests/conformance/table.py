@@ -9,9 +9,9 @@ from tests.conformance.compare import DIFFERENT, REFUSED, SAME, Verdict
 from tests.conformance.results import Verdicts
 
 COLUMNS = 80
-_CELL = 10
+_CELL = 9
 _WRONG_MAX = 8
-#: So short that five ways stand beside the longest name of a case.
+#: So short that six ways stand beside the longest name of a case.
 _WORDS = {SAME: "same", REFUSED: "refused", DIFFERENT: "differs"}
 
 
@@ -30,7 +30,7 @@ def lines(verdicts: Verdicts, ways: Sequence[str]) -> List[str]:
 def _cell(verdict: Verdict | None) -> str:
     if verdict is None:
         return "-".ljust(_CELL)
-    return (_WORDS[verdict.word] + (" !" if verdict.wrong else "")).ljust(_CELL)
+    return (_WORDS[verdict.word] + ("!" if verdict.wrong else "")).ljust(_CELL)
 
 
 def _sums(verdicts: Verdicts, ways: Sequence[str], width: int) -> Iterator[str]:

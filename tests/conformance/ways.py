@@ -8,7 +8,7 @@ from typing import Callable, Dict, Protocol, Sequence
 from tests.conformance.alone import Alone
 from tests.conformance.cases import Case
 from tests.conformance.outcome import Outcomes
-from tests.conformance.queued import WANTED, OnLibvirt, Queued, Routed
+from tests.conformance.queued import WANTED, InSlots, OnLibvirt, Queued, Routed
 from tests.pool.pool import Pool
 from tests.pool.root import WITH_LIBVIRT
 
@@ -41,6 +41,10 @@ WAYS: Dict[str, Way] = {
     "qemu": Way(
         "routed by the JobRouter into a capsule that QEMU boots in a vanilla slot",
         lambda pool, way: Queued(pool, way, WANTED),
+    ),
+    "slot": Way(
+        "routed as it is, and packed in its vanilla slot, where QEMU boots it",
+        lambda pool, way: InSlots(pool, way, "slot"),
     ),
     "vmware": Way(
         "routed into a VMware job of HTCondor's VM universe, which our vm-gahp boots by QEMU",

@@ -87,8 +87,8 @@ def test_prepare_scripts_can_be_run() -> None:
 
 
 def test_names_fit_the_table() -> None:
-    """At 80 columns with 10 for each way."""
-    widest = 80 - 10 * len(COMPARED)
+    """At 80 columns with 9 for each way."""
+    widest = 80 - 9 * len(COMPARED)
     assert [case.name for case in load_cases((), COMPARED) if len(case.name) >= widest] == []
 
 
