@@ -16,7 +16,7 @@ from vmcapsule.errors import AdError, ConfigError, JobRefused, TooLarge
 from vmcapsule.job.text import split_v1, split_v2
 from vmcapsule.router.finalize import finalize
 from vmcapsule.router.translate import translate
-from vmcapsule.slot.packed.arguments import of_routed_ad
+from vmcapsule.slot.packed.arguments import of_routed_ad, parsed
 from vmcapsule.slot.packed.routed import source_ad
 from vmcapsule.template.likeness import likeness
 from vmcapsule.template.template import load
@@ -49,8 +49,8 @@ def test_the_source_is_run_by_the_program_of_its_machine(knobs: dict[str, str]) 
     assert ad.boolean("TransferExecutable") is False
     words = split_v2(ad.string("Arguments") or "")
     assert words[0] == "routed"
-    args = of_routed_ad().parse_args(words[1:])
-    assert args.command == ["./the job.sh", "1", "two  words", "$$(Memory)"]
+    args, command = parsed(of_routed_ad(), words[1:])
+    assert command == ("./the job.sh", "1", "two  words", "$$(Memory)")
     assert args.executable and not (args.network or args.require_kvm or args.timeout)
     assert args.template_like == likeness(load(Path(knobs["VM_CAPSULE_TEMPLATE"])))
     assert ad.string("TransferInput") == "/home/alice/the job.sh,a,http://b/c"
@@ -74,8 +74,8 @@ def test_what_the_older_syntax_cannot_say_is_refused(knobs: dict[str, str]) -> N
 
 def test_a_program_of_the_machine_is_named_and_not_sent(knobs: dict[str, str]) -> None:
     ad = routed(knobs, 'Cmd = "/bin/date"\nTransferExecutable = false\nTransferInput = "a"\n')
-    args = of_routed_ad().parse_args(split_v2(ad.string("Arguments") or "")[1:])
-    assert args.command[0] == "/bin/date" and not args.executable
+    args, command = parsed(of_routed_ad(), split_v2(ad.string("Arguments") or "")[1:])
+    assert command[0] == "/bin/date" and not args.executable
     assert ad.string("TransferInput") == "a"
 
 
@@ -96,7 +96,7 @@ def test_nothing_of_the_jobs_environment_is_for_our_program(knobs: dict[str, str
 def test_what_the_administrator_configured_is_told(knobs: dict[str, str]) -> None:
     more = {"NETWORK": "true", "REQUIRE_KVM": "true", "TIMEOUT": "3600"}
     ad = routed(knobs, **more, MEMORY_OVERHEAD_MIB="100")
-    args = of_routed_ad().parse_args(split_v2(ad.string("Arguments") or "")[1:])
+    args, _ = parsed(of_routed_ad(), split_v2(ad.string("Arguments") or "")[1:])
     assert (args.network, args.require_kvm, args.timeout) == (True, True, 3600)
     assert args.memory_overhead_mib == 100
     required = ad.expr("Requirements") or ""

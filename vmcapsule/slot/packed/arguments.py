@@ -20,20 +20,20 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 def packed(arguments: Sequence[str]) -> int:
     """Run the job that an execute point's job wrapper was given; return its exit code."""
-    args = _parsed(of_wrapper(), arguments)
+    args, command = parsed(of_wrapper(), arguments)
     environment = _jobs_own(args.set)
-    found = find(Path.cwd(), args.command, environment)
+    found = find(Path.cwd(), command, environment)
     return run.end(run.run(found, args.template, _settings(args)))
 
 
 def of_route(arguments: Sequence[str]) -> int:
     """Run the job whose place we have in its routed ad; return its exit code."""
-    args = _parsed(of_routed_ad(), arguments)
+    args, command = parsed(of_routed_ad(), arguments)
     here, given = Path.cwd(), _jobs_own(())
     told = starter.read_slot(here, given)
     settings = _settings(args)
     try:
-        found = _found(here, args.command, given, settings)
+        found = _found(here, command, given, settings)
         template = routed.template_here(found.machine_ad, args.template_like)
         if args.executable:
             found = _as_executable(found)
@@ -88,9 +88,15 @@ def _settings(args: argparse.Namespace) -> Settings:
     return Settings(args.network, args.require_kvm, args.timeout, args.memory_overhead_mib)
 
 
-def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+def parsed(
+    parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> tuple[argparse.Namespace, Sequence[str]]:
+    """What is for us, and behind the first ``--`` the job's command, word for word."""
+    at = arguments.index("--") if "--" in arguments else len(arguments)
     try:
-        return parser.parse_args(arguments)
+        if not arguments[at + 1 :]:
+            parser.error("there is no command")
+        return parser.parse_args(arguments[:at]), arguments[at + 1 :]
     except SystemExit:  # what calls us is of another version, say: that is no job's end
         raise UsageError(
             f"{parser.description} says '{' '.join(arguments)}'",
@@ -120,5 +126,4 @@ def _parser(name: str, says: str) -> argparse.ArgumentParser:
     made.add_argument("--require-kvm", action="store_true")
     made.add_argument("--timeout", type=float)
     made.add_argument("--memory-overhead-mib", type=int, default=256)
-    made.add_argument("command", nargs="+")
     return made

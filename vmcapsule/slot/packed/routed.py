@@ -95,5 +95,5 @@ def _variables(source: str) -> dict[str, str]:
 
 
 def _string(source: str, name: str) -> Optional[str]:
-    match = re.search(rf"(?im)^[ \t]*{name}[ \t]*=[ \t]*(.*?)[ \t]*$", source)
-    return lex.literal_string(match[1]) if match else None
+    _, text = _lines(source).get(name.lower(), (name, "undefined"))
+    return lex.literal_string(text)

@@ -12,6 +12,7 @@ from vmcapsule.classad.ads import parse_ad
 from vmcapsule.errors import AdError, TemplateError
 from vmcapsule.job.text import join_v2
 from vmcapsule.slot.packed import routed, share
+from vmcapsule.slot.packed.arguments import of_routed_ad, parsed
 from vmcapsule.slot.packed.share import Room
 
 ROUTED = """\
@@ -117,6 +118,25 @@ def _string(text: str) -> str:
 def test_an_environment_that_is_none_is_told() -> None:
     with pytest.raises(AdError, match="the job's environment: no '=' after"):
         routed.environment('Environment = "A"', {}, cpus=1)
+
+
+WORDS = st.lists(st.text(st.characters(exclude_characters="\0"), max_size=5), max_size=4)
+
+
+@given(WORDS | st.lists(st.sampled_from(["--", "-x", "--network", "", "a"]), max_size=5))
+def test_any_arguments_are_the_jobs(words: list[str]) -> None:
+    given = ["--template-like=aa", "--", "./job", *words]
+    args, command = parsed(of_routed_ad(), given)
+    assert command == ["./job", *words] and not args.network
+
+
+def test_an_environment_of_blanks_is_read_at_once() -> None:
+    # Anything but linear would take minutes.
+    blanks = " " * 200_000
+    assert routed.environment(f'Environment = "A=1{blanks}B=2"  ', {}, cpus=1) == {
+        "A": "1",
+        "B": "2",
+    }
 
 
 MACHINE = 'VMCapsuleTemplates = "aa,bb"\nVMCapsuleTemplatePaths = "/x/a,/x/b b"\n'
