@@ -22,7 +22,7 @@ from vmcapsule.job.attributes import (
     is_submitted,
 )
 from vmcapsule.job.source import SourceJob
-from vmcapsule.job.text import join_v2
+from vmcapsule.job.text import is_url, join_v2
 from vmcapsule.router.matching import beyond_never, machine_attrs
 from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, REMOVED_WHEN_HELD, InSlot
 from vmcapsule.router.user_log import told_logs
@@ -111,7 +111,7 @@ def _command(job: SourceJob) -> str:
 
 def _program(job: SourceJob) -> str:
     """The job's executable as a file to transfer: first, so that others may replace it."""
-    path = str(job.iwd / job.executable)
+    path = job.executable if is_url(job.executable) else str(job.iwd / job.executable)
     if "," in path:
         raise AdError(
             f"the executable '{path}' has a comma in its path, which separates in lists of "

@@ -79,6 +79,12 @@ def test_a_program_of_the_machine_is_named_and_not_sent(knobs: dict[str, str]) -
     assert ad.string("TransferInput") == "a"
 
 
+def test_a_program_is_fetched_where_it_says(knobs: dict[str, str]) -> None:
+    ad = routed(knobs, 'Cmd = "http://h/x/prog"\nTransferInput = "a"\n')
+    _, command = parsed(of_routed_ad(), split_v2(ad.string("Arguments") or "")[1:])
+    assert (command[0], ad.string("TransferInput")) == ("./prog", "http://h/x/prog,a")
+
+
 def test_a_program_that_no_list_can_hold_is_refused(knobs: dict[str, str]) -> None:
     with pytest.raises(AdError, match="'/x/a,b' has a comma"):
         routed(knobs, 'Cmd = "/x/a,b"\n')
