@@ -10,6 +10,8 @@ from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL, WANTED, Capsul
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.job.source import SourceJob
 from vmcapsule.router.route import HELD_WITHOUT_UPDATE_S, CapsuleFacts, file_list
+from vmcapsule.slot.packed.share import GUEST_KIB as GUEST_KIB
+from vmcapsule.slot.packed.share import QEMU_MEMORY_MIB as QEMU_MEMORY_MIB
 from vmcapsule.slot.starter import (
     HOLD_CODE,
     HOLD_REASON,
@@ -19,10 +21,6 @@ from vmcapsule.slot.starter import (
     NETWORK_WORKS,
 )
 
-#: What QEMU needs in the slot beside its guest's memory.
-QEMU_MEMORY_MIB = 128
-#: What a guest's system and its HTCondor write beside the job, and logs.
-GUEST_KIB = 64 << 10
 #: Of a machine: a guest that QEMU runs there gets a network.
 _NETWORK = f"TARGET.{NETWORK_WORKS} =?= true"
 #: How a run ends whose guest did not report.
