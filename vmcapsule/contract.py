@@ -82,6 +82,16 @@ Gone (``OUTPUT_GONE``, JSON, a string a line, written by the guest with ``all_ch
 Packs (``INPUT_PACK % n``, ``OUTPUT_PACK % n``) hold the files' data and are at most
 `PACK_BYTES_MAX` long.  The offset of data in a pack is any multiple of 1.
 
+Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may have none)
+    Both ends send frames: a byte that says what it is, the length of what follows (4 bytes,
+    the highest first, at most `LINE_FRAME_BYTES_MAX`), and that.  The name of the port is
+    the protocol's version.  Neither end waits for the other, and what is not understood is
+    passed over.
+    from the guest    `LINE_BEGUN` (empty): the job runs.  `LINE_STDOUT`, `LINE_STDERR`: what
+                      it has written to a stream since the last such frame.  It may lag: what
+                      counts is the stream's file, which comes back with the outputs
+    from the host     `LINE_SIGNAL`, a byte: the signal for the job's first process
+
 Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
 first and then renamed)
     format            int, `FORMAT`
@@ -140,6 +150,14 @@ CONDOR_LOG = RECORD_DIR + "/condor.log"
 
 #: The name of the file system on the disk that the guest works on, if one comes along.
 WORK_LABEL = "CONDOR-WORK"
+
+#: The live line's port, and what its frames begin with.
+LINE_PORT = "vmcapsule.line.1"
+LINE_FRAME_BYTES_MAX = 64 << 10
+LINE_BEGUN = b"b"
+LINE_STDOUT = b"o"
+LINE_STDERR = b"e"
+LINE_SIGNAL = b"s"
 
 #: What the guest replaces by the sandbox's path in values of the environment.
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"

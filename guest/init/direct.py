@@ -7,13 +7,14 @@ import time
 
 from init.ads import core_name, number, parse_ad
 from init.choose import catalogue, deep_catalogue
-from init.contract import SCRATCH_DIR_MARK
+from init.contract import LINE_STDERR, LINE_STDOUT, SCRATCH_DIR_MARK
 from init.files import to_bytes
+from init.line import open_line, wait_with_line
 from init.processes import limit, oom_score, spawn
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict
+    from typing import Any, Dict, Tuple
 
     from init.record import Job
     from init.run import Guest
@@ -96,7 +97,7 @@ class Direct:
             environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
         pid = spawn([program] + job["arguments"], setup, environment)
         self.guest.log(f"the job runs as {login.pw_name}, process {pid}")
-        _, status, usage = os.wait4(pid, 0)
+        status, usage = self.wait(pid, sandbox)
         report["duration_s"] = time.monotonic() - start_s
         report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
         report["max_rss_kib"] = report["image_size_kib"] = usage.ru_maxrss
@@ -108,6 +109,16 @@ class Direct:
         if report["core_dumped"]:
             keep_core(sandbox, pid, ad)
         return before
+
+    def wait(self, pid: int, sandbox: str) -> "Tuple[int, Any]":
+        """The job's wait status and what it used, once it has ended."""
+        line = open_line() if self.guest.whole_machine else None
+        if line is None:
+            return os.wait4(pid, 0)[1:]
+        out, error = self.job["stdout"], self.job["stderr"]
+        streams = {LINE_STDOUT: out, LINE_STDERR: error if error != out else None}
+        paths = {kind: os.path.join(sandbox, name) for kind, name in streams.items() if name}
+        return wait_with_line(pid, line, paths)
 
     def save_logs(self) -> None:
         """There are none but the guest's own."""

@@ -8,10 +8,11 @@ from typing import Iterator
 
 import pytest
 
-from tests.pool.jobs import TIMEOUT_S, try_now
+from tests.pool.jobs import TIMEOUT_S, copy_of, try_now
 from tests.pool.plugin import SCRATCH
 from tests.pool.pool import HELD, RUNNING, JobId, Pool
 from tests.pool.processes import machines
+from vmcapsule.job.source import id_of
 
 pytestmark = pytest.mark.pool
 SUBMIT = """\
@@ -138,6 +139,49 @@ def test_a_program_that_does_not_start_is_a_hold_with_its_reason(
     assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (6, 2)
     reason = ad.string("HoldReason") or ""
     assert reason.startswith("vmcapsule: ") and reason.endswith("No such file or directory")
+
+
+SAVES = """\
+test -e state && exec cat state
+trap 'echo saved >state; exit 1' TERM
+echo begun
+while :; do sleep 0.2; done
+"""
+EVICTABLE = """\
+when_to_transfer_output = ON_EXIT_OR_EVICT
+transfer_output_files = state
+stream_output = true
+"""
+
+
+@pytest.mark.representative
+def test_a_job_that_is_evicted_saves_what_it_has_and_goes_on_with_it(pool: Pool) -> None:
+    job = submit(pool, "sl-evicted", SAVES, EVICTABLE)
+    wait_until_printed(pool, "sl-evicted", "begun\n")
+    pool.run("alice", ["condor_vacate_job", str(id_of(copy_of(pool, job)))])
+    ad = pool.wait(job, TIMEOUT_S)
+    assert (ad.integer("ExitCode"), ad.integer("NumJobStarts")) == (0, 2)
+    assert pool.read("/home/alice/sl-evicted/out").endswith("saved\n")
+
+
+def test_what_a_running_job_has_printed_can_be_looked_at(pool: Pool) -> None:
+    job = submit(pool, "sl-tail", "echo begun; sleep 600")
+    seen: list[bytes] = []
+
+    def is_seen() -> bool:
+        seen[:] = [
+            pool.run("alice", ["condor_tail", str(id_of(copy))], check=False).stdout
+            for copy in pool.routed(job)
+        ]
+        return seen == [b"begun\n"]
+
+    pool.until(is_seen, TIMEOUT_S, "condor_tail to show what the job has printed")
+    pool.run("alice", ["condor_rm", str(job)])
+
+
+def wait_until_printed(pool: Pool, folder: str, text: str) -> None:
+    out = pool.path(f"/home/alice/{folder}/out")
+    pool.until(lambda: out.is_file() and out.read_text() == text, TIMEOUT_S, f"{text!r}")
 
 
 def test_a_machine_that_is_lost_is_no_end_of_the_job(pool: Pool) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import stat
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, Iterator
 
 import pytest
 
@@ -46,18 +50,25 @@ def run(
     option: str = "--timeout=400",
     **env: str,
 ) -> Ended:
-    program = write_probe_beside(here)
-    (here / "condor_exec.exe").write_text("#!/bin/sh\n" + script)
-    (here / "condor_exec.exe").chmod(0o755)
+    argv = command(here, config, script, *arguments, option=option)
     (here / "given").write_text(stdin)
     with (here / "given").open() as given:
         done = subprocess.run(
-            [PYTHON, "-I", program, "packed", f"--template={config.template}", option, "--",
-             str(here / "condor_exec.exe"), *arguments],
-            cwd=here, env={"PATH": "/nowhere", **env}, stdin=given,
+            argv, cwd=here, env={"PATH": "/nowhere", **env}, stdin=given,
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr, here)
+
+
+def command(
+    here: Path, config: Config, script: str, *arguments: str, option: str = "--timeout=400"
+) -> list[str]:
+    """What a job wrapper starts in place of a job, whose script is put into the sandbox."""
+    program = here / "condor_exec.exe"
+    program.write_text("#!/bin/sh\n" + script)
+    program.chmod(0o755)
+    ours = [PYTHON, "-I", str(write_probe_beside(here)), "packed"]
+    return [*ours, f"--template={config.template}", option, "--", str(program), *arguments]
 
 
 def write_probe_beside(here: Path) -> Path:
@@ -110,3 +121,51 @@ def test_a_guest_that_does_not_report_is_no_end_of_the_job(here: Path, config: C
     assert reason.startswith("vmcapsule: the guest did not power off"), ended
     assert stat.S_ISREG((here / "condor_exec.exe").lstat().st_mode)
     assert not [path for path in here.iterdir() if path.name.startswith(".vmcapsule-")]
+
+
+@contextlib.contextmanager
+def started(
+    here: Path, config: Config, script: str
+) -> Iterator[Callable[[bytes], subprocess.Popen[bytes]]]:
+    """A running job; what is yielded waits until it has printed something."""
+    argv = command(here, config, script)
+    out = here / "_condor_stdout"
+    with out.open("ab") as stream, subprocess.Popen(argv, cwd=here, stdout=stream) as process:
+
+        def printed(wanted: bytes) -> subprocess.Popen[bytes]:
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while wanted not in out.read_bytes():
+                assert process.poll() is None and time.monotonic() < deadline_s, (
+                    out.read_bytes()
+                )
+                time.sleep(0.1)
+            return process
+
+        try:
+            yield printed
+        finally:
+            process.kill()
+
+
+ASKED = """\
+trap 'echo asked' USR1
+trap 'echo told; echo saved >state; exit 5' TERM
+echo begun
+while :; do sleep 0.2; done
+"""
+
+
+def test_a_running_job_is_heard_and_gets_its_signals(here: Path, config: Config) -> None:
+    with started(here, config, ASKED) as printed:
+        process = printed(b"begun\n")
+        process.send_signal(signal.SIGUSR1)
+        printed(b"begun\nasked\n").terminate()
+        assert process.wait(TIMEOUT_S) == 5
+    assert (here / "_condor_stdout").read_bytes() == b"begun\nasked\ntold\n"
+    assert (here / "state").read_text() == "saved\n"
+
+
+def test_what_a_job_printed_before_it_was_killed_is_there(here: Path, config: Config) -> None:
+    with started(here, config, "echo begun; sleep 600") as printed:
+        printed(b"begun\n").kill()
+    assert (here / "_condor_stdout").read_bytes() == b"begun\n"

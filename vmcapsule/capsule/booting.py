@@ -18,10 +18,13 @@ def boot_capsule(
     timeout_s: Optional[float],
     alive: Callable[[], None] = lambda: None,
     kvm: Optional[bool] = None,
+    line: Optional[Path] = None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> str:
     """Boot a capsule and wait until it has powered off; return the accelerator's name.
 
-    ``kvm`` says whether KVM works on this machine, where that is known.  Raises `ToolError`
+    ``kvm`` says whether KVM works on this machine, where that is known; ``line`` and
+    ``meanwhile`` are those of `vmcapsule.vm.boot`.  Raises `ToolError`
     where the guest would be emulated and must not be; else as `vmcapsule.vm.boot.boot` does.
     """
     kind = accelerator.choose(made.kernel, cache, kvm)
@@ -44,8 +47,14 @@ def boot_capsule(
             cmdline=made.cmdline,
             network=made.network,
             work_disk=work_disk,
+            line=line,
         )
         boot.boot(
-            machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
+            machine,
+            console=made.console,
+            scratch=made.folder,
+            timeout_s=timeout_s,
+            alive=alive,
+            meanwhile=meanwhile,
         )
     return kind

@@ -420,8 +420,8 @@ TABLE: tuple[Refusal, ...] = (
 )
 
 _IN_SLOT_TEXT = """
-    JobUniverse WantDocker ContainerImage ShouldTransferFiles WhenToTransferOutput RequestGPUs
-    x509userproxy SendCredential WantIOProxy WantCheckpointSignal InteractiveJob PreCmd
+    JobUniverse WantDocker ContainerImage ShouldTransferFiles RequestGPUs
+    x509userproxy SendCredential WantIOProxy InteractiveJob PreCmd
     RequestedChroot RemoteIwd SuspendJobAtExec PreserveRelativeExecutable
     WantExecutionVisaFromStarter PrimaryUnixGroup WantParallelScheduling MaxHosts
 """

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Callable, Iterator, Optional, Sequence
 
-from vmcapsule import process
+from vmcapsule import contract, process
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import LINE_CHARS_MAX, ToolError, one_line
 from vmcapsule.named import NamedTuple
-from vmcapsule.vm import events
+from vmcapsule.vm import events, line
 from vmcapsule.vm.accelerator import KVM, QEMU
 from vmcapsule.vm.confinement import SANDBOX, check_network, confined
 from vmcapsule.vm.watch import Watch, check_panic
@@ -44,6 +44,8 @@ class Machine(NamedTuple):
     network: bool = False
     #: A raw disk whose content nobody needs when the machine is off.
     work_disk: Optional[Path] = None
+    #: The pipes of a line to the guest: the ``path`` of a `vmcapsule.vm.line.Line`.
+    line: Optional[Path] = None
 
 
 def boot(
@@ -53,12 +55,14 @@ def boot(
     scratch: Path,
     timeout_s: Optional[float] = None,
     alive: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> float:
     """Run the machine until it powers off; return how many seconds that took.
 
     The system disk is never written: changes go to a throw-away layer under ``scratch``.
     The console's output goes to the file ``console``.  ``alive`` is called once, when
-    the guest has mounted its data disk.  The machine dies with this process.
+    the guest has mounted its data disk, ``meanwhile`` each `POLL_S`.  The machine dies with
+    this process.
 
     Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
     not mount its data disk in time), `GuestError` when its kernel panics, `SpaceError` when
@@ -77,6 +81,7 @@ def boot(
             while not _ended(qemu):
                 told.check()
                 watch.look(alive)
+                meanwhile()
         _check_end(qemu.returncode, console, complaints)
     return time.monotonic() - started
 
@@ -96,6 +101,7 @@ def qemu_command(machine: Machine, console: Path) -> list[str]:
         "-drive", _drive(machine.data_disk, machine, "cache=writeback"),
         *_work_drive(machine),
         "-device", "virtio-rng-pci",
+        *(line.options(machine.line, contract.LINE_PORT) if machine.line else []),
         "-nic", "user,model=virtio-net-pci" if machine.network else "none",
     ]  # fmt: skip
     if machine.kernel is not None:

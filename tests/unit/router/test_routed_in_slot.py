@@ -257,7 +257,6 @@ def test_it_runs_where_its_source_may_and_its_template_is(
         'PreCmd = "x"',
         "WantIOProxy = true",
         'ShouldTransferFiles = "NO"',
-        'WhenToTransferOutput = "ON_EXIT_OR_EVICT"',
         'x509userproxy = "/x"',
         "JobUniverse = 7",
         "InteractiveJob = true",

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import stat
+import zlib
 from typing import Iterator, Sequence
 
 from vmcapsule import contract
@@ -20,6 +21,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError, SpaceError, one_line
 from vmcapsule.guest.exit_record import JobExit
 from vmcapsule.guest.extract import PackedFiles, fill
+from vmcapsule.slot.packed.live import Stream, write_all
 from vmcapsule.transfer.entries import FILE, FOLDER, Entry
 from vmcapsule.transfer.index import check_path
 
@@ -61,14 +63,25 @@ def put_back(
         ) from error
 
 
-def append(volume: FatVolume, outputs: PackedFiles, name: str, fd: int) -> None:
-    """Append what the job wrote to a stream to an open file of whatever kind."""
+def append(volume: FatVolume, outputs: PackedFiles, name: str, stream: Stream) -> None:
+    """Append what the job wrote to a stream, of which some may be there already."""
     for entry in outputs.entries:
         if entry.path == name and entry.kind == FILE:
+            if not _begins_with(_pieces(volume, outputs, entry), stream):
+                stream.forget()
+            there = stream.count
             for piece in _pieces(volume, outputs, entry):
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(fd, view) :]
+                write_all(stream.fd, piece[there:])
+                there = max(0, there - len(piece))
+
+
+def _begins_with(pieces: Iterator[bytes], stream: Stream) -> bool:
+    """Is what was written to a stream how the file begins?"""
+    left, crc = stream.count, 0
+    while left and (piece := next(pieces, b"")):
+        crc = zlib.crc32(piece[:left], crc)
+        left -= len(piece[:left])
+    return left == 0 and crc == stream.crc
 
 
 def _pieces(volume: FatVolume, outputs: PackedFiles, entry: Entry) -> Iterator[bytes]:

@@ -13,8 +13,9 @@ import signal
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
+from vmcapsule import contract
 from vmcapsule.capsule.booting import boot_capsule
 from vmcapsule.capsule.record import Capsule
 from vmcapsule.disk.data_disk import DataDisk
@@ -24,9 +25,12 @@ from vmcapsule.guest.exit_record import JobExit, read_exit
 from vmcapsule.slot.ending import die
 from vmcapsule.slot.packed.carry import Settings, make
 from vmcapsule.slot.packed.found import Found
+from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.slot.packed.put_back import append, put_back
 from vmcapsule.slot.starter import read_slot
 from vmcapsule.template.template import load
+from vmcapsule.vm import line
+from vmcapsule.vm.line import Line
 from vmcapsule.vm.watch import last_line
 
 STOPS = (
@@ -39,15 +43,32 @@ STOPS = (
 def run(found: Found, template: Path, settings: Settings) -> JobExit:
     """Run a job in a machine of ``template``; say how it ended, or die as it is told to.
 
-    Whatever is raised is not the job's end: `vmcapsule.slot.entry` tells HTCondor so.
+    Signals are the job's once it runs.  Whatever is raised is not the job's end:
+    `vmcapsule.slot.entry` tells HTCondor so.
     """
-    for number in STOPS:
-        signal.signal(number, _stop)
+    _at_signals(lambda number, _: _stop(number))
     try:
-        with _aside(found.here) as folder:
-            return _run(found, template, settings, folder)
+        with _aside(found.here) as folder, line.made(folder / "line") as ours:
+            live = Live(ours, _streams(found))
+            _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
+            made = make(found, load(template), settings, folder)
+            _boot(found, made, ours, live)
+            return _back(found, made, live)
     except KeyboardInterrupt as stop:
         die(int(stop.args[0]))
+
+
+def _at_signals(handler: Callable[[int, Optional[FrameType]], object]) -> None:
+    for number in STOPS:
+        signal.signal(number, handler)
+
+
+def _streams(found: Found) -> dict[bytes, Stream]:
+    """The job's own in its slot; both in one where they go to one file."""
+    streams = {contract.LINE_STDOUT: Stream(1)} if found.stdout else {}
+    if found.stderr not in (None, found.stdout):
+        streams[contract.LINE_STDERR] = Stream(2)
+    return streams
 
 
 def end(job_exit: JobExit) -> int:
@@ -67,35 +88,40 @@ def _aside(here: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(found: Found, template: Path, settings: Settings, folder: Path) -> JobExit:
-    made = make(found, load(template), settings, folder)
+def _boot(found: Found, made: Capsule, ours: Line, live: Live) -> None:
     told = read_slot(found.here, dict(found.environment))
     try:
-        boot_capsule(made, cache=folder, timeout_s=made.timeout_s, kvm=told.kvm)
-        return _back(found, made)
+        boot_capsule(
+            made,
+            cache=made.folder,
+            timeout_s=made.timeout_s,
+            kvm=told.kvm,
+            line=ours.path,
+            meanwhile=live.look,
+        )
     except VmCapsuleError as error:
         if made.console.is_file() and not isinstance(error, ExecFailed):
             error.message += last_line(made.console)
         raise
+    finally:
+        # Of a job that does not come back, too, there is what it printed.
+        live.look()
 
 
-def _back(found: Found, made: Capsule) -> JobExit:
+def _back(found: Found, made: Capsule, live: Live) -> JobExit:
     """Bring back what the job left; say how it ended."""
+    names = {contract.LINE_STDOUT: found.stdout, contract.LINE_STDERR: found.stderr}
     with DataDisk(made.data_disk, None).opened(made.folder, made.data_bytes) as volume:
         job_exit = read_exit(volume)
         outputs = extract.read_outputs(volume, job_exit)
-        streams = dict.fromkeys(filter(None, (found.stdout, found.stderr)))
-        omit = [*streams, *found.omit]
+        omit = [*filter(None, names.values()), *found.omit]
         put_back(volume, outputs, job_exit, os.fspath(found.here), omit)
-        for fd, name in ((1, found.stdout), (2, found.stderr)):
-            if name in streams:
-                del streams[name]
-                append(volume, outputs, name, fd)
+        for kind, stream in live.streams.items():
+            append(volume, outputs, str(names[kind]), stream)
     return job_exit
 
 
-def _stop(number: int, frame: Optional[FrameType]) -> None:
+def _stop(number: int) -> None:
     """End like by Ctrl-C, so that QEMU goes first.  A second one would be in the way."""
-    for each in STOPS:
-        signal.signal(each, lambda *_: None)
+    _at_signals(lambda *_: None)
     raise KeyboardInterrupt(number)

@@ -21,6 +21,7 @@ from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.errors import DiskError, SpaceError
 from vmcapsule.guest.exit_record import read_exit
 from vmcapsule.guest.extract import read_outputs
+from vmcapsule.slot.packed.live import Stream
 from vmcapsule.slot.packed.put_back import append, put_back
 from vmcapsule.transfer.entries import FILE, FOLDER, LINK, Entry, Stretch
 
@@ -113,9 +114,47 @@ def test_a_stream_is_appended_to_what_htcondor_has_opened(tmp_path: Path, here: 
     disk = came(tmp_path, sparse)
     bring_back(disk, here, [contract.STDOUT])
     with DataDisk(disk, None).opened(tmp_path, 20 << 20) as volume, out.open("ab") as given:
-        append(volume, read_outputs(volume), contract.STDOUT, given.fileno())
+        append(volume, read_outputs(volume), contract.STDOUT, Stream(given.fileno()))
     assert out.read_bytes() == b"before \0\000123\0\0\0\0"
     assert tree(here) == {}
+
+
+@pytest.mark.parametrize(
+    ("live", "whole"),
+    [
+        (b"01", b"before 0123"),
+        (b"0123", b"before 0123"),
+        # The job has emptied the file since, and begun anew.
+        (b"ol", b"before 0123"),
+        (b"old and longer", b"before 0123"),
+    ],
+)
+def test_what_came_live_is_not_appended_again(
+    tmp_path: Path, live: bytes, whole: bytes
+) -> None:
+    out = tmp_path / "out"
+    out.write_text("before ")
+    disk = came(tmp_path, file(contract.STDOUT, 0, 4))
+    with DataDisk(disk, None).opened(tmp_path, 20 << 20) as volume, out.open("r+b") as given:
+        os.lseek(given.fileno(), 0, os.SEEK_END)
+        stream = Stream(given.fileno())
+        stream.write(live)
+        append(volume, read_outputs(volume), contract.STDOUT, stream)
+    assert out.read_bytes() == whole
+
+
+def test_what_was_streamed_cannot_be_taken_back(tmp_path: Path) -> None:
+    disk = came(tmp_path, file(contract.STDOUT, 0, 4))
+    reader, writer = os.pipe()
+    with (
+        os.fdopen(reader, "rb") as end,
+        DataDisk(disk, None).opened(tmp_path, 20 << 20) as volume,
+    ):
+        with os.fdopen(writer, "wb") as given:
+            stream = Stream(given.fileno())
+            stream.write(b"o")
+            append(volume, read_outputs(volume), contract.STDOUT, stream)
+        assert end.read() == b"o123"
 
 
 def test_what_htcondor_cannot_send_cannot_be_sent(tmp_path: Path, here: Path) -> None:

@@ -1,0 +1,152 @@
+"""The guest's end of the live line, with a pair of sockets in place of its port."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+
+from tests.unit.guest_place import load_guest
+from vmcapsule import contract
+
+guest = load_guest()
+HEAD = struct.Struct(">cI")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """The host's end, and the guest's, which never blocks: that is how it opens its port."""
+    host, port = socket.socketpair()
+    port.setblocking(False)
+    host.settimeout(20)
+    with host, port:
+        yield host, port
+
+
+def frame(kind: bytes, data: bytes) -> bytes:
+    return HEAD.pack(kind, len(data)) + data
+
+
+def frames(data: bytes) -> list[tuple[bytes, bytes]]:
+    found = []
+    while data:
+        kind, length = HEAD.unpack_from(data)
+        assert length <= contract.LINE_FRAME_BYTES_MAX
+        found.append((kind, data[HEAD.size : HEAD.size + length]))
+        data = data[HEAD.size + length :]
+    return found
+
+
+def read_until(host: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        data += host.recv(1 << 20)
+    return data
+
+
+def run(port: socket.socket, script: str, out: Path) -> int:
+    """Run a job whose output goes into a file; return its wait status."""
+    with out.open("wb") as stream:
+        process = subprocess.Popen(["/bin/sh", "-c", script], stdout=stream)
+    line = guest.Line(port.fileno())
+    status, usage = guest.wait_with_line(process.pid, line, {contract.LINE_STDOUT: str(out)})
+    process.returncode = status
+    assert usage.ru_maxrss > 0
+    return int(status)
+
+
+def test_what_a_job_prints_is_sent_while_it_runs(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    go_on = tmp_path / "go-on"
+    heard: list[bytes] = []
+
+    def listen() -> None:
+        # The job ends when its first line has been heard, and not before.
+        heard.append(read_until(host, b"first\n"))
+        go_on.touch()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    script = f"echo first; until [ -e {go_on} ]; do sleep 0.05; done; exit 3"
+    assert run(port, script, tmp_path / "out") == 3 << 8
+    listener.join()
+    assert frames(heard[0]) == [(contract.LINE_BEGUN, b""), (contract.LINE_STDOUT, b"first\n")]
+
+
+def test_signals_reach_the_job(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    told = frame(contract.LINE_SIGNAL, bytes([signal.SIGUSR1])) + frame(b"?", b"of tomorrow")
+    # A number that no signal has is passed over, and so is what comes in two pieces.
+    told += frame(contract.LINE_SIGNAL, bytes([200, signal.SIGTERM]))
+    host.sendall(told[:7])
+
+    def go_on() -> None:
+        read_until(host, b"ready\n")
+        host.sendall(told[7:])
+
+    talker = threading.Thread(target=go_on)
+    talker.start()
+    script = (
+        "trap 'echo one' USR1; trap 'echo two; exit 5' TERM; echo ready;"
+        "while :; do sleep 0.05; done"
+    )
+    assert run(port, script, tmp_path / "out") == 5 << 8
+    talker.join()
+    assert (tmp_path / "out").read_text() == "ready\none\ntwo\n"
+
+
+def test_a_host_that_does_not_listen_delays_nothing(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    script = "head -c 9000000 /dev/zero; exit 4"
+    assert run(port, script, tmp_path / "out") == 4 << 8
+    assert (tmp_path / "out").stat().st_size == 9000000
+
+
+def test_a_host_that_has_gone_delays_nothing(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    host.close()
+    assert run(port, "echo said; sleep 0.7; exit 6", tmp_path / "out") == 6 << 8
+
+
+@pytest.mark.parametrize("instead", ["mkfifo", "ln -s /etc/passwd", "mkdir", "true"])
+def test_a_job_that_puts_something_else_in_its_streams_place_is_no_failure(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path, instead: str
+) -> None:
+    host, port = ends
+    out = tmp_path / "out"
+    out.touch()
+    subprocess.run(["/bin/sh", "-c", f"rm {out}; {instead} {out}"], check=True)
+    process = subprocess.Popen(["/bin/sh", "-c", "sleep 0.6; exit 2"])
+    line = guest.Line(port.fileno())
+    status, _ = guest.wait_with_line(process.pid, line, {contract.LINE_STDOUT: str(out)})
+    process.returncode = status
+    assert status == 2 << 8
+    assert frames(host.recv(1000)) == [(contract.LINE_BEGUN, b"")]
+
+
+def test_a_machine_has_its_line_by_the_ports_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert guest.open_line(str(tmp_path / "none")) is None
+    for number, name in enumerate(["org.qemu.guest_agent.0", contract.LINE_PORT]):
+        (tmp_path / f"vport0p{number}").mkdir()
+        (tmp_path / f"vport0p{number}" / "name").write_text(name + "\n")
+    opened: list[str] = []
+    monkeypatch.setattr(os, "open", lambda path, flags: opened.append(path) or 77)
+    assert guest.open_line(str(tmp_path)).fd == 77
+    assert opened == ["/dev/vport0p1"]

@@ -1,0 +1,124 @@
+"""The host's end of a line, whatever a guest says on it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmcapsule import contract
+from vmcapsule.slot.packed.live import Live, Stream
+from vmcapsule.vm import line
+from vmcapsule.vm.line import Line
+
+HEAD = struct.Struct(">cI")
+OUT, ERR = contract.LINE_STDOUT, contract.LINE_STDERR
+
+
+def frame(kind: bytes, data: bytes = b"") -> bytes:
+    return HEAD.pack(kind, len(data)) + data
+
+
+@contextlib.contextmanager
+def streams(folder: Path) -> Iterator[dict[bytes, Stream]]:
+    with (folder / "out").open("ab") as out, (folder / "err").open("ab") as err:
+        yield {OUT: Stream(out.fileno()), ERR: Stream(err.fileno())}
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Iterator[Line]:
+    with line.made(tmp_path / "line") as made:
+        yield made
+
+
+@pytest.fixture
+def live(ours: Line, tmp_path: Path) -> Iterator[Live]:
+    with streams(tmp_path) as found:
+        yield Live(ours, found)
+
+
+def guest_says(ours: Line, data: bytes) -> None:
+    os.write(ours.out_of, data)
+
+
+def heard_by_guest(ours: Line) -> bytes:
+    with contextlib.suppress(BlockingIOError):
+        return os.read(ours.into, 1000)
+    return b""
+
+
+def test_what_the_job_prints_is_where_its_output_goes(
+    live: Live, ours: Line, tmp_path: Path
+) -> None:
+    said = frame(contract.LINE_BEGUN) + frame(OUT, b"one\n") + frame(b"?", b"of tomorrow")
+    said += frame(ERR, b"error\n") + frame(OUT, b"two\n")
+    for part in (said[:3], said[3:12], said[12:]):
+        guest_says(ours, part)
+        live.look()
+    assert (tmp_path / "out").read_bytes() == b"one\ntwo\n"
+    assert (tmp_path / "err").read_bytes() == b"error\n"
+
+
+def test_signals_are_the_jobs_once_it_runs(live: Live, ours: Line) -> None:
+    assert not live.send_signal(signal.SIGTERM)
+    assert heard_by_guest(ours) == b""
+    guest_says(ours, frame(contract.LINE_BEGUN))
+    live.look()
+    assert live.send_signal(signal.SIGTERM)
+    assert heard_by_guest(ours) == frame(contract.LINE_SIGNAL, bytes([signal.SIGTERM]))
+
+
+def test_a_guest_that_takes_no_signals_is_not_waited_for(live: Live, ours: Line) -> None:
+    guest_says(ours, frame(contract.LINE_BEGUN))
+    live.look()
+    assert all(live.send_signal(signal.SIGUSR1) for _ in range(20_000))
+
+
+@pytest.mark.parametrize("length", [contract.LINE_FRAME_BYTES_MAX + 1, (1 << 32) - 1])
+def test_a_frame_that_is_too_long_is_the_last(
+    live: Live, ours: Line, tmp_path: Path, length: int
+) -> None:
+    guest_says(ours, frame(OUT, b"before\n") + HEAD.pack(OUT, length) + b"x" * 100)
+    live.look()
+    for _ in range(100):
+        guest_says(ours, frame(OUT, b"after\n"))
+        live.look()
+    assert (tmp_path / "out").read_bytes() == b"before\n"
+
+
+@given(st.lists(st.binary(max_size=300), max_size=12))
+def test_whatever_is_said_goes_nowhere_else(
+    tmp_path_factory: pytest.TempPathFactory, parts: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("said")
+    with line.made(folder / "line") as ours, streams(folder) as found:
+        live = Live(ours, found)
+        for part in parts:
+            guest_says(ours, part) if part else None
+            live.look()
+        said = b"".join(parts)
+        assert (folder / "out").stat().st_size + (folder / "err").stat().st_size <= len(said)
+        assert {path.name for path in folder.iterdir()} == {"out", "err", "line.in", "line.out"}
+
+
+@given(st.lists(st.tuples(st.sampled_from([OUT, ERR]), st.binary(max_size=70_000)), max_size=9))
+def test_all_that_is_said_comes_in_order(
+    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[bytes, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("told")
+    told = [(kind, data[: contract.LINE_FRAME_BYTES_MAX]) for kind, data in told]
+    with line.made(folder / "line") as ours, streams(folder) as found:
+        live = Live(ours, found)
+        for kind, data in told:
+            guest_says(ours, frame(kind, data))
+            live.look()
+    for name, kind in (("out", OUT), ("err", ERR)):
+        expected = b"".join(data for one, data in told if one == kind)
+        assert (folder / name).read_bytes() == expected
