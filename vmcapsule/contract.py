@@ -32,6 +32,8 @@ Job record (``JOB_RECORD``, JSON, written by the host)
                       runner, where the machine is the guest's own); null: the guest chooses
     all_changes       bool: send back, and no ``outputs``, whatever is new or changed at any
                       depth of the sandbox, and what is gone (for the direct runner)
+    chirp_cookie      what opens the starter's chirp proxy, to which the line leads (for the
+                      direct runner); null: the job has none
     condor_version    HTCondor is in /condor-<this>, to which the tarball unpacks; null for the
                       direct runner
 
@@ -91,6 +93,9 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
                       it has written to a stream since the last such frame.  It may lag: what
                       counts is the stream's file, which comes back with the outputs
     from the host     `LINE_SIGNAL`, a byte: the signal for the job's first process
+    either way        of connections to the starter's chirp proxy, which the guest numbers from
+                      0 to `LINE_LINKS_MAX` - 1 in a first byte: `LINE_OPEN` (from the guest),
+                      `LINE_DATA` with what is said, `LINE_CLOSE`
 
 Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
 first and then renamed)
@@ -158,6 +163,10 @@ LINE_BEGUN = b"b"
 LINE_STDOUT = b"o"
 LINE_STDERR = b"e"
 LINE_SIGNAL = b"s"
+LINE_OPEN = b"c"
+LINE_DATA = b"d"
+LINE_CLOSE = b"x"
+LINE_LINKS_MAX = 16
 
 #: What the guest replaces by the sandbox's path in values of the environment.
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"

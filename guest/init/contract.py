@@ -37,3 +37,7 @@ LINE_BEGUN = b"b"
 LINE_STDOUT = b"o"
 LINE_STDERR = b"e"
 LINE_SIGNAL = b"s"
+LINE_OPEN = b"c"
+LINE_DATA = b"d"
+LINE_CLOSE = b"x"
+LINE_LINKS_MAX = 16

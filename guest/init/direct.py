@@ -11,10 +11,11 @@ from init.contract import LINE_STDERR, LINE_STDOUT, SCRATCH_DIR_MARK
 from init.files import to_bytes
 from init.line import open_line, wait_with_line
 from init.processes import limit, oom_score, spawn
+from init.proxy import Proxy
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Tuple
+    from typing import Any, Dict, Optional, Tuple
 
     from init.record import Job
     from init.run import Guest
@@ -65,6 +66,8 @@ class Direct:
 
     def __init__(self, job: "Job", guest: "Guest") -> None:
         self.job, self.guest = job, guest
+        self.line = open_line() if guest.whole_machine else None
+        self.proxy: Optional[Proxy] = None
 
     def prepare(self) -> str:
         """Return the folder to unpack the sandbox into."""
@@ -76,6 +79,7 @@ class Direct:
         if self.guest.whole_machine and job.get("sandbox"):
             sandbox = job["sandbox"]
         self.guest.write_ads("", sandbox)
+        self.offer_chirp()
         self.guest.see_at(sandbox)
         look = deep_catalogue if job.get("all_changes") else catalogue
         before = look(os.fsencode(sandbox))
@@ -110,15 +114,22 @@ class Direct:
             keep_core(sandbox, pid, ad)
         return before
 
+    def offer_chirp(self) -> None:
+        """A proxy like the starter's, which the line leads to."""
+        cookie = self.job.get("chirp_cookie")
+        if self.line is not None and cookie:
+            self.proxy = Proxy(self.line)
+            # Of the starter's own mode.
+            self.guest.write_beside(".chirp.config", self.proxy.contact(cookie), 0o700)
+
     def wait(self, pid: int, sandbox: str) -> "Tuple[int, Any]":
         """The job's wait status and what it used, once it has ended."""
-        line = open_line() if self.guest.whole_machine else None
-        if line is None:
+        if self.line is None:
             return os.wait4(pid, 0)[1:]
         out, error = self.job["stdout"], self.job["stderr"]
         streams = {LINE_STDOUT: out, LINE_STDERR: error if error != out else None}
         paths = {kind: os.path.join(sandbox, name) for kind, name in streams.items() if name}
-        return wait_with_line(pid, line, paths)
+        return wait_with_line(pid, self.line, paths, self.proxy)
 
     def save_logs(self) -> None:
         """There are none but the guest's own."""

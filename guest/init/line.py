@@ -11,6 +11,8 @@ MYPY = False
 if MYPY:
     from typing import Any, Dict, List, Optional, Tuple
 
+    from init.proxy import Proxy
+
 PORTS = "/sys/class/virtio-ports"
 HEAD_BYTES = 5
 #: How often the streams' files are looked at, and how much of one is sent at a time: a job
@@ -52,19 +54,18 @@ class Line:
             return False  # its host does not read just now, or has gone
         return True
 
-    def signals(self) -> "List[int]":
-        """The signals that have come for the job."""
+    def frames(self) -> "List[Tuple[bytes, bytes]]":
+        """What has come: the kinds of whole frames and what is in them."""
         try:
             self.heard += os.read(self.fd, LINE_FRAME_BYTES_MAX)
         except OSError:
-            return []  # nothing has come
-        found: List[int] = []
+            return []  # nothing
+        found: List[Tuple[bytes, bytes]] = []
         while len(self.heard) >= HEAD_BYTES:
             end = HEAD_BYTES + int.from_bytes(self.heard[1:HEAD_BYTES], "big")
             if len(self.heard) < end:
                 break
-            if self.heard[:1] == LINE_SIGNAL:
-                found += self.heard[HEAD_BYTES:end]
+            found.append((self.heard[:1], self.heard[HEAD_BYTES:end]))
             self.heard = self.heard[end:]
         return found
 
@@ -108,7 +109,9 @@ def follow(streams: "Dict[bytes, str]") -> "List[Followed]":
     return found
 
 
-def wait_with_line(pid: int, line: Line, streams: "Dict[bytes, str]") -> "Tuple[int, Any]":
+def wait_with_line(
+    pid: int, line: Line, streams: "Dict[bytes, str]", proxy: "Optional[Proxy]" = None
+) -> "Tuple[int, Any]":
     """Wait until the job has ended; return its wait status and what it used.
 
     ``streams`` has the paths of its streams' files, by the kind of their frames.  Meanwhile
@@ -128,9 +131,13 @@ def wait_with_line(pid: int, line: Line, streams: "Dict[bytes, str]") -> "Tuple[
                 return status, usage
             for stream in followed:
                 stream.send_more(line)
-            for number in line.signals():
-                line.pass_on(number, pid)
-            rest(reader, line)
+            for kind, data in line.frames():
+                if kind == LINE_SIGNAL:
+                    for number in data:
+                        line.pass_on(number, pid)
+                elif proxy is not None:
+                    proxy.take(kind, data)
+            rest(reader, line, proxy)
     finally:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGCHLD, handler)
@@ -138,14 +145,19 @@ def wait_with_line(pid: int, line: Line, streams: "Dict[bytes, str]") -> "Tuple[
             os.close(fd)
 
 
-def rest(reader: int, line: Line) -> None:
-    """Until it is time to look again, a child has ended, or the host says something."""
+def rest(reader: int, line: Line, proxy: "Optional[Proxy]") -> None:
+    """Until it is time to look again, a child has ended, or somebody says something."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
-    poll.register(line.fd, select.POLLIN)
-    for fd, event in poll.poll(LOOK_S * 1000):
-        if fd == reader:
-            os.read(reader, 4096)
-        elif event & ~select.POLLIN:
-            # Nobody is at the other end, which is no news each time.
-            select.select([reader], [], [], LOOK_S)
+    poll.register(line.fd, select.POLLIN | (select.POLLOUT if line.unsent else 0))
+    if proxy is not None:
+        for fd, wanted in proxy.wanted().items():
+            poll.register(fd, wanted)
+    events = dict(poll.poll(LOOK_S * 1000))
+    if reader in events:
+        os.read(reader, 4096)
+    elif events.get(line.fd, 0) & ~(select.POLLIN | select.POLLOUT):
+        # Nobody is at the other end, which is no news each time.
+        select.select([reader], [], [], LOOK_S)
+    if proxy is not None:
+        proxy.look(set(events))

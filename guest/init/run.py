@@ -142,8 +142,8 @@ class Guest:
             self.give(home)
 
     def write_ads(self, startd_ad: str, place: str) -> None:
-        """Put ``.job.ad`` and ``.machine.ad`` into the sandbox, in place of what may have the
-        names; the job sees the sandbox at ``place``."""
+        """Put ``.job.ad`` and ``.machine.ad`` into the sandbox, which the job sees at
+        ``place``."""
         # Of two lines for an attribute the last one holds.
         ads = (SANDBOX_AD, RUN_AD)
         job_ad = "\n".join(read_text(os.path.join(self.data_dir, name)) for name in ads)
@@ -153,9 +153,13 @@ class Guest:
             ".machine.ad": machine_ad(slot_ad, startd_ad),
         }
         for name, text in files.items():
-            write_file(self.sandbox + ".new", to_bytes(text))
-            self.give(self.sandbox + ".new")
-            os.rename(self.sandbox + ".new", os.path.join(self.sandbox, name))
+            self.write_beside(name, text)
+
+    def write_beside(self, name: str, text: str, mode: int = 0o644) -> None:
+        """Put a file of a starter's into the sandbox, in place of what may have the name."""
+        write_file(self.sandbox + ".new", to_bytes(text), mode)
+        self.give(self.sandbox + ".new")
+        os.rename(self.sandbox + ".new", os.path.join(self.sandbox, name))
 
     def see_at(self, place: str) -> None:
         """Have the sandbox at another place, too, which is its own from now on."""

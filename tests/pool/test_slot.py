@@ -141,6 +141,42 @@ def test_a_program_that_does_not_start_is_a_hold_with_its_reason(
     assert reason.startswith("vmcapsule: ") and reason.endswith("No such file or directory")
 
 
+CHIRPS = """\
+#!/usr/bin/python3
+import os, socket
+host, port, cookie = open(os.environ["_CONDOR_CHIRP_CONFIG"]).read().split()
+with socket.create_connection((host, int(port))) as link, link.makefile("rwb") as both:
+    for request in (f"cookie {cookie}", "set_job_attr_delayed ChirpStep 7", "getfile on-ap"):
+        both.write(request.encode() + b"\\n")
+        both.flush()
+        answer = int(both.readline())
+        print(answer, both.read(max(answer, 0)).decode(), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def chirp_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-chirp", CHIRPS, "want_io_proxy = true", **{"on-ap": "its file\n"})
+
+
+@pytest.fixture(scope="module")
+def less_chirp_job(pool: Pool) -> JobId:
+    return submit(pool, "sl-less", CHIRPS, **{"on-ap": "its file\n"})
+
+
+def test_a_job_talks_to_its_starter_by_chirp(
+    pool: Pool, chirp_job: JobId, less_chirp_job: JobId
+) -> None:
+    for job, folder, last in (
+        (chirp_job, "sl-chirp", "9 its file\n\n"),
+        # As natively: it has not asked for files.
+        (less_chirp_job, "sl-less", "-8 \n"),
+    ):
+        ad = pool.wait(job, TIMEOUT_S)
+        assert (ad.integer("ExitCode"), ad.integer("ChirpStep")) == (0, 7)
+        assert pool.read(f"/home/alice/{folder}/out") == f"0 \n0 \n{last}"
+
+
 SAVES = """\
 test -e state && exec cat state
 trap 'echo saved >state; exit 1' TERM

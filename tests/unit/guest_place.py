@@ -54,8 +54,8 @@ def load_guest() -> ModuleType:
 
 
 def _as_from_init() -> None:
-    """In a guest nobody ignores the signals that a shell's '&' does."""
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    """In a guest nobody ignores the signals that a shell's '&' does, or nohup."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
 

@@ -19,12 +19,11 @@ def boot_capsule(
     alive: Callable[[], None] = lambda: None,
     kvm: Optional[bool] = None,
     line: Optional[Path] = None,
-    meanwhile: Callable[[], None] = lambda: None,
 ) -> str:
     """Boot a capsule and wait until it has powered off; return the accelerator's name.
 
-    ``kvm`` says whether KVM works on this machine, where that is known; ``line`` and
-    ``meanwhile`` are those of `vmcapsule.vm.boot`.  Raises `ToolError`
+    ``kvm`` says whether KVM works on this machine, where that is known; ``line`` is that
+    of `vmcapsule.vm.boot.Machine`.  Raises `ToolError`
     where the guest would be emulated and must not be; else as `vmcapsule.vm.boot.boot` does.
     """
     kind = accelerator.choose(made.kernel, cache, kvm)
@@ -50,11 +49,6 @@ def boot_capsule(
             line=line,
         )
         boot.boot(
-            machine,
-            console=made.console,
-            scratch=made.folder,
-            timeout_s=timeout_s,
-            alive=alive,
-            meanwhile=meanwhile,
+            machine, console=made.console, scratch=made.folder, timeout_s=timeout_s, alive=alive
         )
     return kind

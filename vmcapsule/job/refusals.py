@@ -421,7 +421,7 @@ TABLE: tuple[Refusal, ...] = (
 
 _IN_SLOT_TEXT = """
     JobUniverse WantDocker ContainerImage ShouldTransferFiles RequestGPUs
-    x509userproxy SendCredential WantIOProxy InteractiveJob PreCmd
+    x509userproxy SendCredential InteractiveJob PreCmd
     RequestedChroot RemoteIwd SuspendJobAtExec PreserveRelativeExecutable
     WantExecutionVisaFromStarter PrimaryUnixGroup WantParallelScheduling MaxHosts
 """

@@ -91,10 +91,17 @@ def measured(routed: Ad) -> Ad:
         )
         if text is not None
     ]
+    lines += [f"{name} = {routed.expr(name)}" for name in routed.names if _is_chirps(name)]
     dumped = routed.expr(starter.CORE_DUMPED)
     if dumped is not None and routed.boolean("ExitBySignal"):
         lines.append(f"JobCoreDumped = {str(dumped == '1').lower()}")
     return parse_ad("\n".join(lines))
+
+
+def _is_chirps(name: str) -> bool:
+    """Was this put into the ad by the job itself, by chirp, and not by us?"""
+    lower = name.lower()
+    return lower.startswith("chirp") and not lower.startswith(starter.OURS_BY_CHIRP)
 
 
 def _outputs(made: Capsule, source: Ad) -> str:

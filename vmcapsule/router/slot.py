@@ -40,7 +40,8 @@ _MEASURED = frozenset(
 )
 #: What is otherwise in the routed ad than in its source's, for which it is asked in the slot.
 _STOOD_IN = (
-    *("Cmd", "TransferExecutable", "Args", "Arguments", "Environment", "Env", "WantIOProxy"),
+    *("Cmd", "TransferExecutable", "Args", "Arguments", "Environment", "Env"),
+    "WantRemoteUpdates",
     *("TransferInput", "Requirements", "UserLog", "ClusterId", "ProcId", "GlobalJobId"),
     # The JobRouter takes it out of every ad.
     "CoreSize",
@@ -95,7 +96,7 @@ def _stand_in(job: SourceJob, config: Config, like: str) -> dict[str, Value]:
         name: quote(f"{prefix} {job.text(name) or ''}".rstrip()),
         "Environment": quote(""),
         # A run that was none is told to the queue, which hears of no end of the job then.
-        "WantIOProxy": True,
+        "WantRemoteUpdates": True,
     }
     if job.transfer_executable:
         inputs = [_program(job), job.text("TransferInput")]

@@ -3,10 +3,10 @@
 Chirp's *delayed updates* need nothing asked for by the job: the starter keeps them and
 sends them to the shadow with its next report, the job's exit at the latest, where they
 are in the job's ad before ``OnExitHold`` and ``OnExitRemove`` are evaluated.  Others need
-``WantIOProxy`` in the job's ad, and are in the queue when the starter has answered: so that
-they are there, too, when no end of the job's is reported.  Lines of text over a local
-connection; the file ``.chirp.config`` says where, and holds a cookie
-(``condor_starter.V6.1/io_proxy_handler.cpp``).
+``WantRemoteUpdates`` or ``WantIOProxy`` in the job's ad, and are in the queue when the
+starter has answered: so that they are there, too, when no end of the job's is reported.
+Lines of text over a local connection; the file ``.chirp.config`` says where, and holds a
+cookie (``condor_starter.V6.1/io_proxy_handler.cpp``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Mapping, Union
 
 from vmcapsule.errors import ToolError
+from vmcapsule.named import NamedTuple
 
 #: The starter answers at once, unless it is in the middle of something: one that has started
 #: a VM sleeps for half a minute.
@@ -27,6 +28,14 @@ Value = Union[int, float, str]
 _CONTACT = re.compile(r"\[?([0-9A-Fa-f:.]+)\]? ([0-9]{1,5}) ([!-~]+)\s*\Z")
 _CONTACT_BYTES_MAX = 1024
 _ANSWER_BYTES_MAX = 64
+
+
+class Contact(NamedTuple):
+    """Where a starter's proxy listens, and what opens it."""
+
+    host: str
+    port: int
+    cookie: str
 
 
 def set_delayed(changes: Mapping[str, Value], contact: Path) -> None:
@@ -46,17 +55,18 @@ def set_now(changes: Mapping[str, Value], contact: Path) -> None:
 
 
 def _tell(request: str, changes: Mapping[str, Value], contact: Path) -> None:
-    host, port, cookie = _read_contact(contact)
+    proxy = read_contact(contact)
     try:
-        with socket.create_connection((host, port), timeout=TIMEOUT_S) as link:
-            _say(link, f"cookie {cookie}")
+        with socket.create_connection((proxy.host, proxy.port), timeout=TIMEOUT_S) as link:
+            _say(link, f"cookie {proxy.cookie}")
             for name, value in changes.items():
                 _say(link, update_line(request, name, value))
     except OSError as error:
         raise ToolError(f"HTCondor's starter does not answer: {error}") from error
 
 
-def _read_contact(contact: Path) -> tuple[str, int, str]:
+def read_contact(contact: Path) -> Contact:
+    """Read what a starter has written into ``.chirp.config``; raises `ToolError`."""
     try:
         with contact.open("rb") as file:
             text = file.read(_CONTACT_BYTES_MAX).decode("ascii", errors="replace")
@@ -65,7 +75,7 @@ def _read_contact(contact: Path) -> tuple[str, int, str]:
     match = _CONTACT.match(text)
     if match is None:
         raise ToolError(f"'{contact}' does not say where the starter listens: {text[:40]!r}")
-    return match.group(1), int(match.group(2)), match.group(3)
+    return Contact(match.group(1), int(match.group(2)), match.group(3))
 
 
 def update_line(request: str, name: str, value: Value) -> str:

@@ -12,6 +12,8 @@ from typing import Mapping, Optional
 
 from vmcapsule.named import NamedTuple
 
+#: How all names begin that we put into a job's ad by chirp, in lower case.
+OURS_BY_CHIRP = "chirpvmcapsule"
 #: What `vmcapsule.slot.execute` tells the job's ad of a run whose guest did not report: how
 #: many there were, which of the job's completions this one is, why, and until when
 #: (seconds since the epoch) other machines are tried first.
@@ -76,8 +78,13 @@ def read_slot(here: Path, environment: Mapping[str, str]) -> Slot:
         unreported=_count(job, UNREPORTED),
         completions=_count(job, "NumJobCompletions"),
         starts=_count(job, "NumJobStarts"),
-        chirp=Path(environment.get("_CONDOR_CHIRP_CONFIG") or here / ".chirp.config"),
+        chirp=chirp_config(here, environment),
     )
+
+
+def chirp_config(here: Path, environment: Mapping[str, str]) -> Path:
+    """Where the starter says how it is told of attributes."""
+    return Path(environment.get("_CONDOR_CHIRP_CONFIG") or here / ".chirp.config")
 
 
 def ad_text(here: Path, environment: Mapping[str, str], name: str) -> str:

@@ -55,14 +55,12 @@ def boot(
     scratch: Path,
     timeout_s: Optional[float] = None,
     alive: Callable[[], None] = lambda: None,
-    meanwhile: Callable[[], None] = lambda: None,
 ) -> float:
     """Run the machine until it powers off; return how many seconds that took.
 
     The system disk is never written: changes go to a throw-away layer under ``scratch``.
     The console's output goes to the file ``console``.  ``alive`` is called once, when
-    the guest has mounted its data disk, ``meanwhile`` each `POLL_S`.  The machine dies with
-    this process.
+    the guest has mounted its data disk.  The machine dies with this process.
 
     Raises `GuestTimeout` when it does not power off within ``timeout_s`` seconds (or does
     not mount its data disk in time), `GuestError` when its kernel panics, `SpaceError` when
@@ -81,7 +79,6 @@ def boot(
             while not _ended(qemu):
                 told.check()
                 watch.look(alive)
-                meanwhile()
         _check_end(qemu.returncode, console, complaints)
     return time.monotonic() - started
 

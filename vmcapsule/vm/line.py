@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 from typing import Iterator
@@ -12,8 +11,6 @@ from vmcapsule.named import NamedTuple
 
 #: How QEMU calls the pipe that it reads, and the one that it writes.
 _INTO, _OUT_OF = ".in", ".out"
-#: F_SETPIPE_SZ, which Python knows from 3.10 on; and as much as any user may ask for.
-_SET_SIZE, _SIZE_BYTES = 1031, 1 << 20
 
 
 class Line(NamedTuple):
@@ -38,8 +35,6 @@ def made(path: Path) -> Iterator[Line]:
             # Both ways: so nobody has to be at the other end.
             fds.append(os.open(place, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
             stack.callback(os.close, fds[-1])
-        with contextlib.suppress(OSError):  # who has many of them gets smaller ones
-            fcntl.fcntl(fds[1], _SET_SIZE, _SIZE_BYTES)
         yield Line(path, *fds)
 
 

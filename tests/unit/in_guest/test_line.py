@@ -7,6 +7,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Iterator
@@ -14,7 +15,12 @@ from typing import Iterator
 import pytest
 
 from tests.unit.guest_place import load_guest
+from tests.unit.starter import Starter
 from vmcapsule import contract
+from vmcapsule.slot.chirp import read_contact
+from vmcapsule.slot.packed.links import Links, Proxy
+from vmcapsule.slot.packed.live import Live
+from vmcapsule.vm.line import Line
 
 guest = load_guest()
 HEAD = struct.Struct(">cI")
@@ -89,11 +95,11 @@ def test_signals_reach_the_job(
     told = frame(contract.LINE_SIGNAL, bytes([signal.SIGUSR1])) + frame(b"?", b"of tomorrow")
     # A number that no signal has is passed over, and so is what comes in two pieces.
     told += frame(contract.LINE_SIGNAL, bytes([200, signal.SIGTERM]))
-    host.sendall(told[:7])
+    host.sendall(told[:3])
 
     def go_on() -> None:
         read_until(host, b"ready\n")
-        host.sendall(told[7:])
+        host.sendall(told[3:])
 
     talker = threading.Thread(target=go_on)
     talker.start()
@@ -121,6 +127,66 @@ def test_a_host_that_has_gone_delays_nothing(
     host, port = ends
     host.close()
     assert run(port, "echo said; sleep 0.7; exit 6", tmp_path / "out") == 6 << 8
+
+
+ASKS = """\
+import os, socket
+host, port, cookie = open(".chirp.config").read().split()
+with socket.create_connection((host, int(port))) as link, link.makefile("rwb") as both:
+    for request in (f"cookie {cookie}", "set_job_attr_delayed ChirpStep 7", "get_job_attr Cmd"):
+        both.write(request.encode() + b"\\n")
+        both.flush()
+        print(both.readline())
+"""
+
+
+@pytest.mark.parametrize("delayed_only", [False, True])
+def test_a_jobs_chirp_is_its_starters(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path, delayed_only: bool
+) -> None:
+    # Both ends of the line at once: the host's has one socket for its pipes.
+    host, port = ends
+    host.setblocking(False)
+    starter = Starter()
+    contact = read_contact(starter.write_contact(tmp_path))
+    live = Live(
+        Line(tmp_path, host.fileno(), host.fileno()), {}, Links(Proxy(contact, delayed_only))
+    )
+    line = guest.Line(port.fileno())
+    proxy = guest.Proxy(line)
+    (tmp_path / ".chirp.config").write_text(proxy.contact(contact.cookie))
+    (tmp_path / "job.py").write_text(ASKS)
+    with live.listening(), (tmp_path / "out").open("wb") as out:
+        job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, stdout=out)
+        job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+    starter.thread.join(20)
+    starter.close()
+    assert job.returncode == 0
+    assert starter.attributes == {"ChirpStep": 7}
+    # What the job has not asked for the starter would refuse by itself, if our program had not.
+    last = b"-8\n" if delayed_only else b"0\n"
+    said = (tmp_path / "out").read_text().splitlines()
+    assert said == [repr(answer) for answer in (b"0\n", b"0\n", last)]
+
+
+def test_a_job_that_asks_where_nobody_listens_is_told_so(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    host.setblocking(False)
+    live = Live(Line(tmp_path, host.fileno(), host.fileno()), {}, Links(None))
+    line = guest.Line(port.fileno())
+    proxy = guest.Proxy(line)
+    with live.listening():
+        # More than there can be at once: each is closed by the other end, and has its turn.
+        address = proxy.listener.getsockname()
+        ask = f"[print(socket.create_connection({address}).recv(9)) for n in range(20)]"
+        argv = [sys.executable, "-c", f"import socket; {ask}"]
+        with (tmp_path / "out").open("wb") as out:
+            job = subprocess.Popen(argv, stdout=out)
+            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+    assert job.returncode == 0
+    assert (tmp_path / "out").read_text() == "b''\n" * 20
 
 
 @pytest.mark.parametrize("instead", ["mkfifo", "ln -s /etc/passwd", "mkdir", "true"])

@@ -17,7 +17,7 @@ from vmcapsule.job.text import split_v1, split_v2
 from vmcapsule.router.finalize import finalize
 from vmcapsule.router.translate import translate
 from vmcapsule.slot.packed.arguments import of_routed_ad, parsed
-from vmcapsule.slot.packed.routed import source_ad
+from vmcapsule.slot.packed.routed import source_ad, wants_updates
 from vmcapsule.template.likeness import likeness
 from vmcapsule.template.template import load
 
@@ -97,6 +97,18 @@ def test_nothing_of_the_jobs_environment_is_for_our_program(knobs: dict[str, str
     ad = routed(knobs, 'Environment = undefined\nEnv = "A=1"\n')
     assert ad.string("Environment") == ""
     assert parse_ad(source_ad(ad.long_form(), 256)).string("Env") == "A=1"
+
+
+@pytest.mark.parametrize("own", ["", "WantIOProxy = true\n", "WantRemoteUpdates = false\n"])
+def test_we_may_tell_the_queue_and_the_job_no_more_than_it_asked_for(
+    knobs: dict[str, str], own: str
+) -> None:
+    ad = routed(knobs, own)
+    assert ad.boolean("WantRemoteUpdates") is True
+    # The starter has it so for files: nothing of ours needs them.
+    assert ad.boolean("WantIOProxy") is (True if "IOProxy" in own else None)
+    source = source_ad(ad.long_form(), 256)
+    assert wants_updates(source) is ("IOProxy" in own)
 
 
 def test_what_the_administrator_configured_is_told(knobs: dict[str, str]) -> None:
@@ -255,7 +267,6 @@ def test_it_runs_where_its_source_may_and_its_template_is(
         "WantContainer = true",
         "RequestGPUs = 1",
         'PreCmd = "x"',
-        "WantIOProxy = true",
         'ShouldTransferFiles = "NO"',
         'x509userproxy = "/x"',
         "JobUniverse = 7",
@@ -298,6 +309,7 @@ ChirpVmCapsuleResidentSetSize = 4096
 ChirpVmCapsuleImageSize = 5000
 ChirpVmCapsuleDiskUsage = 12
 SpooledOutputFiles = "a,b"
+ChirpStep = 7
 """
     ad = routed(knobs).long_form() + ended.replace("RemoteUserCpu", "Other")
     source = split_translate(RECORDED.read_text())[1].long_form()
@@ -311,4 +323,6 @@ SpooledOutputFiles = "a,b"
         "DiskUsage": "12",
         "SpooledOutputFiles": '"a,b"',
         "JobCoreDumped": "true",
+        # By the job itself.
+        "ChirpStep": "7",
     }

@@ -55,7 +55,12 @@ def _found(
     environment = routed.environment(source, given, found.cpus)
     room = room_in(found.room, overhead_mib)
     told = {"Memory": room.memory_mib, "Disk": room.disk_kib}
+    # The routed ad asks for more of chirp than the job may have, for us.
+    proxy = found.chirp
+    if proxy is not None:
+        proxy = proxy._replace(delayed_only=not routed.wants_updates(source))
     return found._replace(
+        chirp=proxy,
         environment=tuple(environment.items()),
         room=room,
         job_ad=source,

@@ -28,7 +28,7 @@ _STARTERS_TEXT = """
     .docker_sock .docker_stdout .docker_stderror .condor_container_launched
     .starter.log .starter.log.old .job_wrapper_failure
 """
-_STARTERS_OWN = frozenset(_STARTERS_TEXT.split())
+STARTERS_OWN = frozenset(_STARTERS_TEXT.split())
 
 
 class Settings(NamedTuple):
@@ -107,7 +107,7 @@ def _members(found: Found, folder: Path) -> Iterator[Member]:
     streams = {found.stdout, found.stderr}
     for member in contents(os.fspath(found.here)):
         top = member.path.partition("/")[0]
-        if top not in _STARTERS_OWN and top not in streams and top != folder.name:
+        if top not in STARTERS_OWN and top not in streams and top != folder.name:
             yield member
     if found.stdin == STDIN:
         path = folder / STDIN
@@ -132,6 +132,7 @@ def job_record(found: Found, work_disk_bytes: int) -> dict[str, Any]:
         "omit": [],
         "success_status": None,
         "failure_outputs": [],
+        "chirp_cookie": found.chirp.contact.cookie if found.chirp else None,
         "time_zone": files.time_zone(),
         "user": found.user,
         "cpus": found.cpus,

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Mapping, Optional, Sequence
 
 from vmcapsule import contract
+from vmcapsule.errors import ToolError
 from vmcapsule.named import NamedTuple
-from vmcapsule.slot import starter
+from vmcapsule.slot import chirp, starter
+from vmcapsule.slot.packed.links import Proxy
 from vmcapsule.slot.packed.share import Room
 
 #: What a starter without a job wrapper does not set.
@@ -48,6 +50,7 @@ class Found(NamedTuple):
     room: Room
     job_ad: str
     machine_ad: str
+    chirp: Optional[Proxy] = None
     #: What of the sandbox is not put back, whatever the job has made of it.
     omit: tuple[str, ...] = ()
 
@@ -77,7 +80,15 @@ def find(here: Path, command: Sequence[str], environment: Mapping[str, str]) -> 
         ),
         job_ad=starter.ad_text(here, environment, ".job.ad"),
         machine_ad=machine_ad,
+        chirp=_proxy(starter.chirp_config(here, environment)),
     )
+
+
+def _proxy(contact: Path) -> Optional[Proxy]:
+    try:
+        return Proxy(chirp.read_contact(contact))
+    except ToolError:  # an administrator may have switched it off
+        return None
 
 
 def _inside(here: Path, path: str) -> Optional[str]:

@@ -1,25 +1,30 @@
 """The host's end of a running job's line: what it prints comes here, signals go to it.
 
 The guest is a stranger: of what it says there is no more at a time than a frame, what it
-prints goes where its job's output goes anyway, and nothing else becomes of it.
+prints goes where its job's output goes anyway, connections lead to the starter's chirp proxy
+alone, and nothing else becomes of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import stat
 import struct
+import threading
 import zlib
-from typing import Mapping
+from collections import deque
+from typing import Iterator, Mapping, Optional
 
 from vmcapsule import contract
+from vmcapsule.slot.packed.links import Links
 from vmcapsule.vm.line import Line
 
 _HEAD = struct.Struct(">cI")
 _READ_BYTES = 64 << 10
-#: Between two looks at the machine; what is more waits for the next.
-_LOOK_BYTES_MAX = 2 << 20
+#: Of what the guest has not taken yet no more is kept.
+_UNSENT_BYTES_MAX = 256 << 10
 
 
 class Stream:
@@ -36,9 +41,9 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         """Append what the job has written, as it comes."""
+        write_all(self.fd, data)
         self.crc = zlib.crc32(data, self.crc)
         self.count += len(data)
-        write_all(self.fd, data)
 
     def forget(self) -> None:
         """Take back what has been written, where that can be: the job has done so itself."""
@@ -58,30 +63,85 @@ def write_all(fd: int, data: bytes) -> None:
 class Live:
     """A line in use; ``streams`` are by the kind of the frames that carry them."""
 
-    def __init__(self, line: Line, streams: Mapping[bytes, Stream]) -> None:
+    def __init__(self, line: Line, streams: Mapping[bytes, Stream], links: Links) -> None:
         self._line = line
         self.streams = streams
+        self._links = links
         self._heard = b""
+        self._unsent = b""
+        #: Signals are sent from where the rest is: not in the middle of another frame.
+        self._signals: deque[int] = deque()
         self._begun = self._broken = False
+        self._wake: Optional[int] = None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this lasts a thread takes what comes, and sends what is to be sent."""
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        thread = threading.Thread(target=self._listen, args=(reader,))
+        thread.start()
+        self._wake = writer
+        try:
+            yield
+        finally:
+            self._wake = None
+            os.close(writer)
+            thread.join()
+            os.close(reader)
+            self._links.close()
 
     def send_signal(self, number: int) -> bool:
         """Send the job a signal; False: it has not begun, and there is nobody to send it to."""
-        if self._begun:
-            # One that has not taken as many signals as a pipe holds takes none.
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._line.into, _HEAD.pack(contract.LINE_SIGNAL, 1) + bytes([number]))
+        if self._begun and self._wake is not None:
+            self._signals.append(number)
+            with contextlib.suppress(BlockingIOError):  # it is waking up already
+                os.write(self._wake, b"!")
         return self._begun
 
-    def look(self) -> None:
-        """Take what the guest has said since the last look; raises OSError as streams do."""
-        for _ in range(_LOOK_BYTES_MAX // _READ_BYTES):
-            try:
-                self._heard += os.read(self._line.out_of, _READ_BYTES)
-            except BlockingIOError:
-                break
-            self._take_whole_frames()
+    def _listen(self, woken: int) -> None:
+        """Until the other end of the pipe ``woken`` is closed, and all that came is taken."""
+        while True:
+            ready = self._ready(woken)
+            is_last = woken in ready and os.read(woken, _READ_BYTES) == b""
+            while self._signals:
+                self._say(contract.LINE_SIGNAL, bytes([self._signals.popleft()]))
+            for kind, data in self._links.look(ready):
+                self._say(kind, data)
+            if is_last or self._line.out_of in ready:
+                while self._take_some() and is_last:
+                    pass
+            self._flush()
+            if is_last:
+                return
 
-    def _take_whole_frames(self) -> None:
+    def _ready(self, woken: int) -> set[int]:
+        """Wait for something to do; say which file descriptors there is something for."""
+        poll = select.poll()
+        poll.register(woken, select.POLLIN)
+        if not self._links.are_full() and not self._broken:
+            poll.register(self._line.out_of, select.POLLIN)
+        if self._unsent:
+            poll.register(self._line.into, select.POLLOUT)
+        for fd, events in self._links.wanted(len(self._unsent) < _UNSENT_BYTES_MAX).items():
+            poll.register(fd, events)
+        return {fd for fd, _ in poll.poll()}
+
+    def _say(self, kind: bytes, data: bytes) -> None:
+        # A guest that does not listen to its signals is sent no more of them for ever.
+        if len(self._unsent) < 2 * _UNSENT_BYTES_MAX:
+            self._unsent += _HEAD.pack(kind, len(data)) + data
+
+    def _flush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._line.into, self._unsent) :]
+
+    def _take_some(self) -> bool:
+        """Take what has come by now; say whether there was anything."""
+        try:
+            self._heard += os.read(self._line.out_of, _READ_BYTES)
+        except BlockingIOError:
+            return False
         at = 0
         while len(self._heard) >= at + _HEAD.size and not self._broken:
             kind, length = _HEAD.unpack_from(self._heard, at)
@@ -92,8 +152,15 @@ class Live:
             self._take(kind, self._heard[at + _HEAD.size : end])
             at = end
         self._heard = b"" if self._broken else self._heard[at:]
+        return not self._broken
 
     def _take(self, kind: bytes, data: bytes) -> None:
-        self._begun = self._begun or kind == contract.LINE_BEGUN
-        if kind in self.streams:
-            self.streams[kind].write(data)
+        if kind == contract.LINE_BEGUN:
+            self._begun = True
+        elif kind in self.streams:
+            # What cannot be written now is written in the end, or fails then.
+            with contextlib.suppress(OSError):
+                self.streams[kind].write(data)
+        else:
+            for said, answer in self._links.take(kind, data):
+                self._say(said, answer)

@@ -35,24 +35,28 @@ def put_back(
     here: str,
     omit: Sequence[str],
 ) -> None:
-    """Make the sandbox ``here`` what the guest's is, but for the files to ``omit``.
+    """Make the sandbox ``here`` what the guest's is, but for the names to ``omit`` in it.
 
     What HTCondor cannot send natively is there in a form that it cannot send either.  Raises
     `DiskError` for a disk that is damaged, and `SpaceError` where the sandbox has no room.
     """
     try:
         for path in [*gone(volume)]:
-            _remove(_place(here, path))
+            if _top(path) not in omit:
+                _remove(_place(here, path))
         folders = []
         for entry in outputs.entries:
+            if _top(entry.path) in omit:
+                continue
             if entry.kind == FOLDER:
                 _make_folder(f"{here}/{entry.path}")
                 folders.append(entry)
-            elif entry.kind == FILE and entry.path not in omit:
+            elif entry.kind == FILE:
                 _make_file(volume, outputs, entry, f"{here}/{entry.path}")
         for path, why in job_exit.unsent_outputs:
             with contextlib.suppress(ValueError):  # one that was cut, or is no path
-                _make_unsendable(_place(here, check_path(path)), why)
+                if _top(check_path(path)) not in omit:
+                    _make_unsendable(_place(here, path), why)
         for entry in reversed(folders):
             _dress(f"{here}/{entry.path}", entry)
     except OSError as error:
@@ -61,6 +65,10 @@ def put_back(
             f"{one_line(str(error.filename))}",
             "see whether the execute point's disk is full",
         ) from error
+
+
+def _top(path: str) -> str:
+    return path.partition("/")[0]
 
 
 def append(volume: FatVolume, outputs: PackedFiles, name: str, stream: Stream) -> None:

@@ -49,6 +49,13 @@ def has(ad: str, name: str) -> bool:
     return name.lower() in _lines(ad)
 
 
+def wants_updates(source: str) -> bool:
+    """May the job change its ad at once, and read it, by chirp?  As ``JICShadow`` reads it."""
+    names = ("WantRemoteUpdates", "WantIOProxy")
+    name = next((name for name in names if has(source, name)), names[0])
+    return _lines(source).get(name.lower(), (name, "false"))[1].lower() == "true"
+
+
 def _lines(ad: str) -> dict[str, tuple[str, str]]:
     matches = filter(None, map(_LINE.fullmatch, ad.split("\n")))
     return {match[1].lower(): (match[1], match[2].strip()) for match in matches}

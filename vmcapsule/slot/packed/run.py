@@ -23,8 +23,9 @@ from vmcapsule.errors import ExecFailed, VmCapsuleError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit
 from vmcapsule.slot.ending import die
-from vmcapsule.slot.packed.carry import Settings, make
+from vmcapsule.slot.packed.carry import STARTERS_OWN, Settings, make
 from vmcapsule.slot.packed.found import Found
+from vmcapsule.slot.packed.links import Links
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.slot.packed.put_back import append, put_back
 from vmcapsule.slot.starter import read_slot
@@ -49,10 +50,11 @@ def run(found: Found, template: Path, settings: Settings) -> JobExit:
     _at_signals(lambda number, _: _stop(number))
     try:
         with _aside(found.here) as folder, line.made(folder / "line") as ours:
-            live = Live(ours, _streams(found))
+            live = Live(ours, _streams(found), Links(found.chirp))
             _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
             made = make(found, load(template), settings, folder)
-            _boot(found, made, ours, live)
+            with live.listening():
+                _boot(found, made, ours)
             return _back(found, made, live)
     except KeyboardInterrupt as stop:
         die(int(stop.args[0]))
@@ -88,7 +90,7 @@ def _aside(here: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _boot(found: Found, made: Capsule, ours: Line, live: Live) -> None:
+def _boot(found: Found, made: Capsule, ours: Line) -> None:
     told = read_slot(found.here, dict(found.environment))
     try:
         boot_capsule(
@@ -97,15 +99,11 @@ def _boot(found: Found, made: Capsule, ours: Line, live: Live) -> None:
             timeout_s=made.timeout_s,
             kvm=told.kvm,
             line=ours.path,
-            meanwhile=live.look,
         )
     except VmCapsuleError as error:
         if made.console.is_file() and not isinstance(error, ExecFailed):
             error.message += last_line(made.console)
         raise
-    finally:
-        # Of a job that does not come back, too, there is what it printed.
-        live.look()
 
 
 def _back(found: Found, made: Capsule, live: Live) -> JobExit:
@@ -114,7 +112,7 @@ def _back(found: Found, made: Capsule, live: Live) -> JobExit:
     with DataDisk(made.data_disk, None).opened(made.folder, made.data_bytes) as volume:
         job_exit = read_exit(volume)
         outputs = extract.read_outputs(volume, job_exit)
-        omit = [*filter(None, names.values()), *found.omit]
+        omit = [*filter(None, names.values()), *found.omit, *STARTERS_OWN]
         put_back(volume, outputs, job_exit, os.fspath(found.here), omit)
         for kind, stream in live.streams.items():
             append(volume, outputs, str(names[kind]), stream)

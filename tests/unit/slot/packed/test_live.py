@@ -6,14 +6,16 @@ import contextlib
 import os
 import signal
 import struct
+import time
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vmcapsule import contract
+from vmcapsule.slot.packed.links import Links
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.vm import line
 from vmcapsule.vm.line import Line
@@ -41,17 +43,27 @@ def ours(tmp_path: Path) -> Iterator[Line]:
 @pytest.fixture
 def live(ours: Line, tmp_path: Path) -> Iterator[Live]:
     with streams(tmp_path) as found:
-        yield Live(ours, found)
+        yield Live(ours, found, Links(None))
 
 
 def guest_says(ours: Line, data: bytes) -> None:
-    os.write(ours.out_of, data)
+    """Say something, and wait while the pipe is full."""
+    while data:
+        with contextlib.suppress(BlockingIOError):
+            data = data[os.write(ours.out_of, data) :]
 
 
 def heard_by_guest(ours: Line) -> bytes:
     with contextlib.suppress(BlockingIOError):
-        return os.read(ours.into, 1000)
+        return os.read(ours.into, 1 << 20)
     return b""
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_what_the_job_prints_is_where_its_output_goes(
@@ -59,37 +71,53 @@ def test_what_the_job_prints_is_where_its_output_goes(
 ) -> None:
     said = frame(contract.LINE_BEGUN) + frame(OUT, b"one\n") + frame(b"?", b"of tomorrow")
     said += frame(ERR, b"error\n") + frame(OUT, b"two\n")
-    for part in (said[:3], said[3:12], said[12:]):
-        guest_says(ours, part)
-        live.look()
+    with live.listening():
+        guest_says(ours, said[:-3])
+        until(lambda: (tmp_path / "err").read_bytes() == b"error\n")
+        assert (tmp_path / "out").read_bytes() == b"one\n"
+        guest_says(ours, said[-3:])
+    # In the end all that came has been taken.
     assert (tmp_path / "out").read_bytes() == b"one\ntwo\n"
-    assert (tmp_path / "err").read_bytes() == b"error\n"
 
 
 def test_signals_are_the_jobs_once_it_runs(live: Live, ours: Line) -> None:
-    assert not live.send_signal(signal.SIGTERM)
-    assert heard_by_guest(ours) == b""
-    guest_says(ours, frame(contract.LINE_BEGUN))
-    live.look()
-    assert live.send_signal(signal.SIGTERM)
+    with live.listening():
+        assert not live.send_signal(signal.SIGTERM)
+        assert heard_by_guest(ours) == b""
+        guest_says(ours, frame(contract.LINE_BEGUN))
+        until(lambda: live.send_signal(signal.SIGTERM))
     assert heard_by_guest(ours) == frame(contract.LINE_SIGNAL, bytes([signal.SIGTERM]))
+    # As with a job that has ended: it is too late, and no reason to end otherwise.
+    assert live.send_signal(signal.SIGTERM)
 
 
 def test_a_guest_that_takes_no_signals_is_not_waited_for(live: Live, ours: Line) -> None:
-    guest_says(ours, frame(contract.LINE_BEGUN))
-    live.look()
-    assert all(live.send_signal(signal.SIGUSR1) for _ in range(20_000))
+    with live.listening():
+        guest_says(ours, frame(contract.LINE_BEGUN))
+        until(lambda: live.send_signal(signal.SIGUSR1))
+        assert all(live.send_signal(signal.SIGUSR1) for _ in range(200_000))
+    one = frame(contract.LINE_SIGNAL, bytes([signal.SIGUSR1]))
+    assert (one * 20_000).startswith(heard_by_guest(ours))
+
+
+def test_a_stream_that_cannot_be_written_is_no_end_of_the_line(
+    ours: Line, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("wb") as full, (tmp_path / "err").open("ab") as err:
+        found = {OUT: Stream(full.fileno()), ERR: Stream(err.fileno())}
+        with Live(ours, found, Links(None)).listening():
+            guest_says(ours, frame(OUT, b"x") + frame(ERR, b"y"))
+    assert (found[OUT].count, found[ERR].count) == (0, 1)
 
 
 @pytest.mark.parametrize("length", [contract.LINE_FRAME_BYTES_MAX + 1, (1 << 32) - 1])
 def test_a_frame_that_is_too_long_is_the_last(
     live: Live, ours: Line, tmp_path: Path, length: int
 ) -> None:
-    guest_says(ours, frame(OUT, b"before\n") + HEAD.pack(OUT, length) + b"x" * 100)
-    live.look()
-    for _ in range(100):
-        guest_says(ours, frame(OUT, b"after\n"))
-        live.look()
+    with live.listening():
+        guest_says(ours, frame(OUT, b"before\n") + HEAD.pack(OUT, length) + b"x" * 100)
+        until(lambda: (tmp_path / "out").read_bytes() == b"before\n")
+        os.write(ours.out_of, frame(OUT, b"after\n") * 100)
     assert (tmp_path / "out").read_bytes() == b"before\n"
 
 
@@ -99,10 +127,9 @@ def test_whatever_is_said_goes_nowhere_else(
 ) -> None:
     folder = tmp_path_factory.mktemp("said")
     with line.made(folder / "line") as ours, streams(folder) as found:
-        live = Live(ours, found)
-        for part in parts:
-            guest_says(ours, part) if part else None
-            live.look()
+        with Live(ours, found, Links(None)).listening():
+            for part in filter(None, parts):
+                os.write(ours.out_of, part)
         said = b"".join(parts)
         assert (folder / "out").stat().st_size + (folder / "err").stat().st_size <= len(said)
         assert {path.name for path in folder.iterdir()} == {"out", "err", "line.in", "line.out"}
@@ -115,10 +142,9 @@ def test_all_that_is_said_comes_in_order(
     folder = tmp_path_factory.mktemp("told")
     told = [(kind, data[: contract.LINE_FRAME_BYTES_MAX]) for kind, data in told]
     with line.made(folder / "line") as ours, streams(folder) as found:
-        live = Live(ours, found)
-        for kind, data in told:
-            guest_says(ours, frame(kind, data))
-            live.look()
+        with Live(ours, found, Links(None)).listening():
+            for kind, data in told:
+                guest_says(ours, frame(kind, data))
     for name, kind in (("out", OUT), ("err", ERR)):
         expected = b"".join(data for one, data in told if one == kind)
         assert (folder / name).read_bytes() == expected

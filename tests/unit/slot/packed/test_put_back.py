@@ -157,6 +157,19 @@ def test_what_was_streamed_cannot_be_taken_back(tmp_path: Path) -> None:
         assert end.read() == b"o123"
 
 
+def test_what_a_starter_has_for_itself_is_not_the_jobs_to_change(
+    tmp_path: Path, here: Path
+) -> None:
+    own = [".chirp.config", ".job.ad", ".machine.ad"]
+    for name in own:
+        (here / name).write_text("the starter's")
+    entries = [file(".chirp.config", 0, 4), folder(".job.ad"), file(".job.ad/x", 0, 4)]
+    unsent = [(".machine.ad", errno.EACCES)]
+    disk = came(tmp_path, *entries, gone=[".machine.ad"], unsent=unsent)
+    bring_back(disk, here, own)
+    assert tree(here) == dict.fromkeys(own, b"the starter's")
+
+
 def test_what_htcondor_cannot_send_cannot_be_sent(tmp_path: Path, here: Path) -> None:
     unsent = [("link", errno.EISDIR), ("secret", errno.EACCES), ("../out", errno.EACCES)]
     bring_back(came(tmp_path, unsent=unsent), here)
