@@ -17,13 +17,14 @@ import pytest
 from tests.unit.guest_place import load_guest
 from tests.unit.starter import Starter
 from vmcapsule import contract
-from vmcapsule.slot.chirp import read_contact
+from vmcapsule.slot.chirp import Contact, read_contact
 from vmcapsule.slot.packed.links import Links, Proxy
 from vmcapsule.slot.packed.live import Live
 from vmcapsule.vm.line import Line
 
 guest = load_guest()
 HEAD = struct.Struct(">cI")
+OUT = contract.LINE_STDOUT
 
 
 @pytest.fixture
@@ -116,9 +117,34 @@ def test_a_host_that_does_not_listen_delays_nothing(
     ends: tuple[socket.socket, socket.socket], tmp_path: Path
 ) -> None:
     host, port = ends
-    script = "head -c 9000000 /dev/zero; exit 4"
-    assert run(port, script, tmp_path / "out") == 4 << 8
-    assert (tmp_path / "out").stat().st_size == 9000000
+    out = tmp_path / "out"
+    with out.open("wb") as stream:
+        argv = ["/bin/sh", "-c", "head -c 9000000 /dev/zero; sleep 1.2; exit 4"]
+        process = subprocess.Popen(argv, stdout=stream)
+    line = guest.Line(port.fileno())
+    process.returncode, _ = guest.wait_with_line(process.pid, line, {OUT: str(out)})
+    assert process.returncode == 4 << 8
+    assert out.stat().st_size == 9000000
+    # Nor is what it could not be sent piled up.
+    assert len(line.unsent) <= contract.LINE_FRAME_BYTES_MAX
+
+
+def test_a_slow_client_gets_all_in_order(ends: tuple[socket.socket, socket.socket]) -> None:
+    host, port = ends
+    proxy = guest.Proxy(guest.Line(port.fileno()))
+    parts = [bytes([number]) * 60_000 for number in range(100)]
+    with socket.create_connection(proxy.listener.getsockname()) as client:
+        proxy.accept()
+        for part in parts:
+            proxy.take(contract.LINE_DATA, b"\0" + part)
+        proxy.take(contract.LINE_CLOSE, b"\0")
+        got = b""
+        while more := client.recv(1 << 20):
+            got += more
+            proxy.look(set(proxy.wanted()))
+    assert got == b"".join(parts)
+    assert proxy.clients == {}
+    proxy.listener.close()
 
 
 def test_a_host_that_has_gone_delays_nothing(
@@ -187,6 +213,29 @@ def test_a_job_that_asks_where_nobody_listens_is_told_so(
             job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
     assert job.returncode == 0
     assert (tmp_path / "out").read_text() == "b''\n" * 20
+
+
+def test_more_connections_than_there_can_be_are_no_failure(
+    ends: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    host, port = ends
+    host.setblocking(False)
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as starter:
+        there = Proxy(Contact(*starter.getsockname()[:2], "cookie"))
+        live = Live(Line(tmp_path, host.fileno(), host.fileno()), {}, Links(there))
+        line = guest.Line(port.fileno())
+        proxy = guest.Proxy(line)
+        counts: list[int] = []
+        accept = proxy.accept
+        proxy.accept = lambda: (accept(), counts.append(len(proxy.clients)))
+        address = proxy.listener.getsockname()
+        ask = f"[socket.create_connection({address}) for n in range(20)]"
+        argv = [sys.executable, "-c", f"import socket, time; at = {ask}; time.sleep(0.7)"]
+        with live.listening():
+            job = subprocess.Popen(argv)
+            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+        assert job.returncode == 0
+        assert max(counts) == contract.LINE_LINKS_MAX
 
 
 @pytest.mark.parametrize("instead", ["mkfifo", "ln -s /etc/passwd", "mkdir", "true"])

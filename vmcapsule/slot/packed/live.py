@@ -25,6 +25,7 @@ _HEAD = struct.Struct(">cI")
 _READ_BYTES = 64 << 10
 #: Of what the guest has not taken yet no more is kept.
 _UNSENT_BYTES_MAX = 256 << 10
+_SIGNALS_MAX = 64
 
 
 class Stream:
@@ -68,9 +69,9 @@ class Live:
         self.streams = streams
         self._links = links
         self._heard = b""
-        self._unsent = b""
+        self._unsent = bytearray()
         #: Signals are sent from where the rest is: not in the middle of another frame.
-        self._signals: deque[int] = deque()
+        self._signals: deque[int] = deque(maxlen=_SIGNALS_MAX)
         self._begun = self._broken = False
         self._wake: Optional[int] = None
 
@@ -108,8 +109,7 @@ class Live:
             for kind, data in self._links.look(ready):
                 self._say(kind, data)
             if is_last or self._line.out_of in ready:
-                while self._take_some() and is_last:
-                    pass
+                self._take_some()
             self._flush()
             if is_last:
                 return
@@ -134,14 +134,12 @@ class Live:
     def _flush(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while self._unsent:
-                self._unsent = self._unsent[os.write(self._line.into, self._unsent) :]
+                del self._unsent[: os.write(self._line.into, self._unsent)]
 
-    def _take_some(self) -> bool:
-        """Take what has come by now; say whether there was anything."""
-        try:
+    def _take_some(self) -> None:
+        """Take what has come by now, as much as a pipe holds."""
+        with contextlib.suppress(BlockingIOError):
             self._heard += os.read(self._line.out_of, _READ_BYTES)
-        except BlockingIOError:
-            return False
         at = 0
         while len(self._heard) >= at + _HEAD.size and not self._broken:
             kind, length = _HEAD.unpack_from(self._heard, at)
@@ -152,7 +150,6 @@ class Live:
             self._take(kind, self._heard[at + _HEAD.size : end])
             at = end
         self._heard = b"" if self._broken else self._heard[at:]
-        return not self._broken
 
     def _take(self, kind: bytes, data: bytes) -> None:
         if kind == contract.LINE_BEGUN:

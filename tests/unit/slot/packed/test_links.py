@@ -83,6 +83,15 @@ def test_each_connection_is_its_own() -> None:
     assert sorted(starter.told) == [b"one", b"two"]
 
 
+@pytest.mark.parametrize("number", [b"", b"\x10", b"\xff"])
+def test_there_are_so_many_connections_and_no_more(number: bytes) -> None:
+    with heard() as (starter, links):
+        assert list(links.take(OPEN, number)) == []
+        assert list(links.take(DATA, number + b"said")) == []
+        assert links.wanted(more=True) == {}
+    assert starter.told == []
+
+
 @pytest.mark.parametrize(
     ("said", "passed", "refused"),
     [
