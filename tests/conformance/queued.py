@@ -24,6 +24,7 @@ from tests.conformance.place import USER, Place
 from tests.conformance.story import stories
 from tests.pool import pool as condor
 from tests.pool.kvm.libvirt import running_libvirt
+from tests.pool.plugin import wrapped
 from tests.pool.pool import JobId, Pool, PoolError
 from vmcapsule.classad.ads import Ad
 from vmcapsule.errors import AdError, ToolError
@@ -53,6 +54,7 @@ JOB_ROUTER_POLLING_PERIOD = 5
 """
 _VM_CONFIG_NAME = "96-conformance-vm"
 _VMS_S = 90
+_WRAPPER_CONFIG_NAME = "97-conformance-wrapper"
 #: DAGMan's file that stands in for the case's: it includes that and may add to it.
 _OUTER_DAG = "outer.dag"
 
@@ -281,6 +283,23 @@ class InSlots(Routed):
         wanted = 'HasVMCapsule && VMCapsuleTemplates != ""'
         argv = ["condor_status", "-constraint", wanted, "-af", "Name"]
         return bool(self.pool.run("root", argv, check=False).stdout)
+
+
+class Wrapped(Queued):
+    """Submits cases for the execute point's job wrapper, without a router."""
+
+    def __init__(self, pool: Pool, way: str) -> None:
+        super().__init__(pool, way, ("+WantVMCapsule = True",))
+
+    def run(self, cases: Sequence[Case]) -> Outcomes:
+        """Submit the cases side by side; return what became of each."""
+        self.pool.configure(_WRAPPER_CONFIG_NAME, wrapped())
+        self.pool.reconfigure()
+        try:
+            return super().run(cases)
+        finally:
+            self.pool.unconfigure(_WRAPPER_CONFIG_NAME)
+            self.pool.reconfigure()
 
 
 class OnLibvirt(Routed):

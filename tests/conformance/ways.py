@@ -8,7 +8,14 @@ from typing import Callable, Dict, Protocol, Sequence
 from tests.conformance.alone import Alone
 from tests.conformance.cases import Case
 from tests.conformance.outcome import Outcomes
-from tests.conformance.queued import WANTED, InSlots, OnLibvirt, Queued, Routed
+from tests.conformance.queued import (
+    WANTED,
+    InSlots,
+    OnLibvirt,
+    Queued,
+    Routed,
+    Wrapped,
+)
 from tests.pool.pool import Pool
 from tests.pool.root import WITH_LIBVIRT
 
@@ -45,6 +52,10 @@ WAYS: Dict[str, Way] = {
     "slot": Way(
         "routed as it is, and packed in its vanilla slot, where QEMU boots it",
         lambda pool, way: InSlots(pool, way, "slot"),
+    ),
+    "wrapper": Way(
+        "packed in its vanilla slot by the job wrapper of its execute point, without a router",
+        Wrapped,
     ),
     "vmware": Way(
         "routed into a VMware job of HTCondor's VM universe, which our vm-gahp boots by QEMU",
