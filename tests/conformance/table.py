@@ -11,20 +11,31 @@ from tests.conformance.results import Verdicts
 COLUMNS = 80
 _CELL = 9
 _WRONG_MAX = 8
-#: So short that six ways stand beside the longest name of a case.
+#: So many ways stand beside the longest name of a case.
+WAYS_MAX = 6
 _WORDS = {SAME: "same", REFUSED: "refused", DIFFERENT: "differs"}
 
 
 def lines(verdicts: Verdicts, ways: Sequence[str]) -> List[str]:
-    """Cases by way; a '!' marks what was not expected, which is told below."""
+    """Cases by way; a '!' marks what was not expected, which is told below.
+
+    Of more ways than stand side by side there are several tables.
+    """
+    found: List[str] = []
+    for first in range(0, len(ways), WAYS_MAX):
+        found += _table(verdicts, ways[first : first + WAYS_MAX])
+    return [*found, *_wrong(verdicts, ways)]
+
+
+def _table(verdicts: Verdicts, ways: Sequence[str]) -> Iterator[str]:
     width = COLUMNS - _CELL * len(ways)
-    head = "case".ljust(width) + "".join(way.ljust(_CELL) for way in ways)
-    rows = [
-        case[: width - 1].ljust(width) + "".join(_cell(said.get(way)) for way in ways)
-        for case, said in sorted(verdicts.items())
-    ]
-    table = [head.rstrip(), "-" * COLUMNS, *(row.rstrip() for row in rows), "-" * COLUMNS]
-    return [*table, *_sums(verdicts, ways, width), *_wrong(verdicts, ways)]
+    yield ("case".ljust(width) + "".join(way.ljust(_CELL) for way in ways)).rstrip()
+    yield "-" * COLUMNS
+    for case, said in sorted(verdicts.items()):
+        cells = "".join(_cell(said.get(way)) for way in ways)
+        yield (case[: width - 1].ljust(width) + cells).rstrip()
+    yield "-" * COLUMNS
+    yield from _sums(verdicts, ways, width)
 
 
 def _cell(verdict: Verdict | None) -> str:

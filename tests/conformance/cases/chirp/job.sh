@@ -18,7 +18,7 @@ with socket.create_connection((host, int(port))) as link, link.makefile("rwb") a
     print("got", both.read(length))
     length = ask("getfile there")
     print("read", both.read(length))
-    print("may write", ask("putfile made 420 5"))
+    print("may write", ask("putfile made 420 5") >= 0)
     print("written", ask("made"))
     print("log", ask("ulog said\\ by\\ the\\ job"))
     print("nonsense", ask("nonsense"))
