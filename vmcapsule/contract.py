@@ -32,7 +32,8 @@ Job record (``JOB_RECORD``, JSON, written by the host)
                       runner, where the machine is the guest's own); null: the guest chooses
     all_changes       bool: send back, and no ``outputs``, whatever is new or changed at any
                       depth of the sandbox, and what is gone (for the direct runner)
-    chirp_cookie      what opens the starter's chirp proxy, to which the line leads (for the
+    chirp_config, chirp_cookie      where the job looks for its starter's chirp proxy (an
+                      absolute path), to which the line leads, and what opens it (for the
                       direct runner); null: the job has none
     condor_version    HTCondor is in /condor-<this>, to which the tarball unpacks; null for the
                       direct runner

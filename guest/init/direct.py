@@ -8,7 +8,7 @@ import time
 from init.ads import core_name, number, parse_ad
 from init.choose import catalogue, deep_catalogue
 from init.contract import LINE_STDERR, LINE_STDOUT, SCRATCH_DIR_MARK
-from init.files import to_bytes
+from init.files import to_bytes, write_file
 from init.line import open_line, wait_with_line
 from init.processes import limit, oom_score, spawn
 from init.proxy import Proxy
@@ -79,7 +79,7 @@ class Direct:
         if self.guest.whole_machine and job.get("sandbox"):
             sandbox = job["sandbox"]
         self.guest.write_ads("", sandbox)
-        self.offer_chirp()
+        self.offer_chirp(sandbox)
         self.guest.see_at(sandbox)
         look = deep_catalogue if job.get("all_changes") else catalogue
         before = look(os.fsencode(sandbox))
@@ -114,13 +114,22 @@ class Direct:
             keep_core(sandbox, pid, ad)
         return before
 
-    def offer_chirp(self) -> None:
-        """A proxy like the starter's, which the line leads to."""
-        cookie = self.job.get("chirp_cookie")
-        if self.line is not None and cookie:
-            self.proxy = Proxy(self.line)
+    def offer_chirp(self, place: str) -> None:
+        """A proxy like the starter's, which the line leads to; the job sees the sandbox at
+        ``place``."""
+        cookie, path = self.job.get("chirp_cookie"), self.job.get("chirp_config")
+        if self.line is None or not (cookie and path):
+            return
+        self.proxy = Proxy(self.line)
+        folder, name = os.path.split(path)
+        if folder == place:
             # Of the starter's own mode.
-            self.guest.write_beside(".chirp.config", self.proxy.contact(cookie), 0o700)
+            self.guest.write_beside(name, self.proxy.contact(cookie), 0o700)
+        elif not os.path.lexists(path):
+            # HTCondor 25 has it beside the job's folder.
+            os.makedirs(folder, 0o755, exist_ok=True)
+            write_file(path, to_bytes(self.proxy.contact(cookie)), 0o700)
+            self.guest.give(path)
 
     def wait(self, pid: int, sandbox: str) -> "Tuple[int, Any]":
         """The job's wait status and what it used, once it has ended."""

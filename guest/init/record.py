@@ -16,7 +16,8 @@ if MYPY:
 
 JOB_TYPES = {
     "str": "runner executable",
-    "str or null": "stdin stdout stderr user condor_version time_zone sandbox chirp_cookie",
+    "str or null": "stdin stdout stderr user condor_version time_zone sandbox"
+    " chirp_config chirp_cookie",
     "int or null": "success_status disk_kib work_disk_bytes",
     "list": "arguments omit",
     "list or null": "outputs failure_outputs",

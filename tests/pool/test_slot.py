@@ -164,6 +164,7 @@ def less_chirp_job(pool: Pool) -> JobId:
     return submit(pool, "sl-less", CHIRPS, **{"on-ap": "its file\n"})
 
 
+@pytest.mark.representative
 def test_a_job_talks_to_its_starter_by_chirp(
     pool: Pool, chirp_job: JobId, less_chirp_job: JobId
 ) -> None:

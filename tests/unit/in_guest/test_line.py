@@ -176,7 +176,9 @@ def test_a_jobs_chirp_is_its_starters(
     starter = Starter()
     contact = read_contact(starter.write_contact(tmp_path))
     live = Live(
-        Line(tmp_path, host.fileno(), host.fileno()), {}, Links(Proxy(contact, delayed_only))
+        Line(tmp_path, host.fileno(), host.fileno()),
+        {},
+        Links(Proxy(Path(), contact, delayed_only)),
     )
     line = guest.Line(port.fileno())
     proxy = guest.Proxy(line)
@@ -221,7 +223,7 @@ def test_more_connections_than_there_can_be_are_no_failure(
     host, port = ends
     host.setblocking(False)
     with socket.create_server(("127.0.0.1", 0), backlog=50) as starter:
-        there = Proxy(Contact(*starter.getsockname()[:2], "cookie"))
+        there = Proxy(Path(), Contact(*starter.getsockname()[:2], "cookie"))
         live = Live(Line(tmp_path, host.fileno(), host.fileno()), {}, Links(there))
         line = guest.Line(port.fileno())
         proxy = guest.Proxy(line)

@@ -132,6 +132,7 @@ def job_record(found: Found, work_disk_bytes: int) -> dict[str, Any]:
         "omit": [],
         "success_status": None,
         "failure_outputs": [],
+        "chirp_config": os.fspath(found.chirp.config) if found.chirp else None,
         "chirp_cookie": found.chirp.contact.cookie if found.chirp else None,
         "time_zone": files.time_zone(),
         "user": found.user,

@@ -86,7 +86,7 @@ def find(here: Path, command: Sequence[str], environment: Mapping[str, str]) -> 
 
 def _proxy(contact: Path) -> Optional[Proxy]:
     try:
-        return Proxy(chirp.read_contact(contact))
+        return Proxy(contact, chirp.read_contact(contact))
     except ToolError:  # an administrator may have switched it off
         return None
 

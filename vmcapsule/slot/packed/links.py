@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+from pathlib import Path
 from typing import Iterator, Optional
 
 from vmcapsule import contract
@@ -25,11 +26,13 @@ Frames = Iterator[tuple[bytes, bytes]]
 
 
 class Proxy(NamedTuple):
-    """The starter's proxy; ``delayed_only``: the job has asked for no more of it.
+    """The starter's proxy, and where the job is told of it, in the file ``config``.
 
-    Our program may have, in its routed ad.
+    ``delayed_only``: the job has asked for no more of it; our program may have, in its routed
+    ad.
     """
 
+    config: Path
     contact: Contact
     delayed_only: bool = False
 

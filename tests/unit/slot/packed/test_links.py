@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from pathlib import Path
 from typing import Iterator
 
 import pytest
@@ -64,7 +65,7 @@ class Heard:
 @contextlib.contextmanager
 def heard(delayed_only: bool = False) -> Iterator[tuple[Heard, Links]]:
     starter = Heard()
-    links = Links(Proxy(starter.contact, delayed_only))
+    links = Links(Proxy(Path(".chirp.config"), starter.contact, delayed_only))
     try:
         yield starter, links
     finally:
@@ -138,7 +139,7 @@ def test_whatever_is_said_is_said_to_the_starter_or_to_nobody(
 
 def test_a_starter_that_does_not_listen_has_the_guest_wait() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        links = Links(Proxy(Contact(*listener.getsockname()[:2], "cookie")))
+        links = Links(Proxy(Path(), Contact(*listener.getsockname()[:2], "cookie")))
         list(links.take(OPEN, b"\x00"))
         for _ in range(1000):
             if links.are_full():
@@ -151,5 +152,5 @@ def test_a_starter_that_does_not_listen_has_the_guest_wait() -> None:
 def test_a_starter_that_is_gone_ends_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         contact = Contact(*listener.getsockname()[:2], "cookie")
-    links = Links(Proxy(contact))
+    links = Links(Proxy(Path(), contact))
     assert list(links.take(OPEN, b"\x03")) == [(CLOSE, b"\x03")]
