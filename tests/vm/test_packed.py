@@ -48,9 +48,10 @@ def run(
     *arguments: str,
     stdin: str = "",
     option: str = "--timeout=400",
+    first: str = "#!/bin/sh",
     **env: str,
 ) -> Ended:
-    argv = command(here, config, script, *arguments, option=option)
+    argv = command(here, config, script, *arguments, option=option, first=first)
     (here / "given").write_text(stdin)
     with (here / "given").open() as given:
         done = subprocess.run(
@@ -61,11 +62,16 @@ def run(
 
 
 def command(
-    here: Path, config: Config, script: str, *arguments: str, option: str = "--timeout=400"
+    here: Path,
+    config: Config,
+    script: str,
+    *arguments: str,
+    option: str = "--timeout=400",
+    first: str = "#!/bin/sh",
 ) -> list[str]:
     """What a job wrapper starts in place of a job, whose script is put into the sandbox."""
     program = here / "condor_exec.exe"
-    program.write_text("#!/bin/sh\n" + script)
+    program.write_text(f"{first}\n{script}")
     program.chmod(0o755)
     ours = [PYTHON, "-I", str(write_probe_beside(here)), "packed"]
     return [*ours, f"--template={config.template}", option, "--", str(program), *arguments]
@@ -111,6 +117,17 @@ def test_a_job_finds_and_leaves_its_slot_as_natively(here: Path, config: Config)
 def test_it_dies_by_the_jobs_signal(here: Path, config: Config) -> None:
     ended = run(here, config, "echo said; kill -SEGV $$\n")
     assert (ended.status, ended.out) == (-11, "said\n"), ended.err
+    assert not (here / ".job_wrapper_failure").exists()
+
+
+@pytest.mark.parametrize(("first", "status"), [("#!/nowhere/sh", 127), ("\x7fELF", 126)])
+def test_a_program_that_cannot_be_started_ends_as_behind_a_shell(
+    here: Path, config: Config, first: str, status: int
+) -> None:
+    ended = run(here, config, "exit 0\n", first=first)
+    assert (ended.status, ended.out) == (status, "")
+    assert ended.err.startswith("vmcapsule: ") and ended.err.count("\n") == 1
+    # By which the starter would have the job run again, and again.
     assert not (here / ".job_wrapper_failure").exists()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import sys
 from pathlib import Path
 from typing import Mapping, Sequence
 
-from vmcapsule.errors import UsageError
+from vmcapsule.errors import ExecFailed, UsageError
 from vmcapsule.slot import starter
+from vmcapsule.slot.ending import say
 from vmcapsule.slot.packed import routed, run, telling
 from vmcapsule.slot.packed.carry import Settings
 from vmcapsule.slot.packed.found import Found, find
@@ -16,14 +19,24 @@ from vmcapsule.slot.packed.share import room_in
 
 #: Where QEMU and what else is started here are looked for, whatever the job says.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: With what a shell ends where it cannot start a program.
+_NOT_FOUND, _NOT_STARTED = 127, 126
 
 
 def packed(arguments: Sequence[str]) -> int:
-    """Run the job that an execute point's job wrapper was given; return its exit code."""
+    """Run the job that an execute point's job wrapper was given; return its exit code.
+
+    That of a program that cannot be started is a shell's, as behind other wrappers: nothing
+    holds the job here, and as a failure of the wrapper's it would be tried for ever.
+    """
     args, command = parsed(of_wrapper(), arguments)
     environment = _jobs_own(args.set)
     found = find(Path.cwd(), command, environment)
-    return run.end(run.run(found, args.template, _settings(args)))
+    try:
+        return run.end(run.run(found, args.template, _settings(args)))
+    except ExecFailed as error:
+        say(f"vmcapsule: {error.message}", sys.stderr)
+        return _NOT_FOUND if error.number == errno.ENOENT else _NOT_STARTED
 
 
 def of_route(arguments: Sequence[str]) -> int:
