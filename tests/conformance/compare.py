@@ -159,10 +159,11 @@ def _usage_differences(case: Case, native: Usage, job: JobEnd) -> Iterator[Tuple
     The hypervisor's would be far more: ten seconds of CPU and hundreds of MiB.
     """
     other, has_ad = job.usage, job.story is not None
-    is_cpu = _is_some if case.is_busy else _is_plausible_cpu
+    is_cpu = _is_some if case.is_busy or other.of_machine else _is_plausible_cpu
+    is_memory = _is_some if other.of_machine else _is_plausible_memory
     for name, mine, theirs, unit, is_plausible in (
         ("CPU time", other.cpu_s, native.cpu_s, "s", is_cpu),
-        ("memory", other.memory_mib, native.memory_mib, "MiB", _is_plausible_memory),
+        ("memory", other.memory_mib, native.memory_mib, "MiB", is_memory),
         ("disk", other.disk_kib, native.disk_kib, "KiB", _is_some),
     ):
         if mine is None:

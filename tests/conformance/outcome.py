@@ -11,11 +11,15 @@ ENDED, HELD, REMOVED, FAILED, WAITING = "ended", "held", "removed", "failed", "w
 
 @dataclass(frozen=True)
 class Usage:
-    """What the job's ad says that it used; None for what it does not say."""
+    """What the job's ad says that it used; None for what it does not say.
+
+    With ``of_machine`` CPU time and memory are known to be those of the job's machine.
+    """
 
     cpu_s: Optional[float] = None
     memory_mib: Optional[int] = None
     disk_kib: Optional[int] = None
+    of_machine: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from tests.conformance.cases import DAG_FILE, SUBMIT_FILE, Case
@@ -286,7 +286,10 @@ class InSlots(Routed):
 
 
 class Wrapped(Queued):
-    """Submits cases for the execute point's job wrapper, without a router."""
+    """Submits cases for the execute point's job wrapper, without a router.
+
+    CPU time and memory in the jobs' ads are their machines', as is documented.
+    """
 
     def __init__(self, pool: Pool, way: str) -> None:
         super().__init__(pool, way, ("+WantVMCapsule = True",))
@@ -296,10 +299,15 @@ class Wrapped(Queued):
         self.pool.configure(_WRAPPER_CONFIG_NAME, wrapped())
         self.pool.reconfigure()
         try:
-            return super().run(cases)
+            return {name: _of_machines(one) for name, one in super().run(cases).items()}
         finally:
             self.pool.unconfigure(_WRAPPER_CONFIG_NAME)
             self.pool.reconfigure()
+
+
+def _of_machines(outcome: Outcome) -> Outcome:
+    jobs = (replace(job, usage=replace(job.usage, of_machine=True)) for job in outcome.jobs)
+    return replace(outcome, jobs=tuple(jobs))
 
 
 class OnLibvirt(Routed):

@@ -254,3 +254,17 @@ def test_a_native_job_that_does_not_end_is_no_reference() -> None:
     assert verdict(case(idle=1), WAY, both, ran).wrong == said
     for native in (waits, ended, ran):
         assert (verdict(case(idle=1), WAY, native, native).wrong == ()) == (native == waits)
+
+
+def test_what_is_known_to_be_a_machines_has_to_be_there_and_no_more() -> None:
+    native = replace(DONE, usage=Usage(cpu_s=0.1, memory_mib=5))
+    machine = Usage(cpu_s=9.0, memory_mib=340, of_machine=True)
+    whole, lacking = (
+        replace(DONE, usage=one)
+        for one in (machine, replace(machine, cpu_s=None, memory_mib=0))
+    )
+    assert judge(case(), WAY, outcome(native), outcome(whole)).word == SAME
+    assert judge(case(), WAY, outcome(native), outcome(lacking)).evidence == (
+        "CPU time: not in the ad",
+        "memory: not the job's: 0 MiB, natively 5 MiB",
+    )
