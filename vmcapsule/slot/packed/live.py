@@ -104,8 +104,7 @@ class Live:
         while True:
             ready = self._ready(woken)
             is_last = woken in ready and os.read(woken, _READ_BYTES) == b""
-            while self._signals:
-                self._say(contract.LINE_SIGNAL, bytes([self._signals.popleft()]))
+            self._say_signals()
             for kind, data in self._links.look(ready):
                 self._say(kind, data)
             if is_last or self._line.out_of in ready:
@@ -118,18 +117,25 @@ class Live:
         """Wait for something to do; say which file descriptors there is something for."""
         poll = select.poll()
         poll.register(woken, select.POLLIN)
-        if not self._links.are_full() and not self._broken:
+        # A guest that does not listen is not listened to, nor is a starter for it.
+        has_room = len(self._unsent) < _UNSENT_BYTES_MAX
+        if has_room and not self._links.are_full() and not self._broken:
             poll.register(self._line.out_of, select.POLLIN)
         if self._unsent:
             poll.register(self._line.into, select.POLLOUT)
-        for fd, events in self._links.wanted(len(self._unsent) < _UNSENT_BYTES_MAX).items():
+        for fd, events in self._links.wanted(has_room).items():
             poll.register(fd, events)
         return {fd for fd, _ in poll.poll()}
 
+    def _say_signals(self) -> None:
+        """Those that there is room for: who does not take so many takes none."""
+        while self._signals:
+            number = self._signals.popleft()
+            if len(self._unsent) < _UNSENT_BYTES_MAX:
+                self._say(contract.LINE_SIGNAL, bytes([number]))
+
     def _say(self, kind: bytes, data: bytes) -> None:
-        # A guest that does not listen to its signals is sent no more of them for ever.
-        if len(self._unsent) < 2 * _UNSENT_BYTES_MAX:
-            self._unsent += _HEAD.pack(kind, len(data)) + data
+        self._unsent += _HEAD.pack(kind, len(data)) + data
 
     def _flush(self) -> None:
         with contextlib.suppress(BlockingIOError):
