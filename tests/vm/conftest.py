@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from vmcapsule.config import Config, load_config
 from vmcapsule.template.template import Template, load
+from vmcapsule.vm import accelerator
 
 #: Emulated and on a busy machine; a guest that needs longer hangs.
 TIMEOUT_S = 400
@@ -28,6 +30,14 @@ def config() -> Config:
 def template(config: Config) -> Template:
     """The template that './dev test' built (or 'vmcapsule template build')."""
     return load(config.template)
+
+
+@functools.lru_cache
+def kvm_line() -> str:
+    """What a probe of this machine adds to its ad: else each slot has one of its own."""
+    config = load_config()
+    works = accelerator.choose(load(config.template).kernel, config.cache) == accelerator.KVM
+    return f"VMCapsuleKVM = {str(works).lower()}\n"
 
 
 @dataclass(frozen=True)

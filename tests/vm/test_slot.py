@@ -15,7 +15,7 @@ from tests.unit.starter import Starter
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad, quote
 
-from .conftest import TIMEOUT_S, vmcapsule
+from .conftest import TIMEOUT_S, kvm_line, vmcapsule
 
 pytestmark = pytest.mark.vm
 
@@ -49,6 +49,8 @@ def started_in_a_slot(routed: Ad, sandbox: Path) -> subprocess.Popen[str]:
         routed.string("Cmd") or "",
     ]:
         shutil.copy(name, sandbox)
+    with (sandbox / ".machine.ad").open("a") as machine_ad:
+        machine_ad.write(kvm_line())
     program = sandbox / Path(routed.string("Cmd") or "").name
     return subprocess.Popen(
         [program], cwd=sandbox, env={"PATH": "/usr/bin:/bin"}, text=True,

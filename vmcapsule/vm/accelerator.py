@@ -29,6 +29,10 @@ PROBE_TIMEOUT_S = 20
 #: The kernel to probe with in a package that has one, as a file of this name.
 PROBE_KERNEL = "probe-kernel"
 BANNER = b"Linux version"
+#: A probe of a KVM that does not work takes all its time, so that of several templates in
+#: turns each is to be asked once.
+_KERNELS_MAX = 16
+_SAMPLE_BYTES = 64 << 10
 
 
 def choose(
@@ -40,10 +44,10 @@ def choose(
     """Return `KVM` where a probe has shown that it works with ``kernel``, else `TCG`.
 
     ``works`` is the answer where somebody else has probed this machine; whether this user
-    may use KVM is looked at all the same.  Else the answer is remembered in ``cache``
-    until the machine, QEMU or the kernel changes.  Without a kernel to probe with,
-    emulation is chosen: slow is better than never.  A probe's own files lie for a moment in
-    ``aside``, or where the environment has temporary ones.
+    may use KVM is looked at all the same.  Else the answer is remembered in ``cache``, for
+    each of the last few kernels, until the machine or QEMU changes.  Without a kernel to
+    probe with, emulation is chosen: slow is better than never.  A probe's own files lie for
+    a moment in ``aside``, or where the environment has temporary ones.
     """
     if kernel is None or not is_permitted():
         return TCG
@@ -52,12 +56,14 @@ def choose(
     key = _key(kernel)
     path = cache / "kvm-probe.json"
     known = _remembered(path)
-    if known.get("key") != key:
-        known = {"key": key, "works": probe_kvm(kernel, aside)}
+    if not isinstance(known.get(key), bool):
+        answer = probe_kvm(kernel, aside)
+        # The latest last, of which the first are forgotten.
+        known = dict([*known.items(), (key, answer)][-_KERNELS_MAX:])
         # Where the cache is not ours to write, the next run asks again.
         with contextlib.suppress(OSError):
             _remember(path, known)
-    return KVM if known.get("works") is True else TCG
+    return KVM if known[key] is True else TCG
 
 
 def is_permitted() -> bool:
@@ -86,16 +92,20 @@ def probe_kvm(kernel: Path, aside: Optional[Path] = None) -> bool:
 def _key(kernel: Path) -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     qemu = Path(process.find(QEMU)).stat()
-    about = kernel.stat()
-    parts = [
-        boot_id,
-        qemu.st_mtime_ns,
-        qemu.st_size,
-        str(kernel),
-        about.st_mtime_ns,
-        about.st_size,
-    ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return hashlib.sha256(
+        repr([boot_id, qemu.st_mtime_ns, qemu.st_size, *_likeness(kernel)]).encode()
+    ).hexdigest()
+
+
+def _likeness(kernel: Path) -> list[object]:
+    """The same for a copy of a kernel, wherever it lies: its size, its begin and its end."""
+    with kernel.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        found: list[object] = [size_bytes]
+        for offset in (0, max(0, size_bytes - _SAMPLE_BYTES)):
+            file.seek(offset)
+            found.append(hashlib.sha256(file.read(_SAMPLE_BYTES)).hexdigest())
+    return found
 
 
 def _remembered(path: Path) -> dict[str, object]:

@@ -139,17 +139,54 @@ def test_kvm_is_not_believed_without_a_guest_that_ran(tmp_path: Path) -> None:
     assert accelerator.probe_kvm(not_a_kernel) is False
 
 
-def test_the_answer_about_kvm_is_remembered_for_the_same_kernel(tmp_path: Path) -> None:
-    if not Path("/dev/kvm").exists():
-        pytest.skip("there is no /dev/kvm here, so nothing is probed")
-    kernel = tmp_path / "vmlinuz"
-    kernel.write_bytes(b"nothing that runs")
-    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.TCG
-    known = tmp_path / "cache" / "kvm-probe.json"
-    known.write_text(known.read_text().replace("false", "true"))
-    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.KVM
-    kernel.write_bytes(b"another kernel")
-    assert accelerator.choose(kernel, tmp_path / "cache") == accelerator.TCG
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that are probed, on a machine with KVM: it works with those named so."""
+    (tmp_path / "kvm").write_text("")
+    monkeypatch.setattr(accelerator, "DEVICE", tmp_path / "kvm")
+    probed: list[str] = []
+
+    def probe(kernel: Path, aside: Optional[Path]) -> bool:
+        probed.append(kernel.name)
+        return "works" in kernel.name
+
+    monkeypatch.setattr(accelerator, "probe_kvm", probe)
+    return probed
+
+
+def test_the_answer_about_kvm_is_remembered_for_each_kernel(
+    tmp_path: Path, asked: list[str]
+) -> None:
+    kernels = [tmp_path / name for name in ("works", "copy-of-it", "old")]
+    for kernel, content in zip(kernels, (b"one kernel", b"one kernel", b"another one")):
+        kernel.write_bytes(content)
+    for _ in range(3):
+        found = [accelerator.choose(kernel, tmp_path / "cache") for kernel in kernels]
+        assert found == [accelerator.KVM, accelerator.KVM, accelerator.TCG]
+    assert asked == ["works", "old"]
+    kernels[2].write_bytes(b"another now")
+    accelerator.choose(kernels[2], tmp_path / "cache")
+    assert asked == ["works", "old", "old"]
+
+
+def test_so_many_answers_are_kept_and_no_more(tmp_path: Path, asked: list[str]) -> None:
+    for number in range(50):
+        (tmp_path / f"{number}").write_bytes(b"%d" % number)
+        accelerator.choose(tmp_path / f"{number}", tmp_path / "cache")
+    assert (tmp_path / "cache" / "kvm-probe.json").stat().st_size < 2000
+    assert accelerator.choose(tmp_path / "49", tmp_path / "cache") == accelerator.TCG
+    assert len(asked) == 50
+
+
+@pytest.mark.parametrize("said", ["", "[]", '{"key": "x", "works": true}', "{", "\xff"])
+def test_a_cache_that_says_anything_else_is_no_answer(
+    tmp_path: Path, asked: list[str], said: str
+) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "kvm-probe.json").write_text(said, encoding="latin-1")
+    (tmp_path / "works").write_bytes(b"a kernel")
+    assert accelerator.choose(tmp_path / "works", tmp_path / "cache") == accelerator.KVM
+    assert asked == ["works"]
 
 
 def test_a_cache_that_cannot_be_written_costs_a_probe_only(
