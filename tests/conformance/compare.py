@@ -159,7 +159,10 @@ def _usage_differences(case: Case, native: Usage, job: JobEnd) -> Iterator[Tuple
     The hypervisor's would be far more: ten seconds of CPU and hundreds of MiB.
     """
     other, has_ad = job.usage, job.story is not None
-    is_cpu = _is_some if case.is_busy or other.of_machine else _is_plausible_cpu
+    is_cpu = _is_some if case.is_busy else _is_plausible_cpu
+    if other.of_machine:
+        # What a starter has not looked at yet is none.
+        is_cpu = _is_any
     is_memory = _is_some if other.of_machine else _is_plausible_memory
     for name, mine, theirs, unit, is_plausible in (
         ("CPU time", other.cpu_s, native.cpu_s, "s", is_cpu),
@@ -171,6 +174,10 @@ def _usage_differences(case: Case, native: Usage, job: JobEnd) -> Iterator[Tuple
                 yield name, "not in the ad"
         elif theirs is not None and not is_plausible(mine, theirs):
             yield name, f"not the job's: {mine} {unit}, natively {theirs} {unit}"
+
+
+def _is_any(mine: float, native: float) -> bool:
+    return mine >= 0
 
 
 def _is_some(mine: float, native: float) -> bool:
