@@ -326,3 +326,12 @@ ChirpStep = 7
         # By the job itself.
         "ChirpStep": "7",
     }
+
+
+def test_a_job_that_says_more_by_chirp_than_a_hook_may_is_not_lost(
+    knobs: dict[str, str],
+) -> None:
+    said = "".join(f'Chirp{n} = "{"x" * 900}"\n' for n in range(1500))
+    source = split_translate(RECORDED.read_text())[1].long_form()
+    told, _ = finalize(f"{source}------\n{routed(knobs).long_form()}{said}RemoteX = 1\n")
+    assert len(told.long_form()) < 1 << 20

@@ -37,14 +37,26 @@ class Stream:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.count, self.crc = 0, 0
+        self._is_stuck = False
         status = os.fstat(fd)
         self._base = status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def write(self, data: bytes) -> None:
-        """Append what the job has written, as it comes."""
-        write_all(self.fd, data)
-        self.crc = zlib.crc32(data, self.crc)
-        self.count += len(data)
+        """Append what the job has written, as it comes.
+
+        Where not all of it can be written now, on a full disk, say, that and what follows is
+        left to the end: nothing of it may lack or come twice.
+        """
+        view = memoryview(data)
+        while view and not self._is_stuck:
+            try:
+                written = os.write(self.fd, view)
+            except OSError:
+                self._is_stuck = True
+                break
+            self.crc = zlib.crc32(view[:written], self.crc)
+            self.count += written
+            view = view[written:]
 
     def forget(self) -> None:
         """Take back what has been written, where that can be: the job has done so itself."""
@@ -161,9 +173,7 @@ class Live:
         if kind == contract.LINE_BEGUN:
             self._begun = True
         elif kind in self.streams:
-            # What cannot be written now is written in the end, or fails then.
-            with contextlib.suppress(OSError):
-                self.streams[kind].write(data)
+            self.streams[kind].write(data)
         else:
             for said, answer in self._links.take(kind, data):
                 self._say(said, answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import stat
 from pathlib import Path
 from typing import Any, Iterator, Sequence
@@ -141,6 +142,25 @@ def test_what_came_live_is_not_appended_again(
         stream.write(live)
         append(volume, read_outputs(volume), contract.STDOUT, stream)
     assert out.read_bytes() == whole
+
+
+def test_what_there_was_no_room_for_is_appended_once(tmp_path: Path) -> None:
+    disk = came(tmp_path, file(contract.STDOUT, 0, 6))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    out = tmp_path / "out"
+    with out.open("ab") as given:
+        stream = Stream(given.fileno())
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2, before[1]))
+            stream.write(b"0123")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        # What comes later does not go before the rest.
+        stream.write(b"45")
+        assert (out.read_bytes(), stream.count) == (b"01", 2)
+        with DataDisk(disk, None).opened(tmp_path, 20 << 20) as volume:
+            append(volume, read_outputs(volume), contract.STDOUT, stream)
+    assert out.read_bytes() == b"012345"
 
 
 def test_what_was_streamed_cannot_be_taken_back(tmp_path: Path) -> None:
