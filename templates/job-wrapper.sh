@@ -15,4 +15,4 @@ for name in LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT; do
     fi
 done
 unset name value given
-exec /usr/bin/python3 -I %{program} packed --template=%{template}%{options} "$@"
+exec /usr/bin/python3 -I %{program} packed%{options} "$@"

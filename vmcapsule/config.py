@@ -30,12 +30,16 @@ CONFIG_FILES = (
     Path("~/.condor/user_config"),
 )
 DEFAULT_MEMORY_OVERHEAD_MIB = 256
+#: A folder that the user who runs HTCondor's daemons can make, where Debian's HTCondor is.
+DEFAULT_TEMPLATE_CACHE = Path("/var/lib/condor/vmcapsule")
+DEFAULT_TEMPLATE_CACHE_GIB = 20
 DEFAULT_AD_TEMPLATE = "vmware.classad"
 #: HTCondor's own default.
 DEFAULT_PIPE_BUFFER_MAX_BYTES = 10240
 _PIPE_BUFFER_MAX = "PIPE_BUFFER_MAX"
 _TARBALL_NAME = re.compile(r"condor-(\d[\w.+~-]*?)\.(?:tar|tgz|txz)(?:\.\w+)?\Z")
 _MEMORY_OVERHEAD_MIB_MAX = 1 << 20
+_TEMPLATE_CACHE_GIB_MAX = 1 << 20
 _TIMEOUT_S_MAX = 366 * 86400
 
 
@@ -72,6 +76,13 @@ class Config(NamedTuple):
     network: bool
     #: VM_CAPSULE_REQUIRE_KVM: is a guest that would be emulated not to run at all?
     require_kvm: bool
+    #: VM_CAPSULE_TEMPLATE_STORE: where templates are published for execute points, a full
+    #: path or a URL; None: they are copied there by hand.
+    template_store: Optional[str]
+    #: VM_CAPSULE_TEMPLATE_CACHE, VM_CAPSULE_TEMPLATE_CACHE_GIB: where execute points keep what
+    #: they fetch from it, and how much of that.
+    template_cache: Path
+    template_cache_gib: int
     #: VM_CAPSULE_CACHE_DIR: templates, tarballs and programs that were unpacked.
     cache: Path
     #: HTCondor's PIPE_BUFFER_MAX: how much of a hook's output a daemon reads.
@@ -123,6 +134,11 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
         timeout_s=read.seconds("TIMEOUT"),
         network=read.boolean("NETWORK", False),
         require_kvm=read.boolean("REQUIRE_KVM", False),
+        template_store=read.store("TEMPLATE_STORE"),
+        template_cache=read.path("TEMPLATE_CACHE") or DEFAULT_TEMPLATE_CACHE,
+        template_cache_gib=read.integer(
+            "TEMPLATE_CACHE_GIB", DEFAULT_TEMPLATE_CACHE_GIB, _TEMPLATE_CACHE_GIB_MAX
+        ),
         cache=cache,
         pipe_buffer_max_bytes=_pipe_buffer_max(values),
         unknown=read.unknown(),
@@ -220,6 +236,19 @@ class _Reader:
         if not path.is_absolute():
             raise _wrong(knob, value, "is not an absolute path", "begin it with '/'")
         return path
+
+    def store(self, knob: str) -> Optional[str]:
+        value = self._get(knob)
+        if value is None:
+            return None
+        if not re.fullmatch(r"(https?:/)?/[%&+,./0-9:=?@A-Z_a-z~-]+", value):
+            raise _wrong(
+                knob,
+                value,
+                "is neither a full path nor an http or https URL, in plain characters",
+                "correct",
+            )
+        return value.rstrip("/")
 
     def existing_file(self, knob: str) -> Optional[Path]:
         path = self.path(knob)

@@ -40,6 +40,12 @@ def kvm_line() -> str:
     return f"VMCapsuleKVM = {str(works).lower()}\n"
 
 
+def template_lines() -> str:
+    """What an execute point with the template says of it."""
+    path = load_config().template
+    return f'VMCapsuleTemplates = "aa"\nVMCapsuleTemplatePaths = "{path}"\n'
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a run of the command left."""

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.vm
 #: The first is shorter than the lease of a startd, of 20 minutes; then two days.
 STEPS_S = (1100, 1100, 200_000, 1100)
 #: Started by the guest's root beside all else.
-CLOCK = f"""
+CLOCK = """
 import glob as _glob, os as _os, time as _time
 if _os.fork() == 0:
     while True:

@@ -13,7 +13,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from tests.vm.conftest import TIMEOUT_S, kvm_line
+from tests.vm.conftest import TIMEOUT_S, kvm_line, template_lines
 from vmcapsule.config import Config
 from vmcapsule.slot.program import write_probe
 
@@ -36,7 +36,7 @@ class Ended:
 def here(tmp_path: Path) -> Path:
     sandbox = tmp_path / "dir_1"
     sandbox.mkdir()
-    (sandbox / ".machine.ad").write_text(MACHINE_AD + kvm_line())
+    (sandbox / ".machine.ad").write_text(MACHINE_AD + kvm_line() + template_lines())
     (sandbox / ".job.ad").write_text("ClusterId = 7\nProcId = 1\n")
     return sandbox
 
@@ -74,7 +74,7 @@ def command(
     program.write_text(f"{first}\n{script}")
     program.chmod(0o755)
     ours = [PYTHON, "-I", str(write_probe_beside(here)), "packed"]
-    return [*ours, f"--template={config.template}", option, "--", str(program), *arguments]
+    return [*ours, option, "--", str(program), *arguments]
 
 
 def write_probe_beside(here: Path) -> Path:

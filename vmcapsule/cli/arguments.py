@@ -126,6 +126,15 @@ ours or one made by hand: looks at its files and disks, then boots a copy and
 asks the guest.  Exits with 67 when something would not work.
 """
 
+TEMPLATE_PUBLISH = """\
+Put a copy of the template under VM_CAPSULE_TEMPLATE into a folder, from which
+execute points fetch it: by its path, or by the URL of a web server that serves
+it (VM_CAPSULE_TEMPLATE_STORE).  Templates that are there already stay, so that
+jobs which were routed for one still find it.
+
+  vmcapsule template publish /srv/www/vmcapsule
+"""
+
 TARBALL_BUILD = """\
 Repack Debian's HTCondor into one file that unpacks in / to /condor-<version>
 and runs in any x86-64 Linux guest: VM_CAPSULE_CONDOR_TARBALL.
@@ -284,7 +293,7 @@ def _add_capsule(commands: Any) -> None:
 
 
 def _add_images(commands: Any) -> None:
-    template = commands.add_parser("template", help="build or check the template VM")
+    template = commands.add_parser("template", help="build, check or publish the template VM")
     actions = template.add_subparsers(metavar="ACTION", required=True)
     build = _add(
         actions, "build", "template_build", TEMPLATE_BUILD, "make it from Debian packages"
@@ -326,6 +335,13 @@ def _add_images(commands: Any) -> None:
     check = _add(actions, "check", "template_check", TEMPLATE_CHECK, "say whether it will work")
     check.add_argument(
         "--no-boot", dest="boot", action="store_false", help="look at the files only"
+    )
+    publish = _add(
+        actions, "publish", "template_publish", TEMPLATE_PUBLISH, "let execute points fetch it"
+    )
+    publish.add_argument("store", type=Path, metavar="FOLDER", help="made where it is missing")
+    publish.add_argument(
+        "--only", action="store_true", help="withdraw all other templates from there"
     )
     tarball = commands.add_parser("tarball", help="build the HTCondor for the guest")
     actions = tarball.add_subparsers(metavar="ACTION", required=True)

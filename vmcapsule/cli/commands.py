@@ -289,6 +289,18 @@ def template_check(arguments: argparse.Namespace) -> int:
     return TemplateError.exit_status if errors else 0
 
 
+def template_publish(arguments: argparse.Namespace) -> int:
+    """``vmcapsule template publish``: what is there already is not copied again."""
+    from vmcapsule.template.publish import add
+    from vmcapsule.template.template import load
+
+    config = report.configuration()
+    with report.progress("template") as progress:
+        made = add(load(config.template), arguments.store, progress, only=arguments.only)
+    print(f"the template {made.likeness} is in {arguments.store}")
+    return 0
+
+
 def tarball_build(arguments: argparse.Namespace) -> int:
     """``vmcapsule tarball build``: into the cache, or where the knob says."""
     from vmcapsule.images.tarball import build_tarball

@@ -65,10 +65,19 @@ def execute_snippet(config: Config, program: Path, wrapper: Optional[Path]) -> s
     values = {
         "program": str(program),
         "template": str(config.template),
+        "fetched": _fetched(config),
         "vm_type": route.vm_type,
         "wrapper": str(wrapper),
     }
     return string.Template(text.replace("$(", "$$(")).substitute(values)
+
+
+def _fetched(config: Config) -> str:
+    """How execute points' program is told where templates are published, if they are."""
+    if config.template_store is None:
+        return ""
+    room = f"--at-most-gib {config.template_cache_gib}"
+    return f"--from {config.template_store} --into {config.template_cache} {room} "
 
 
 class _Shell(string.Template):
@@ -87,7 +96,6 @@ def job_wrapper(config: Config, program: Path) -> str:
     }
     values = {
         "program": shlex.quote(str(program)),
-        "template": shlex.quote(str(config.template)),
         "options": "".join(f" {option}" for option, given in options.items() if given),
     }
     text = resource("templates/job-wrapper.sh").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How the one file that is shipped begins: in a slot, as a probe, a vm-gahp, or for libvirt.
+"""How the one file that is shipped begins: in a slot, for a startd, as a vm-gahp, for libvirt.
 
 Python older than 3.9 must be able to read this file (and no other), so as to say so.
 """
@@ -22,13 +22,17 @@ _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 def begin():  # type: ignore[no-untyped-def]
     """Do what the arguments say; return the exit status."""
     arguments = sys.argv[1:]
-    probing = arguments[:1] == ["probe"]
+    probing = arguments[:1] in (["probe"], ["templates"])
     if sys.version_info < (3, 9):  # noqa: UP036
         return too_old(probing)  # type: ignore[no-untyped-call]
-    if probing:
+    if arguments[:1] == ["probe"]:
         from vmcapsule.slot import probe
 
-        return probe.main(arguments[1:])
+        return probe.main()
+    if arguments[:1] == ["templates"]:
+        from vmcapsule.slot import templates
+
+        return templates.main(arguments[1:])
     if "-M" in arguments:
         from vmcapsule.slot.gahp import modes
 

@@ -15,11 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Optional, Sequence
+from typing import Optional
 
 from vmcapsule import process
-from vmcapsule.errors import ToolError, VmCapsuleError, one_line
+from vmcapsule.errors import ToolError
 from vmcapsule.named import NamedTuple
+from vmcapsule.slot.advertise import UPDATE, literal, paths
 from vmcapsule.slot.starter import (
     HAS_VM_CAPSULE,
     KVM_WORKS,
@@ -27,17 +28,12 @@ from vmcapsule.slot.starter import (
     PROGRAM_PATH,
     QEMU_VERSION,
     REASON,
-    TEMPLATE_PATHS,
-    TEMPLATES,
 )
-from vmcapsule.template.likeness import likeness
-from vmcapsule.template.template import load
 from vmcapsule.vm import accelerator, confinement
 from vmcapsule.vm.accelerator import PROBE_KERNEL, QEMU
 from vmcapsule.vm.boot import MACHINE
 
 ASK_TIMEOUT_S = 15
-_REASON_CHARS_MAX = 400
 
 
 class Answer(NamedTuple):
@@ -48,16 +44,14 @@ class Answer(NamedTuple):
     #: None: it could not be found out.
     kvm: Optional[bool] = None
     network: Optional[bool] = None
-    #: (likeness, folder) of the templates that are here.
-    templates: tuple[tuple[str, Path], ...] = ()
     reasons: tuple[str, ...] = ()
 
 
-def main(folders: Sequence[str]) -> int:
-    """Print the answer as attributes, templates in ``folders`` among it; return 0 always."""
+def main() -> int:
+    """Print the answer as attributes; return 0 always."""
     signal.signal(signal.SIGTERM, _stop)
     try:
-        answer = ask([Path(folder) for folder in folders])
+        answer = ask()
     except KeyboardInterrupt as stop:
         return 128 + int(stop.args[0])
     print("\n".join(lines(answer)), flush=True)
@@ -71,17 +65,14 @@ def lines(answer: Answer) -> list[str]:
         f"{QEMU_VERSION} = {literal(answer.qemu_version)}",
         f"{KVM_WORKS} = {literal(answer.kvm)}",
         f"{NETWORK_WORKS} = {literal(answer.network)}",
-        f"{TEMPLATES} = {literal(','.join(like for like, _ in answer.templates))}",
-        f"{TEMPLATE_PATHS} = {_paths([folder for _, folder in answer.templates])}",
-        f"{PROGRAM_PATH} = {_paths([Path(sys.argv[0]).absolute()])}",
+        f"{PROGRAM_PATH} = {paths([Path(sys.argv[0]).absolute()])}",
         f"{REASON} = {literal('; '.join(answer.reasons) or None)}",
-        # The startd tells the collector at once.
-        "- update:true",
+        UPDATE,
     ]
 
 
-def ask(folders: Sequence[Path] = ()) -> Answer:
-    """Look for QEMU and what it is needed with, for templates, and try KVM and a network."""
+def ask() -> Answer:
+    """Look for QEMU and what it is needed with, and try KVM and a network."""
     try:
         version = qemu_version()
     except ToolError as error:
@@ -89,9 +80,8 @@ def ask(folders: Sequence[Path] = ()) -> Answer:
     with tempfile.TemporaryDirectory(prefix="vmcapsule-probe-") as scratch:
         kvm, no_kvm = _kvm(_kernel(Path(scratch)))
     network, no_network = _network()
-    templates, lacking = _templates(folders)
-    reasons = tuple(reason for reason in (no_kvm, no_network, *lacking) if reason)
-    return Answer(True, version, kvm, network, templates, reasons)
+    reasons = tuple(reason for reason in (no_kvm, no_network) if reason)
+    return Answer(True, version, kvm, network, reasons)
 
 
 def qemu_version() -> str:
@@ -145,26 +135,6 @@ def _network() -> tuple[bool, Optional[str]]:
     return True, None
 
 
-def _templates(folders: Sequence[Path]) -> tuple[tuple[tuple[str, Path], ...], list[str]]:
-    """Which templates are in ``folders``, and what is wrong with others."""
-    found, wrong = [], []
-    for folder in folders:
-        # One that is not there is no fault: jobs may bring their own.
-        if folder.is_dir():
-            try:
-                found.append((likeness(load(folder)), folder.absolute()))
-            except VmCapsuleError as error:
-                wrong.append(error.message)
-    return tuple(found), wrong
-
-
-def _paths(paths: Sequence[Path]) -> str:
-    """Paths as a list in an ad, undefined where one cannot stand in it."""
-    texts = [str(path) for path in paths]
-    plain = all(re.fullmatch(r'[^"\\,\x00-\x1f\x7f-\U0010ffff]+', text) for text in texts)
-    return f'"{",".join(texts)}"' if plain else "undefined"
-
-
 def _kernel(scratch: Path) -> Optional[Path]:
     try:
         data = pkgutil.get_data("vmcapsule", PROBE_KERNEL)
@@ -175,16 +145,6 @@ def _kernel(scratch: Path) -> Optional[Path]:
     kernel = scratch / PROBE_KERNEL
     kernel.write_bytes(data)
     return kernel
-
-
-def literal(value: object) -> str:
-    """A ClassAd literal: a string in printable ASCII and of bounded length, or as it is."""
-    if value is None:
-        return "undefined"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = one_line(str(value), _REASON_CHARS_MAX).translate({ord('"'): "'", ord("\\"): "/"})
-    return '"' + text.encode("ascii", "replace").decode() + '"'
 
 
 def _stop(number: int, frame: Optional[FrameType]) -> None:

@@ -34,7 +34,7 @@ _FOLDERS = (
     *("slot/gahp/", "slot/libvirt/", "slot/packed/"),
 )
 #: Not needed where capsules are only booted: a file that is left out need not be read.
-_LEFT_OUT = {"__main__.py", "inspection.py", "submit.py"}
+_LEFT_OUT = {"__main__.py", "inspection.py", "publish.py", "submit.py"}
 
 
 def write_program(folder: Path) -> Path:

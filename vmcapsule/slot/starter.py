@@ -41,10 +41,13 @@ QEMU_VERSION = "VMCapsuleQEMUVersion"
 KVM_WORKS = "VMCapsuleKVM"
 NETWORK_WORKS = "VMCapsuleNetwork"
 REASON = "VMCapsuleReason"
-#: The templates that it has, by their likeness, where they are, and the program itself there.
+#: Where the program itself is there.
+PROGRAM_PATH = "VMCapsuleProgram"
+#: What `vmcapsule.slot.templates` does: the templates that it has, by their likeness, where
+#: they are, and what is wrong with others.
 TEMPLATES = "VMCapsuleTemplates"
 TEMPLATE_PATHS = "VMCapsuleTemplatePaths"
-PROGRAM_PATH = "VMCapsuleProgram"
+TEMPLATE_REASON = "VMCapsuleTemplateReason"
 #: What our vm-gahp tells the machine's ad: what runs its machines, beginning with one word.
 HYPERVISOR = "VMCapsuleHypervisor"
 BY_QEMU, BY_VMWARE = "qemu", "vmware"

@@ -24,8 +24,11 @@ def templates(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def printed(cwd: Path, *arguments: object, ad_template: str = "") -> dict[str, str]:
+def printed(
+    cwd: Path, *arguments: object, ad_template: str = "", **knobs: object
+) -> dict[str, str]:
     env = {
+        **{f"_CONDOR_VM_CAPSULE_{name}": str(value) for name, value in knobs.items()},
         "_CONDOR_VM_CAPSULE_TEMPLATE": str(cwd / "templates"),
         "_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": ad_template,
     }
@@ -37,12 +40,39 @@ def printed(cwd: Path, *arguments: object, ad_template: str = "") -> dict[str, s
 
 def test_the_snippet_alone_names_the_usual_place(tmp_path: Path) -> None:
     assert printed(tmp_path) == {
-        "STARTD_CRON_JOBLIST": "$(STARTD_CRON_JOBLIST) VMCAPSULE",
+        "STARTD_CRON_JOBLIST": "$(STARTD_CRON_JOBLIST) VMCAPSULE VMCAPSULE_TEMPLATES",
         "STARTD_CRON_VMCAPSULE_EXECUTABLE": str(PROGRAM_HOME),
-        "STARTD_CRON_VMCAPSULE_ARGS": f"probe {tmp_path / 'templates'}",
+        "STARTD_CRON_VMCAPSULE_ARGS": "probe",
         "STARTD_CRON_VMCAPSULE_MODE": "Periodic",
         "STARTD_CRON_VMCAPSULE_PERIOD": "1h",
+        "STARTD_CRON_VMCAPSULE_RECONFIG_RERUN": "True",
+        "STARTD_CRON_VMCAPSULE_TEMPLATES_EXECUTABLE": str(PROGRAM_HOME),
+        "STARTD_CRON_VMCAPSULE_TEMPLATES_ARGS": f"templates {tmp_path / 'templates'}",
+        "STARTD_CRON_VMCAPSULE_TEMPLATES_MODE": "Periodic",
+        "STARTD_CRON_VMCAPSULE_TEMPLATES_PERIOD": "10m",
+        "STARTD_CRON_VMCAPSULE_TEMPLATES_RECONFIG_RERUN": "True",
     }
+
+
+def test_where_templates_are_published_it_says_from_where_to_where(tmp_path: Path) -> None:
+    store = "https://www.example.org/vm%20capsule/"
+    words = printed(tmp_path, TEMPLATE_STORE=store)["STARTD_CRON_VMCAPSULE_TEMPLATES_ARGS"]
+    assert words == (
+        "templates --from https://www.example.org/vm%20capsule --into "
+        f"/var/lib/condor/vmcapsule --at-most-gib 20 {tmp_path / 'templates'}"
+    )
+    found = printed(
+        tmp_path, TEMPLATE_STORE="/nfs/x", TEMPLATE_CACHE="/scratch/x", TEMPLATE_CACHE_GIB=5
+    )
+    words = found["STARTD_CRON_VMCAPSULE_TEMPLATES_ARGS"]
+    assert words.startswith("templates --from /nfs/x --into /scratch/x --at-most-gib 5 ")
+
+
+@pytest.mark.parametrize("store", ["relative", "ftp://host/x", "/a b", "http://h/$(X)", "x:/y"])
+def test_a_store_that_is_none_is_refused(tmp_path: Path, store: str) -> None:
+    env = {"_CONDOR_VM_CAPSULE_TEMPLATE_STORE": store.replace("$", "$(DOLLAR)")}
+    done = vmcapsule("config", "--execute", cwd=tmp_path, env=env)
+    assert done.returncode == 78 and "VM_CAPSULE_TEMPLATE_STORE" in done.stderr
 
 
 def test_a_full_path_is_written_and_named(tmp_path: Path, templates: Path) -> None:

@@ -28,7 +28,9 @@ def wrapper(tmp_path: Path, templates: Path) -> Path:
         tmp_path, "--program", tmp_path / "the program", "--wrapper", tmp_path / "wrapper"
     )
     assert found["USER_JOB_WRAPPER"] == str(tmp_path / "wrapper")
-    assert found["HasVMCapsuleWrapper"] == "HasVMCapsule =?= True"
+    assert found["HasVMCapsuleWrapper"] == (
+        'HasVMCapsule =?= True && (VMCapsuleTemplates ?: "") != ""'
+    )
     (tmp_path / "the program").write_text(PROGRAM)
     return tmp_path / "wrapper"
 
@@ -74,9 +76,8 @@ def test_a_job_that_asks_for_it_is_given_to_the_program(wrapper: Path, ad: str) 
     done = started(wrapper, ad, "/dir/job", *ARGUMENTS, **odd)
     assert done.returncode == 0, done.stderr
     arguments, environment = json.loads(done.stdout)
-    template = f"--template={wrapper.parent / 'templates'}"
     kept = ["--set=LD_LIBRARY_PATH=/no where", "--set=LD_PRELOAD="]
-    given = ["packed", template, "--memory-overhead-mib=256"]
+    given = ["packed", "--memory-overhead-mib=256"]
     assert arguments == [*given, *kept, "--", "/dir/job", *ARGUMENTS]
     assert environment["PYTHONHOME"] == "/no" and environment["PATH"] == ""
     assert "LD_PRELOAD" not in environment and "LD_LIBRARY_PATH" not in environment

@@ -11,6 +11,7 @@ from typing import Iterator
 import pytest
 
 from vmcapsule.cli.arguments import parser
+from vmcapsule.slot import templates
 from vmcapsule.slot.packed import arguments as packed
 
 HOME = Path(__file__).resolve().parents[3]
@@ -36,8 +37,9 @@ def options(of: argparse.ArgumentParser) -> set[str]:
 
 
 TOP = parser()
-#: Of the command, and of the program that takes a job's place.
-OPTIONS = options(TOP) | options(packed.of_wrapper()) | options(packed.of_routed_ad())
+#: Of the command, and of the program that takes a job's place and that startds ask.
+OTHERS = (packed.of_wrapper(), packed.of_routed_ad(), templates.parser())
+OPTIONS = options(TOP).union(*map(options, OTHERS))
 
 
 def texts() -> Iterator[tuple[str, str]]:

@@ -13,12 +13,9 @@ from typing import Mapping
 import classad2
 import pytest
 
-from tests.unit.returned import small_template
 from vmcapsule.capsule.record import RETURNED, UNREPORTED_SIGNAL
 from vmcapsule.errors import SpaceError
 from vmcapsule.slot.program import write_probe, write_program
-from vmcapsule.template.likeness import likeness
-from vmcapsule.template.template import load
 from vmcapsule.vm.accelerator import KVM, TCG, choose
 from vmcapsule.vm.boot import MACHINE
 from vmcapsule.vm.confinement import TUN
@@ -75,10 +72,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "TMPDIR": str(scratch)}
 
 
-def probed(program: Path, folder: Path, *templates: Path) -> Mapping[str, object]:
+def probed(program: Path, folder: Path) -> Mapping[str, object]:
     """The ad that a startd gets."""
     done = subprocess.run(
-        [sys.executable, "-I", program, "probe", *templates], env=environment(folder), cwd="/",
+        [sys.executable, "-I", program, "probe"], env=environment(folder), cwd="/",
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -100,27 +97,11 @@ def test_a_machine_that_can_says_what_it_has(tmp_path: Path, program: Path) -> N
         assert (ad["VMCapsuleKVM"], ad["VMCapsuleReason"]) == (True, None)
 
 
-def test_it_says_which_templates_are_there_and_what_is_wrong_with_others(
-    tmp_path: Path, program: Path
-) -> None:
+def test_it_says_where_the_program_is(tmp_path: Path, program: Path) -> None:
     fake_qemu(tmp_path)
-    good = Path(small_template(tmp_path)["VM_CAPSULE_TEMPLATE"])
-    (tmp_path / "bad" / "condor_vm_capsule").mkdir(parents=True)
-    ad = probed(program, tmp_path, good, tmp_path / "bad", tmp_path / "nowhere")
-    assert ad["VMCapsuleTemplates"] == likeness(load(good))
-    assert ad["VMCapsuleTemplatePaths"] == str(good)
-    assert ad["VMCapsuleProgram"] == str(program)
-    assert "no .vmx file" in str(ad["VMCapsuleReason"])
-    assert "nowhere" not in str(ad["VMCapsuleReason"])
-
-
-def test_a_folder_whose_name_no_list_can_hold_is_not_told(
-    tmp_path: Path, program: Path
-) -> None:
-    fake_qemu(tmp_path)
-    good = Path(small_template(tmp_path)["VM_CAPSULE_TEMPLATE"])
-    odd = good.rename(tmp_path / "a,b")
-    assert probed(program, tmp_path, odd)["VMCapsuleTemplatePaths"] is None
+    assert probed(program, tmp_path)["VMCapsuleProgram"] == str(program)
+    odd = program.rename(tmp_path / "a,b")
+    assert probed(odd, tmp_path)["VMCapsuleProgram"] is None
 
 
 @pytest.mark.parametrize("guest", ["exit 1", "true", 'echo "SeaBIOS" >"$console"'])

@@ -8,6 +8,7 @@ import vmcapsule
 from vmcapsule import process
 from vmcapsule.errors import VmCapsuleError
 from vmcapsule.slot import hypervisor, probe
+from vmcapsule.slot.advertise import literal
 from vmcapsule.slot.gahp.dialogue import KVM
 from vmcapsule.slot.starter import BY_QEMU, BY_VMWARE, HYPERVISOR, REASON
 from vmcapsule.vm import vmrun
@@ -39,7 +40,7 @@ def lines(vm_type: str) -> list[str]:
 
 def refusal(error: VmCapsuleError) -> list[str]:
     """What makes a startd do without VMs, and log why: a reason, and no ``VM_Type``."""
-    return [f"{REASON} = {probe.literal(str(error))}"]
+    return [f"{REASON} = {literal(str(error))}"]
 
 
 def _memory_mib() -> int:

@@ -33,7 +33,8 @@ def packed(arguments: Sequence[str]) -> int:
     environment = _jobs_own(args.set)
     found = find(Path.cwd(), command, environment)
     try:
-        return run.end(run.run(found, args.template, _settings(args)))
+        template = routed.any_template_here(found.machine_ad)
+        return run.end(run.run(found, template, _settings(args)))
     except ExecFailed as error:
         say(f"vmcapsule: {error.message}", sys.stderr)
         return _NOT_FOUND if error.number == errno.ENOENT else _NOT_STARTED
@@ -125,7 +126,6 @@ def parsed(
 def of_wrapper() -> argparse.ArgumentParser:
     """What ``templates/job-wrapper.sh`` says."""
     made = _parser("packed", "the job wrapper")
-    made.add_argument("--template", type=Path, required=True)
     made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     return made
 

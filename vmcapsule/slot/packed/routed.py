@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Iterable, Mapping, Optional
+from typing import Iterable, Iterator, Mapping, Optional
 
 from vmcapsule.classad import text as lex
 from vmcapsule.errors import AdError, TemplateError
@@ -79,15 +79,30 @@ def environment(source: str, given: Mapping[str, str], cpus: int) -> dict[str, s
 
 def template_here(machine_ad: str, like: str) -> Path:
     """Where this machine has the template of this likeness; raises `TemplateError`."""
-    said = (_string(machine_ad, name) for name in (starter.TEMPLATES, starter.TEMPLATE_PATHS))
-    likes, paths = ((text or "").split(",") for text in said)
-    for one, path in zip(likes, paths):
-        if one == like and path:
+    for one, path in _templates_here(machine_ad):
+        if one == like:
             return Path(path)
     raise TemplateError(
         f"this machine has no template of the likeness {like}",
-        "copy the access point's VM_CAPSULE_TEMPLATE there, then run condor_reconfig",
+        "publish it ('vmcapsule template publish'), or copy VM_CAPSULE_TEMPLATE there",
     )
+
+
+def any_template_here(machine_ad: str) -> Path:
+    """Where this machine has the first of its templates; raises `TemplateError`."""
+    for _, path in _templates_here(machine_ad):
+        return Path(path)
+    raise TemplateError(
+        "this machine has no template",
+        "have jobs require HasVMCapsuleWrapper; see VMCapsuleTemplateReason of the machine",
+    )
+
+
+def _templates_here(machine_ad: str) -> Iterator[tuple[str, str]]:
+    """(likeness, path) of the templates that the machine says that it has."""
+    said = (_string(machine_ad, name) for name in (starter.TEMPLATES, starter.TEMPLATE_PATHS))
+    likes, paths = ((text or "").split(",") for text in said)
+    return ((like, path) for like, path in zip(likes, paths) if path)
 
 
 def _variables(source: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from vmcapsule.slot.packed.links import Links
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.slot.packed.put_back import append, put_back
 from vmcapsule.slot.starter import read_slot
+from vmcapsule.template.cache import in_use
 from vmcapsule.template.template import load
 from vmcapsule.vm import line
 from vmcapsule.vm.line import Line
@@ -49,7 +50,7 @@ def run(found: Found, template: Path, settings: Settings) -> JobExit:
     """
     _at_signals(lambda number, _: _stop(number))
     try:
-        with _aside(found.here) as folder, line.made(folder / "line") as ours:
+        with in_use(template), _aside(found.here) as folder, line.made(folder / "line") as ours:
             live = Live(ours, _streams(found), Links(found.chirp))
             _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
             made = make(found, load(template), settings, folder)

@@ -17,15 +17,24 @@ FAILURE = ".job_wrapper_failure"
 
 
 def run(
-    tmp_path: Path, *arguments: str, command: str = "packed", **env: str
+    tmp_path: Path,
+    *arguments: str,
+    command: str = "packed",
+    folder: str = "/nowhere",
+    **env: str,
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     program = tmp_path / "program.pyz"
     write_probe(program, None)
     here = tmp_path / "dir_1"
     here.mkdir(mode=0o700, exist_ok=True)
+    ad = tmp_path / "machine.ad"
+    ad.write_text(
+        f'Machine = "m1"\nVMCapsuleTemplates = "bb"\nVMCapsuleTemplatePaths = "{folder}"\n'
+    )
+    env = {"PATH": "/usr/bin:/bin", "_CONDOR_MACHINE_AD": str(ad), **env}
     done = subprocess.run(
         [PYTHON, "-I", program, command, *arguments],
-        cwd=here, env={"PATH": "/usr/bin:/bin", **env}, stdin=subprocess.DEVNULL,
+        cwd=here, env=env, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     return done, here
@@ -34,9 +43,9 @@ def run(
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--template=/nowhere", "--", "/bin/true"], "no folder /nowhere"),
-        (["--template=/nowhere", "--of-another-version", "--", "/bin/true"], "job wrapper"),
-        (["--", "/bin/true"], "job wrapper"),
+        (["--", "/bin/true"], "no folder /nowhere"),
+        (["--of-another-version", "--", "/bin/true"], "job wrapper"),
+        (["--"], "job wrapper"),
     ],
 )
 def test_the_reason_is_where_htcondor_looks_for_it(
@@ -56,14 +65,14 @@ def test_a_full_disk_keeps_nothing_from_htcondor_but_the_reason(tmp_path: Path) 
     here = tmp_path / "dir_1"
     here.mkdir(mode=0o700)
     (here / FAILURE).symlink_to("/dev/full")
-    done, _ = run(tmp_path, "--template=/nowhere", "--", "/bin/true")
+    done, _ = run(tmp_path, "--", "/bin/true")
     assert done.returncode == 1
     assert "no folder /nowhere" in done.stderr and "Traceback" not in done.stderr
     assert stat.S_IMODE(here.stat().st_mode) == 0o711
 
 
 def test_a_reason_is_one_line_of_bounded_length(tmp_path: Path) -> None:
-    done, here = run(tmp_path, f"--template=/{'long ' * 200}\n/x", "--", "/bin/true")
+    done, here = run(tmp_path, "--", "/bin/true", folder=f"/{'long ' * 200}")
     reason = (here / FAILURE).read_text()
     assert done.returncode == 1
     assert reason.count("\n") == 1 and len(reason) < 600
@@ -84,9 +93,7 @@ def test_the_queue_is_told_how_often_a_routed_job_was_not_run(
 ) -> None:
     contact = starter.write_contact(tmp_path)
     (tmp_path / "job.ad").write_text("ChirpVmCapsuleUnreported = 1\n")
-    (tmp_path / "machine.ad").write_text('Machine = "m1"\n')
     env = {"_CONDOR_CHIRP_CONFIG": str(contact), "_CONDOR_JOB_AD": str(tmp_path / "job.ad")}
-    env["_CONDOR_MACHINE_AD"] = str(tmp_path / "machine.ad")
     done, here = run(tmp_path, *ROUTED, command="routed", **env)
     assert done.returncode == 1
     assert starter.at_once["ChirpVmCapsuleUnreported"] == 2

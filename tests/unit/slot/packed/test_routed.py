@@ -144,10 +144,20 @@ MACHINE = 'VMCapsuleTemplates = "aa,bb"\nVMCapsuleTemplatePaths = "/x/a,/x/b b"\
 
 def test_a_template_is_where_the_machine_says() -> None:
     assert routed.template_here(MACHINE, "bb") == Path("/x/b b")
+    assert routed.any_template_here(MACHINE) == Path("/x/a")
+
+
+@pytest.mark.parametrize(
+    "machine", ["", 'VMCapsuleTemplates = ""\nVMCapsuleTemplatePaths = ""\n', 'A = "b"\n']
+)
+def test_a_machine_without_a_template_is_told_of(machine: str) -> None:
+    with pytest.raises(TemplateError, match="this machine has no template") as caught:
+        routed.any_template_here(machine)
+    assert "HasVMCapsuleWrapper" in caught.value.remedy
 
 
 @pytest.mark.parametrize("machine", [MACHINE, "", 'VMCapsuleTemplates = "cc"\n'])
 def test_a_template_that_is_gone_is_told_with_what_to_do(machine: str) -> None:
     with pytest.raises(TemplateError, match="no template of the likeness cc") as caught:
         routed.template_here(machine, "cc")
-    assert "condor_reconfig" in caught.value.remedy
+    assert "vmcapsule template publish" in caught.value.remedy

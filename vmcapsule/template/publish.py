@@ -1,0 +1,129 @@
+"""Putting a template into a store, from where execute points fetch it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import zlib
+from pathlib import Path
+from typing import Callable, Iterator
+
+from vmcapsule.atomic import publish, write_file
+from vmcapsule.disk.extents import BUFFER_BYTES, Extent, data_extents, open_image, read_at
+from vmcapsule.errors import SpaceError, TemplateError
+from vmcapsule.template import catalogue
+from vmcapsule.template.catalogue import INDEX, Stored, StoredFile
+from vmcapsule.template.likeness import files_of, likeness
+from vmcapsule.template.template import Template
+
+_LOCK, _ASIDE = ".lock", ".new-"
+#: gzip's own format, as zlib calls it, and a level that is done in seconds.
+_GZIP, _LEVEL = 31, 6
+
+
+def add(
+    template: Template, store: Path, say: Callable[[str], None], *, only: bool = False
+) -> Stored:
+    """Publish a template, before those that are there; with ``only`` these are withdrawn.
+
+    The index is replaced when the files are whole on disk, and before a withdrawn one's go.
+    Raises `TemplateError` for a template that cannot be read or published, and `SpaceError`
+    for a store that cannot be written.
+    """
+    like = likeness(template)
+    try:
+        with _alone(store):
+            there = _index(store)
+            found = [stored for stored in there if stored.likeness == like]
+            made = found[0] if found else _add_files(template, like, store, say)
+            others = [] if only else [stored for stored in there if stored.likeness != like]
+            if len(others) >= catalogue.TEMPLATES_MAX:
+                raise TemplateError(
+                    f"the store '{store}' has {len(others)} templates already",
+                    "withdraw them with --only",
+                )
+            write_file(store / INDEX, catalogue.dump([made, *others]), 0o644)
+            _remove_others(store, {made.likeness, *(stored.likeness for stored in others)})
+            return made
+    except OSError as error:
+        raise SpaceError(
+            f"cannot publish to '{store}': {error.strerror or error}",
+            "name a folder that you may write to, with room for a template",
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    store.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (store / _LOCK).open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _index(store: Path) -> tuple[Stored, ...]:
+    path = store / INDEX
+    return catalogue.parse(path.read_bytes()) if path.exists() else ()
+
+
+def _remove_others(store: Path, kept: set[str]) -> None:
+    """What is no longer in the index, or never came so far."""
+    for folder in store.iterdir():
+        is_ours = catalogue.LIKENESS.fullmatch(folder.name) or folder.name.startswith(_ASIDE)
+        if is_ours and folder.name not in kept and folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def _add_files(
+    template: Template, like: str, store: Path, say: Callable[[str], None]
+) -> Stored:
+    aside = store / f"{_ASIDE}{os.urandom(4).hex()}"
+    aside.mkdir(mode=0o755)
+    try:
+        files = []
+        for number, path in enumerate(files_of(template)):
+            say(f"publishing {path.name}")
+            files.append(_add_file(path, aside / f"{number}.gz"))
+        target = store / like
+        if target.exists():  # of an index that was lost, say
+            shutil.rmtree(target)
+        publish(aside, target)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Stored(like, tuple(files))
+
+
+def _add_file(path: Path, target: Path) -> StoredFile:
+    digest = hashlib.sha256()
+    packer = zlib.compressobj(_LEVEL, wbits=_GZIP)
+    fd = open_image(path, os.O_RDONLY)
+    try:
+        size_bytes = os.fstat(fd).st_size
+        extents = _extents(fd, size_bytes)
+        with target.open("xb") as file:
+            for piece in _pieces(fd, extents):
+                digest.update(piece)
+                file.write(packer.compress(piece))
+            file.write(packer.flush())
+            os.fchmod(file.fileno(), 0o644)
+    finally:
+        os.close(fd)
+    return StoredFile(path.name, size_bytes, extents, digest.hexdigest())
+
+
+def _extents(fd: int, size_bytes: int) -> tuple[Extent, ...]:
+    """A file's runs of data; of one with very many holes all from the first to the last."""
+    found = tuple(data_extents(fd, size_bytes))
+    if len(found) <= catalogue.EXTENTS_MAX:
+        return found
+    start, last = found[0].offset_bytes, found[-1]
+    return (Extent(start, last.offset_bytes + last.length_bytes - start),)
+
+
+def _pieces(fd: int, extents: tuple[Extent, ...]) -> Iterator[bytes]:
+    for start, length in extents:
+        for at in range(start, start + length, BUFFER_BYTES):
+            yield read_at(fd, at, min(BUFFER_BYTES, start + length - at))
