@@ -34,7 +34,9 @@ _CONFIG = "\n".join(
         f"CAPSULE_HOOK_TRANSLATE_JOB = {_METERS}/translate",
         f"CAPSULE_HOOK_UPDATE_JOB_INFO = {_METERS}/update",
         f"CAPSULE_HOOK_JOB_FINALIZE = {_METERS}/finalize",
-        f"CAPSULE_HOOK_JOB_CLEANUP = {_METERS}/cleanup\n",
+        f"CAPSULE_HOOK_JOB_CLEANUP = {_METERS}/cleanup",
+        f"CAPSULE_RUNNING_HOOK_JOB_FINALIZE = {_METERS}/finalize",
+        f"CAPSULE_RUNNING_HOOK_JOB_CLEANUP = {_METERS}/cleanup\n",
     ]
 )
 _SUBMIT = """\

@@ -85,6 +85,8 @@ def faulty_hooks(pool: Pool) -> Iterator[None]:
             continue
         pool.put(f"{FOLDER}/{name}", source, mode=0o755)
         lines.append(f"CAPSULE_HOOK_{_KNOBS[name]} = {FOLDER}/{name}\n")
+        if name in ("finalize", "cleanup"):
+            lines.append(f"CAPSULE_RUNNING_HOOK_{_KNOBS[name]} = {FOLDER}/{name}\n")
     pool.configure("90-faults", "".join(lines))
     try:
         pool.reconfigure()

@@ -9,7 +9,7 @@ from typing import Iterator
 import pytest
 
 from tests.pool.jobs import TIMEOUT_S, copy_of, try_now
-from tests.pool.plugin import SCRATCH
+from tests.pool.plugin import HOME, SCRATCH
 from tests.pool.pool import HELD, RUNNING, JobId, Pool
 from tests.pool.processes import machines
 from vmcapsule.job.source import id_of
@@ -254,6 +254,31 @@ def kill_machine(pool: Pool, job: JobId) -> None:
         os.kill(pid, signal.SIGKILL)
     pool.until(lambda: not machines(pool), TIMEOUT_S, "its machine to be gone")
     pool.until(lambda: not is_running(), TIMEOUT_S, "the run to be over")
+
+
+#: Stands in front of the hook, and notes of which status the routed job was.
+COUNTED = f"""\
+#!/bin/sh
+ad=$(cat)
+printf '%s\\n' "$ad" | sed -n 's/^JobStatus = //p' >>/var/tmp/polls
+printf '%s\\n' "$ad" | {HOME}/hooks/update
+"""
+
+
+def test_no_hook_asks_for_news_of_a_job_that_runs(pool: Pool) -> None:
+    pool.put("/usr/local/libexec/counted", COUNTED, mode=0o755)
+    pool.put("/var/tmp/polls", "", mode=0o666)
+    pool.configure("90-counted", "CAPSULE_HOOK_UPDATE_JOB_INFO = /usr/local/libexec/counted\n")
+    pool.reconfigure()
+    try:
+        job = submit(pool, "sl-quiet", "sleep 30")
+        assert pool.wait(job, TIMEOUT_S).integer("ExitCode") == 0
+    finally:
+        pool.unconfigure("90-counted")
+        pool.reconfigure()
+    # The router looks every two seconds; what it has seen runs is not asked for again.
+    polls = pool.read("/var/tmp/polls").split()
+    assert polls and polls.count(str(RUNNING)) <= 2
 
 
 def test_nothing_is_left_and_nothing_was_ever_made_on_the_access_point(pool: Pool) -> None:

@@ -2,8 +2,9 @@
 
 Its source could not be translated, or what ran in the slot has found that the job never will.
 
-The JobRouter asks at every poll for every routed job.  ``hooks/update`` calls this only
-where the ad has a hold or asks for one, and it imports next to nothing.  What it prints is
+The JobRouter asks at every poll for every routed job whose source is not known to run: by
+``HookKeyword``, see ``templates/router.config``.  ``hooks/update`` calls this only where the
+ad has a hold or asks for one, and it imports next to nothing.  What it prints is
 put into the routed job's ad, and the same poll mirrors a hold on the source job.  A held
 routed job has done its duty then: the mark that the hold was seen has its PeriodicRemove
 remove it, so that a released source job is routed anew.

@@ -84,6 +84,25 @@ def test_no_route_is_printed_for_an_ad_template_of_no_known_kind(tmp_path: Path)
     assert "JobUniverse = 7" in done.stderr
 
 
+def hooks_of(text: str, status: int) -> dict[str, str]:
+    """Which hooks the JobRouter runs for a source job of that JobStatus."""
+    (keyword,) = re.findall(r"^  SET HookKeyword (.*)$", text, re.MULTILINE)
+    source = parse_ad(f"JobStatus = {status}\nHookKeyword = {keyword}\n")
+    name = source.string("HookKeyword")
+    return dict(re.findall(rf"^{name}_HOOK_(\w+) = .*/(\w+)$", text, re.MULTILINE))
+
+
+def test_no_hook_is_run_at_every_poll_while_a_job_runs(tmp_path: Path) -> None:
+    text = printed(tmp_path)
+    ends = {"JOB_FINALIZE": "finalize", "JOB_CLEANUP": "cleanup"}
+    assert hooks_of(text, 2) == ends
+    all_of_them = {"TRANSLATE_JOB": "translate", "UPDATE_JOB_INFO": "update", **ends}
+    # Idle, removed, completed, held: what the job router looks at is its copy of the source.
+    for status in (1, 3, 4, 5):
+        assert hooks_of(text, status) == all_of_them
+    assert setting(text, "JOB_ROUTER_HOOK_KEYWORD") == "CAPSULE"
+
+
 def test_a_job_asks_for_a_capsule_with_a_command_like_any_other(tmp_path: Path) -> None:
     """Without a plus sign condor_submit would take it for a typing error."""
     text = printed(tmp_path)
