@@ -135,7 +135,7 @@ def load_config(param: Optional[Mapping[str, str]] = None) -> Config:
         network=read.boolean("NETWORK", False),
         require_kvm=read.boolean("REQUIRE_KVM", False),
         template_store=read.store("TEMPLATE_STORE"),
-        template_cache=read.path("TEMPLATE_CACHE") or DEFAULT_TEMPLATE_CACHE,
+        template_cache=read.plain_path("TEMPLATE_CACHE") or DEFAULT_TEMPLATE_CACHE,
         template_cache_gib=read.integer(
             "TEMPLATE_CACHE_GIB", DEFAULT_TEMPLATE_CACHE_GIB, _TEMPLATE_CACHE_GIB_MAX
         ),
@@ -241,14 +241,22 @@ class _Reader:
         value = self._get(knob)
         if value is None:
             return None
-        if not re.fullmatch(r"(https?:/)?/[%&+,./0-9:=?@A-Z_a-z~-]+", value):
+        if not re.fullmatch(r"(https?:/)?/[%+,./0-9:=A-Z_a-z~-]+", value):
             raise _wrong(
                 knob,
                 value,
-                "is neither a full path nor an http or https URL, in plain characters",
+                "is neither a full path nor an http or https URL without a password or query, "
+                "in plain characters",
                 "correct",
             )
         return value.rstrip("/")
+
+    def plain_path(self, knob: str) -> Optional[Path]:
+        """A path that can stand among arguments in HTCondor's configuration."""
+        path = self.path(knob)
+        if path is not None and not re.fullmatch(r"[%+./0-9:=A-Z_a-z~-]+", str(path)):
+            raise _wrong(knob, str(path), "has characters that are not plain", "choose another")
+        return path
 
     def existing_file(self, knob: str) -> Optional[Path]:
         path = self.path(knob)

@@ -214,6 +214,12 @@ def _seconds_or_none_at_all(text: str) -> float:
     return 0.0 if text == "0" else _seconds(text)
 
 
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"'{text}' is no folder; name the one served there")
+    return Path(text)
+
+
 def _mebibytes(text: str) -> int:
     number, unit = text.rstrip("iB"), text.rstrip("iB")[-1:].upper()
     scale = {"M": 1, "G": 1024, "T": 1024 * 1024}.get(unit)
@@ -339,7 +345,9 @@ def _add_images(commands: Any) -> None:
     publish = _add(
         actions, "publish", "template_publish", TEMPLATE_PUBLISH, "let execute points fetch it"
     )
-    publish.add_argument("store", type=Path, metavar="FOLDER", help="made where it is missing")
+    publish.add_argument(
+        "store", type=_folder, metavar="FOLDER", help="made where it is missing"
+    )
     publish.add_argument(
         "--only", action="store_true", help="withdraw all other templates from there"
     )

@@ -28,7 +28,7 @@ def begin():  # type: ignore[no-untyped-def]
     if arguments[:1] == ["probe"]:
         from vmcapsule.slot import probe
 
-        return probe.main()
+        return probe.main(arguments[1:])
     if arguments[:1] == ["templates"]:
         from vmcapsule.slot import templates
 

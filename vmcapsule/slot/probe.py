@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
-from typing import Optional
+from typing import Optional, Sequence
 
 from vmcapsule import process
 from vmcapsule.errors import ToolError
@@ -28,12 +28,17 @@ from vmcapsule.slot.starter import (
     PROGRAM_PATH,
     QEMU_VERSION,
     REASON,
+    TEMPLATE_REASON,
 )
 from vmcapsule.vm import accelerator, confinement
 from vmcapsule.vm.accelerator import PROBE_KERNEL, QEMU
 from vmcapsule.vm.boot import MACHINE
 
 ASK_TIMEOUT_S = 15
+_OLD_CONFIGURATION = (
+    "the startd's configuration is older than the program; print it anew with 'vmcapsule "
+    "config --execute'"
+)
 
 
 class Answer(NamedTuple):
@@ -47,13 +52,18 @@ class Answer(NamedTuple):
     reasons: tuple[str, ...] = ()
 
 
-def main() -> int:
-    """Print the answer as attributes; return 0 always."""
+def main(arguments: Sequence[str]) -> int:
+    """Print the answer as attributes; return 0 always.
+
+    ``arguments`` are those of a configuration from before there was `vmcapsule.slot.templates`.
+    """
     signal.signal(signal.SIGTERM, _stop)
     try:
         answer = ask()
     except KeyboardInterrupt as stop:
         return 128 + int(stop.args[0])
+    if arguments:
+        print(f"{TEMPLATE_REASON} = {literal(_OLD_CONFIGURATION)}")
     print("\n".join(lines(answer)), flush=True)
     return 0
 

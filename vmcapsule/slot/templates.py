@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Iterator, NoReturn, Sequence
+from typing import NoReturn, Sequence
 
-from vmcapsule.errors import TemplateError, UsageError, VmCapsuleError
+from vmcapsule.errors import UsageError, VmCapsuleError
 from vmcapsule.named import NamedTuple
 from vmcapsule.slot.advertise import UPDATE, literal, paths
 from vmcapsule.slot.starter import TEMPLATE_PATHS, TEMPLATE_REASON, TEMPLATES
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print what there is as attributes, once more after something was fetched; return 0."""
+    """Print what there is as attributes, once more after it has fetched; return 0."""
     try:
         args = parser().parse_args(arguments)
     except UsageError as error:
@@ -41,11 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     def say(wrong: Sequence[str] = ()) -> None:
         print("\n".join(lines(look(args.folders, args.into), wrong)), flush=True)
 
-    wrong: Sequence[str] = ()
+    say()
     if args.source:
-        # Fetching may take long, and what is here can be used meanwhile.
-        wrong = fill(args.into, args.source, args.at_most_gib << 30, say)
-    say(wrong)
+        # That may take long, or for ever, and what is here can be used meanwhile.
+        say(fill(args.into, args.source, args.at_most_gib << 30, say))
     return 0
 
 
@@ -53,24 +52,21 @@ def look(folders: Sequence[Path], cache: Path) -> Found:
     """Which templates are in ``folders``, and then in the cache; each once."""
     found: dict[str, Path] = {}
     wrong: list[str] = []
-    for folder, expected in _places(folders, cache):
+    for folder in folders:
         try:
-            like = likeness(load(folder))
-            if expected not in (None, like):
-                raise TemplateError(f"the template in '{folder}' is damaged")
-            found.setdefault(like, folder.absolute())
+            # One that is not there is no fault: the others may do.
+            if folder.is_dir():
+                found.setdefault(likeness(load(folder)), folder.absolute())
         except VmCapsuleError as error:
             wrong.append(error.message)
+        except OSError as error:
+            wrong.append(f"'{error.filename or folder}': {error.strerror}")
+    try:
+        for entry in entries(cache):
+            found.setdefault(entry.likeness, entry.folder.absolute())
+    except OSError as error:
+        wrong.append(f"'{error.filename or cache}': {error.strerror}")
     return Found(tuple(found.items())[:_COUNT_MAX], tuple(wrong))
-
-
-def _places(folders: Sequence[Path], cache: Path) -> Iterator[tuple[Path, object]]:
-    for folder in folders:
-        # One that is not there is no fault: the others may do.
-        if folder.is_dir():
-            yield folder, None
-    for entry in entries(cache):
-        yield entry.folder, entry.likeness
 
 
 def lines(found: Found, wrong: Sequence[str] = ()) -> list[str]:

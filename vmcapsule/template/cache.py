@@ -21,7 +21,8 @@ from vmcapsule.files import open_regular, read_regular
 from vmcapsule.named import NamedTuple
 from vmcapsule.template import catalogue
 from vmcapsule.template.catalogue import INDEX, INDEX_BYTES_MAX, LIKENESS, Stored
-from vmcapsule.template.template import FOLDER
+from vmcapsule.template.likeness import likeness
+from vmcapsule.template.template import FOLDER, load
 
 #: In a template's folder there: what its files were when they were whole, and the lock.
 RECORD, LOCK = "fetched.json", "fetched.lock"
@@ -55,7 +56,10 @@ class Plan(NamedTuple):
 
 
 def entries(cache: Path) -> list[Entry]:
-    """The templates that are there whole, in the order of the store's index."""
+    """The templates that are there whole, in the order of the store's index.
+
+    Raises OSError for a cache that cannot be read.
+    """
     order = {like: number for number, like in enumerate(_listed(cache))}
     found = [entry for entry in map(_entry, _folders(cache)) if entry]
     return sorted(found, key=lambda one: (order.get(one.likeness, len(order)), one.likeness))
@@ -102,10 +106,7 @@ def in_use(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        for _ in range(_LOOKS):
-            if _is_locked(fd, fcntl.LOCK_SH):
-                break
-            time.sleep(_LOOK_S)
+        _hold(fd)
         if not _is_still_there(fd, folder):
             raise TemplateError(f"the template '{folder}' was removed from this machine")
         yield
@@ -113,12 +114,22 @@ def in_use(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def _hold(fd: int) -> None:
+    """Lock a template as one of those who use it, if that can be done in a moment."""
+    # On a file system without locks a template in use may go; no job fails for that.
+    with contextlib.suppress(OSError):
+        for _ in range(_LOOKS):
+            if _is_locked(fd, fcntl.LOCK_SH):
+                return
+            time.sleep(_LOOK_S)
+
+
 def note_uses(cache: Path) -> None:
     """Remember of the templates that are used now that they were."""
-    for folder in _folders(cache):
-        with _if_free(folder) as is_free:
+    for entry in entries(cache):
+        with _if_free(entry.folder) as is_free:
             if not is_free:
-                os.utime(folder / LOCK)
+                os.utime(entry.folder / LOCK)
 
 
 def tidy(cache: Path) -> None:
@@ -127,7 +138,7 @@ def tidy(cache: Path) -> None:
         if path.name.startswith((NEW, _OLD)):
             shutil.rmtree(path)
     for folder in _folders(cache):
-        if _entry(folder) is None:
+        if (folder / LOCK).is_file() and _entry(folder) is None:
             remove(folder)
 
 
@@ -153,17 +164,16 @@ def write_record(folder: Path, data_bytes: int) -> None:
 
 
 def _entry(folder: Path) -> Optional[Entry]:
-    """What is in a folder, if nothing of it has changed since it was fetched.
-
-    A file that was written to has another time of change, which nobody but a clock sets.
-    """
+    """What is in a folder, if it is still what was fetched: by each file's number, size and
+    time, and by what the likeness looks at."""
     try:
         record = json.loads(read_regular(folder / RECORD, _RECORD_BYTES_MAX))
         files = {path.name: _state(path) for path in (folder / FOLDER).iterdir()}
         used_s = (folder / LOCK).stat().st_mtime
-    except (OSError, ValueError, RecursionError):
+        is_same = likeness(load(folder)) == folder.name
+    except (OSError, ValueError, RecursionError, TemplateError):
         return None
-    if not isinstance(record, dict) or record.get("files") != files:
+    if not is_same or not isinstance(record, dict) or record.get("files") != files:
         return None
     data_bytes = record.get("data_bytes")
     return Entry(folder, data_bytes, used_s) if isinstance(data_bytes, int) else None
@@ -171,7 +181,7 @@ def _entry(folder: Path) -> Optional[Entry]:
 
 def _state(path: Path) -> list[int]:
     status = path.lstat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _listed(cache: Path) -> list[str]:
@@ -194,11 +204,7 @@ def _folders(cache: Path) -> list[Path]:
 @contextlib.contextmanager
 def _if_free(folder: Path) -> Iterator[bool]:
     """Hold a template's lock alone if nobody uses it; tells whether."""
-    try:
-        fd = open_regular(folder / LOCK)
-    except FileNotFoundError:  # it was never whole
-        yield True
-        return
+    fd = open_regular(folder / LOCK, os.O_RDWR)
     try:
         yield _is_locked(fd, fcntl.LOCK_EX)
     finally:

@@ -20,7 +20,7 @@ INDEX = "templates.json"
 #: The version of the index that this code writes, and the only one it reads.
 FORMAT = 1
 INDEX_BYTES_MAX = 8 << 20
-TEMPLATES_MAX, FILES_MAX, EXTENTS_MAX = 256, 64, 4096
+TEMPLATES_MAX, FILES_MAX, EXTENTS_MAX = 256, 1024, 4096
 _FILE_BYTES_MAX = 1 << 43
 LIKENESS = re.compile(r"[0-9a-f]{32}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

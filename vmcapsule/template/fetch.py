@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import time
 import urllib.request
 import zlib
 from pathlib import Path
@@ -16,8 +17,8 @@ from typing import IO, Callable, Iterator
 
 from vmcapsule.atomic import publish, write_file
 from vmcapsule.disk.extents import BUFFER_BYTES
-from vmcapsule.errors import TemplateError, VmCapsuleError
-from vmcapsule.files import open_regular, why_unsafe
+from vmcapsule.errors import TemplateError, VmCapsuleError, one_line
+from vmcapsule.files import open_regular, read_regular, why_unsafe
 from vmcapsule.template import cache as cached
 from vmcapsule.template import catalogue
 from vmcapsule.template.cache import NEW
@@ -29,6 +30,14 @@ _LOCK = ".lock"
 #: For a server that says nothing.
 _SILENT_S = 60
 _WEB = ("http://", "https://")
+#: Of the disk that a cache is on so much is left to whoever else is there.
+_SPARED_BYTES = 1 << 30
+#: Which template was last found to be wrong, and for how long it is not tried again.
+_FAILED, _FAILED_S, _NOTE_BYTES_MAX = "failed", 3600, 4096
+
+
+class _Wrong(TemplateError):
+    """What a store has is not what its index says: it will be no better in ten minutes."""
 
 
 def fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None]) -> list[str]:
@@ -36,15 +45,20 @@ def fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None]
 
     ``store`` is a full path or an http or https URL.  ``before`` is called if there is
     something to fetch, which may take long.  Only one at a time fills a cache: another one
-    returns at once.
+    says so at once.
     """
     try:
-        cache.mkdir(mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            cache.mkdir()
+            # Whatever the umask is: jobs are to read it.
+            cache.chmod(0o755)
         why = why_unsafe(cache, is_shared=False)
         if why:
             return [f"the folder '{cache}' for templates: {why}"]
         with _alone(cache) as is_free:
-            return _fill(cache, store, at_most_bytes, before) if is_free else []
+            if is_free:
+                return _fill(cache, store, at_most_bytes, before)
+            return ["another program is fetching templates"]
     except VmCapsuleError as error:
         return [error.message]
     except OSError as error:
@@ -54,13 +68,17 @@ def fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None]
 
 @contextlib.contextmanager
 def _alone(cache: Path) -> Iterator[bool]:
-    with (cache / _LOCK).open("ab") as lock:
+    # Jobs, who read the cache, must not hold this lock.
+    fd = open_regular(cache / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
         yield True
+    finally:
+        os.close(fd)
 
 
 def _fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None]) -> list[str]:
@@ -73,21 +91,62 @@ def _fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None
         f"there is no room for the template {stored.likeness} of {stored.data_bytes >> 20} MiB"
         for stored in plan.left_out
     ]
-    if plan.fetched:
-        before()
     for entry in plan.removed:
         cached.remove(entry.folder)
-    taken = sum(entry.data_bytes for entry in cached.entries(cache))
+    if plan.fetched:
+        before()
     for stored in plan.fetched:
-        if taken + stored.data_bytes > at_most_bytes:
-            wrong.append(f"the template {stored.likeness} waits for jobs that use another one")
-            continue
-        try:
-            _fetch(cache, store, stored)
-            taken += stored.data_bytes
-        except VmCapsuleError as error:
-            wrong.append(error.message)
+        why = _why_not(cache, stored, at_most_bytes) or _fetched(cache, store, stored)
+        wrong += [f"the template {stored.likeness}: {why}"] if why else []
     return wrong
+
+
+def _why_not(cache: Path, stored: Stored, at_most_bytes: int) -> str:
+    """Why a template is not to be fetched now, in words; empty if it is."""
+    if (cache / stored.likeness).exists():
+        return "there is one that was changed here, and it is in use"
+    taken = sum(entry.data_bytes for entry in cached.entries(cache))
+    if taken + stored.data_bytes > at_most_bytes:
+        return "it waits for jobs that use another one"
+    if shutil.disk_usage(cache).free - _SPARED_BYTES < stored.data_bytes:
+        return f"there is no room for {stored.data_bytes >> 20} MiB on the disk of '{cache}'"
+    return _failed(cache, stored)
+
+
+def _fetched(cache: Path, store: str, stored: Stored) -> str:
+    """Fetch a template; return what went wrong, in words."""
+    try:
+        _fetch(cache, store, stored)
+    except _Wrong as error:
+        _note_failed(cache, stored, error.message)
+        return error.message
+    except VmCapsuleError as error:
+        return error.message
+    except OSError as error:
+        return f"'{error.filename or cache}': {error.strerror or error}"
+    return ""
+
+
+def _failed(cache: Path, stored: Stored) -> str:
+    """Why this very template could not be used a short while ago, if so.
+
+    Else every machine would fetch it again and again.
+    """
+    try:
+        note = cache / _FAILED
+        is_late = time.time() - note.stat().st_mtime > _FAILED_S
+        which, _, why = read_regular(note, _NOTE_BYTES_MAX).decode().partition("\n")
+    except (OSError, ValueError):
+        return ""
+    return "" if is_late or which != _digest(stored) else f"{why} (seen within the hour)"
+
+
+def _note_failed(cache: Path, stored: Stored, why: str) -> None:
+    write_file(cache / _FAILED, f"{_digest(stored)}\n{one_line(why)}".encode(), 0o644)
+
+
+def _digest(stored: Stored) -> str:
+    return hashlib.sha256(catalogue.dump([stored])).hexdigest()
 
 
 def _index(store: str) -> tuple[Stored, ...]:
@@ -108,7 +167,7 @@ def _fetch(cache: Path, store: str, stored: Stored) -> None:
             with _opened(store, f"{stored.likeness}/{number}.gz") as stream:
                 _write(stream, file, folder / file.name)
         if likeness(load(aside)) != stored.likeness:
-            raise TemplateError(f"the store's template {stored.likeness} is another one")
+            raise _Wrong("what the store has under its name is another one")
         for path in (aside, folder):
             path.chmod(0o755)
         cached.write_record(aside, stored.data_bytes)
@@ -119,7 +178,7 @@ def _fetch(cache: Path, store: str, stored: Stored) -> None:
 
 
 def _write(stream: IO[bytes], file: StoredFile, path: Path) -> None:
-    """Write a file with its holes; raises `TemplateError` where it is not what it is to be."""
+    """Write a file with its holes; raises `_Wrong` where it is not what it is to be."""
     digest = hashlib.sha256()
     try:
         with gzip.GzipFile(fileobj=stream) as data, path.open("xb") as target:
@@ -138,9 +197,9 @@ def _write(stream: IO[bytes], file: StoredFile, path: Path) -> None:
                 raise EOFError("it is too long")
             os.fchmod(target.fileno(), 0o644)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TemplateError(f"the store's copy of '{file.name}' is damaged: {error}") from error
+        raise _Wrong(f"the store's copy of '{file.name}' is damaged: {error}") from error
     if digest.hexdigest() != file.sha256:
-        raise TemplateError(f"the store's copy of '{file.name}' is damaged: its digest differs")
+        raise _Wrong(f"the store's copy of '{file.name}' is damaged: its digest differs")
 
 
 @contextlib.contextmanager
@@ -154,7 +213,7 @@ def _opened(store: str, name: str) -> Iterator[IO[bytes]]:
         else:
             with os.fdopen(open_regular(Path(where)), "rb") as file:
                 yield file
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         # Of the network, or of what is written while it is read.
         why = getattr(error, "strerror", None) or error
         raise TemplateError(f"cannot fetch '{where}': {why}") from error

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import os
 import shutil
 import zlib
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 from vmcapsule.atomic import publish, write_file
 from vmcapsule.disk.extents import BUFFER_BYTES, Extent, data_extents, open_image, read_at
 from vmcapsule.errors import SpaceError, TemplateError
+from vmcapsule.files import open_regular
 from vmcapsule.template import catalogue
 from vmcapsule.template.catalogue import INDEX, Stored, StoredFile
 from vmcapsule.template.likeness import files_of, likeness
@@ -33,20 +35,18 @@ def add(
     Raises `TemplateError` for a template that cannot be read or published, and `SpaceError`
     for a store that cannot be written.
     """
-    like = likeness(template)
     try:
         with _alone(store):
+            like = likeness(template)
             there = _index(store)
             found = [stored for stored in there if stored.likeness == like]
-            made = found[0] if found else _add_files(template, like, store, say)
+            if found and _is_whole(found[0], store):
+                made = found[0]
+            else:
+                made = _add_files(template, like, store, say)
             others = [] if only else [stored for stored in there if stored.likeness != like]
-            if len(others) >= catalogue.TEMPLATES_MAX:
-                raise TemplateError(
-                    f"the store '{store}' has {len(others)} templates already",
-                    "withdraw them with --only",
-                )
-            write_file(store / INDEX, catalogue.dump([made, *others]), 0o644)
-            _remove_others(store, {made.likeness, *(stored.likeness for stored in others)})
+            write_file(store / INDEX, _dumped([made, *others]), 0o644)
+            _remove(store, [stored for stored in there if stored not in (made, *others)], like)
             return made
     except OSError as error:
         raise SpaceError(
@@ -57,10 +57,17 @@ def add(
 
 @contextlib.contextmanager
 def _alone(store: Path) -> Iterator[None]:
-    store.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with (store / _LOCK).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    if not store.is_dir():
+        store.mkdir(parents=True)
+        # Whatever the umask is: others are to read it.
+        store.chmod(0o755)
+    # Who only reads the store must not hold its lock.
+    fd = open_regular(store / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(fd)
 
 
 def _index(store: Path) -> tuple[Stored, ...]:
@@ -68,11 +75,39 @@ def _index(store: Path) -> tuple[Stored, ...]:
     return catalogue.parse(path.read_bytes()) if path.exists() else ()
 
 
-def _remove_others(store: Path, kept: set[str]) -> None:
-    """What is no longer in the index, or never came so far."""
-    for folder in store.iterdir():
-        is_ours = catalogue.LIKENESS.fullmatch(folder.name) or folder.name.startswith(_ASIDE)
-        if is_ours and folder.name not in kept and folder.is_dir():
+def _dumped(index: Sequence[Stored]) -> bytes:
+    """The index as it is written; `TemplateError` where nobody would read it."""
+    data = catalogue.dump(index)
+    if len(data) > catalogue.INDEX_BYTES_MAX:
+        raise TemplateError(
+            f"an index of {len(index)} templates would be {len(data)} bytes long, more than is "
+            "read",
+            "withdraw other templates with --only",
+        )
+    catalogue.parse(data)
+    return data
+
+
+def _is_whole(stored: Stored, store: Path) -> bool:
+    """Whether a template's files in the store still are what the index says."""
+    for number, file in enumerate(stored.files):
+        digest = hashlib.sha256()
+        try:
+            with gzip.open(store / stored.likeness / f"{number}.gz") as data:
+                while piece := data.read(BUFFER_BYTES):
+                    digest.update(piece)
+        except (OSError, EOFError, zlib.error):
+            return False
+        if digest.hexdigest() != file.sha256:
+            return False
+    return True
+
+
+def _remove(store: Path, withdrawn: Sequence[Stored], like: str) -> None:
+    """Remove what is no longer in the index, and what never came so far."""
+    folders = [store / stored.likeness for stored in withdrawn if stored.likeness != like]
+    for folder in [*folders, *store.glob(f"{_ASIDE}*")]:
+        if folder.is_dir():
             shutil.rmtree(folder)
 
 
@@ -86,8 +121,14 @@ def _add_files(
         for number, path in enumerate(files_of(template)):
             say(f"publishing {path.name}")
             files.append(_add_file(path, aside / f"{number}.gz"))
+        if likeness(template) != like:
+            raise TemplateError(
+                f"the template in '{template.folder}' was changed while it was published",
+                "publish it again",
+            )
+        aside.chmod(0o755)
         target = store / like
-        if target.exists():  # of an index that was lost, say
+        if target.exists():  # damaged, or of an index that was lost
             shutil.rmtree(target)
         publish(aside, target)
     except BaseException:

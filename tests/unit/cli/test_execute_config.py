@@ -68,7 +68,24 @@ def test_where_templates_are_published_it_says_from_where_to_where(tmp_path: Pat
     assert words.startswith("templates --from /nfs/x --into /scratch/x --at-most-gib 5 ")
 
 
-@pytest.mark.parametrize("store", ["relative", "ftp://host/x", "/a b", "http://h/$(X)", "x:/y"])
+def test_a_cache_that_cannot_stand_among_arguments_is_refused(tmp_path: Path) -> None:
+    env = {"_CONDOR_VM_CAPSULE_TEMPLATE_CACHE": "/srv/a b"}
+    done = vmcapsule("config", "--execute", cwd=tmp_path, env=env)
+    assert done.returncode == 78 and "VM_CAPSULE_TEMPLATE_CACHE = /srv/a b" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        "relative",
+        "ftp://host/x",
+        "/a b",
+        "http://h/$(X)",
+        "x:/y",
+        "https://u:p@h/",
+        "https://h/?t=1",
+    ],
+)
 def test_a_store_that_is_none_is_refused(tmp_path: Path, store: str) -> None:
     env = {"_CONDOR_VM_CAPSULE_TEMPLATE_STORE": store.replace("$", "$(DOLLAR)")}
     done = vmcapsule("config", "--execute", cwd=tmp_path, env=env)

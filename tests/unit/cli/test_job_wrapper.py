@@ -29,7 +29,7 @@ def wrapper(tmp_path: Path, templates: Path) -> Path:
     )
     assert found["USER_JOB_WRAPPER"] == str(tmp_path / "wrapper")
     assert found["HasVMCapsuleWrapper"] == (
-        'HasVMCapsule =?= True && (VMCapsuleTemplates ?: "") != ""'
+        'HasVMCapsule =?= True && (VMCapsuleTemplatePaths ?: "") != ""'
     )
     (tmp_path / "the program").write_text(PROGRAM)
     return tmp_path / "wrapper"

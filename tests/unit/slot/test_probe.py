@@ -72,10 +72,10 @@ def environment(folder: Path) -> dict[str, str]:
     return {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "TMPDIR": str(scratch)}
 
 
-def probed(program: Path, folder: Path) -> Mapping[str, object]:
+def probed(program: Path, folder: Path, *arguments: str) -> Mapping[str, object]:
     """The ad that a startd gets."""
     done = subprocess.run(
-        [sys.executable, "-I", program, "probe"], env=environment(folder), cwd="/",
+        [sys.executable, "-I", program, "probe", *arguments], env=environment(folder), cwd="/",
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -95,6 +95,15 @@ def test_a_machine_that_can_says_what_it_has(tmp_path: Path, program: Path) -> N
     assert ad["VMCapsuleNetwork"] is os.access(TUN, os.R_OK | os.W_OK)
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         assert (ad["VMCapsuleKVM"], ad["VMCapsuleReason"]) == (True, None)
+
+
+def test_a_configuration_from_before_templates_had_a_job_of_their_own_is_told(
+    tmp_path: Path, program: Path
+) -> None:
+    fake_qemu(tmp_path)
+    ad = probed(program, tmp_path, "/a/template")
+    assert "config --execute" in str(ad["VMCapsuleTemplateReason"])
+    assert "VMCapsuleTemplateReason" not in probed(program, tmp_path)
 
 
 def test_it_says_where_the_program_is(tmp_path: Path, program: Path) -> None:

@@ -107,11 +107,16 @@ def test_everybody_may_read_it_and_only_its_owner_write(
 ) -> None:
     previous = os.umask(0o077)
     try:
+        shutil.rmtree(tmp_path / "store")
+        add(load(template), tmp_path / "store", silent)
         filled(tmp_path / "cache", store)
     finally:
         os.umask(previous)
     (entry,) = entries(tmp_path / "cache")
-    for path in [entry.folder, *entry.folder.rglob("*")]:
+    read = [tmp_path / "cache", entry.folder, *entry.folder.rglob("*")]
+    if store == str(tmp_path / "store"):
+        read += [path for path in Path(store).rglob("*") if path.name != ".lock"]
+    for path in [*read, tmp_path / "store"]:
         wanted = 0o755 if path.is_dir() else 0o644
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
 
@@ -312,7 +317,7 @@ def test_a_copy_that_has_changed_is_fetched_anew(tmp_path: Path, template: Path)
     with kernel.open("r+b") as file:
         file.seek(200_000)
         file.write(b"changed")
-    os.utime(kernel, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert kernel.stat().st_mtime_ns != before.st_mtime_ns
     assert entries(cache) == []
     assert filled(cache, store) == []
     (entry,) = entries(cache)
@@ -327,10 +332,14 @@ def test_what_was_left_by_one_that_was_killed_is_removed(
     (cache / ".new-1234" / FOLDER).mkdir(parents=True)
     (cache / ".old-1234").mkdir()
     (cache / ("ab" * 16) / FOLDER).mkdir(parents=True)
+    (cache / ("ab" * 16) / LOCK).touch()
+    # What is none of ours stays.
+    (cache / ("cd" * 16)).mkdir()
     (cache / "notes").mkdir()
     filled(cache, store)
     left = {path.name for path in cache.iterdir()}
-    assert left == {likeness(load(template)), "notes", ".lock", "templates.json"}
+    ours = {likeness(load(template)), ".lock", "templates.json"}
+    assert left == {*ours, "cd" * 16, "notes"}
 
 
 KILLED = """\
@@ -371,9 +380,10 @@ def test_twenty_at_once_fetch_once(tmp_path: Path, template: Path) -> None:
     store, cache = tmp_path / "store", tmp_path / "cache"
     add(load(template), store, silent)
     fetched: list[int] = []
+    wrong: list[str] = []
 
     def one() -> None:
-        assert fill(cache, str(store), GIB, lambda: fetched.append(1)) == []
+        wrong.extend(fill(cache, str(store), GIB, lambda: fetched.append(1)))
 
     threads = [threading.Thread(target=one) for _ in range(20)]
     for thread in threads:
@@ -381,6 +391,107 @@ def test_twenty_at_once_fetch_once(tmp_path: Path, template: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(entries(cache)) == 1 and len(fetched) == 1
+    assert set(wrong) <= {"another program is fetching templates"}
+
+
+def test_a_job_can_stop_neither_those_who_fetch_nor_those_who_publish(
+    tmp_path: Path, template: Path
+) -> None:
+    add(load(template), tmp_path / "store", silent)
+    filled(tmp_path / "cache", tmp_path / "store")
+    for lock in (tmp_path / "store" / ".lock", tmp_path / "cache" / ".lock"):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+def test_one_that_was_changed_and_is_in_use_is_left_for_later(
+    tmp_path: Path, template: Path
+) -> None:
+    store, cache = tmp_path / "store", tmp_path / "cache"
+    add(load(template), store, silent)
+    filled(cache, store)
+    (entry,) = entries(cache)
+    with in_use(entry.folder):
+        os.utime(load(entry.folder).folder / "vmlinuz")
+        add(load(made_template(tmp_path / "second", "second")), store, silent)
+        (reason,) = filled(cache, store)
+        assert "changed here, and it is in use" in reason
+        # The others come all the same.
+        assert len(entries(cache)) == 1
+    assert filled(cache, store) == []
+    assert len(entries(cache)) == 2
+
+
+def test_what_came_damaged_is_not_fetched_again_at_once(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, cache = tmp_path / "store", tmp_path / "cache"
+    add(load(template), store, silent)
+    change_byte(store)
+    (reason,) = filled(cache, store)
+    assert "digest" in reason
+    (again,) = filled(cache, store)
+    assert again == f"{reason} (seen within the hour)"
+    # It is put right, and that is seen an hour later.
+    add(load(template), store, silent)
+    assert filled(cache, store) == [again]
+    os.utime(cache / "failed", (1, 1))
+    assert filled(cache, store) == []
+
+
+def test_what_is_damaged_in_the_store_is_published_anew(
+    tmp_path: Path, template: Path, store: str
+) -> None:
+    lose_file(tmp_path / "store")
+    add(load(template), tmp_path / "store", silent)
+    assert filled(tmp_path / "cache", store) == []
+
+
+def test_a_disk_with_little_room_is_not_filled(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(load(template), tmp_path / "store", silent)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    (reason,) = filled(tmp_path / "cache", tmp_path / "store")
+    assert "there is no room for 3 MiB on the disk" in reason
+
+
+def test_publishing_removes_nothing_that_it_did_not_make(
+    tmp_path: Path, template: Path
+) -> None:
+    store = tmp_path / "store"
+    (store / ("ab" * 16)).mkdir(parents=True)
+    add(load(template), store, silent, only=True)
+    assert (store / ("ab" * 16)).is_dir()
+
+
+def test_a_template_that_changes_meanwhile_is_not_published(
+    tmp_path: Path, template: Path
+) -> None:
+    def change(step: str) -> None:
+        (template / FOLDER / "template.json").write_text('{"format": 1, "cmdline": "x"}')
+
+    with pytest.raises(TemplateError, match="changed while it was published"):
+        add(load(template), tmp_path / "store", change)
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [".lock"]
+
+
+def test_more_than_is_read_is_not_published(
+    tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmcapsule.template.catalogue.FILES_MAX", 2)
+    with pytest.raises(TemplateError, match="no list of at most 2"):
+        add(load(template), tmp_path / "store", silent)
+    monkeypatch.undo()
+    monkeypatch.setattr("vmcapsule.template.catalogue.INDEX_BYTES_MAX", 100)
+    with pytest.raises(TemplateError, match="more than is read"):
+        add(load(template), tmp_path / "store", silent)
+
+
+@pytest.mark.parametrize("address", ["http://a..b/x", "http://[::1/x", f"http://{'a' * 70}.b"])
+def test_an_address_that_is_none_is_a_reason(tmp_path: Path, address: str) -> None:
+    (reason,) = filled(tmp_path / "cache", address)
+    assert reason.startswith(f"cannot fetch '{address}/templates.json'")
 
 
 def test_a_cache_that_others_may_write_to_is_not_used(tmp_path: Path, template: Path) -> None:
