@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Sequence
 
 from tests.conformance.cases import DAG_FILE, SUBMIT_FILE, Case
 from tests.conformance.outcome import ENDED, FAILED, JobEnd, Outcome, Outcomes, Usage
-from tests.conformance.place import USER, Place
+from tests.conformance.place import USER, Place, crowd
 from tests.pool.plugin import HOME
 from tests.pool.pool import Pool
 from vmcapsule import errors
@@ -75,5 +75,6 @@ def _end(record: Dict[str, Any]) -> JobEnd:
         usage=Usage(
             cpu_s=record["user_cpu_s"] + record["system_cpu_s"],
             memory_mib=-(-record["max_rss_kib"] // 1024),
+            crowd=crowd(),
         ),
     )

@@ -14,12 +14,14 @@ class Usage:
     """What the job's ad says that it used; None for what it does not say.
 
     With ``of_machine`` CPU time and memory are known to be those of the job's machine.
+    ``crowd`` is how many wanted each processor of this machine meanwhile.
     """
 
     cpu_s: Optional[float] = None
     memory_mib: Optional[int] = None
     disk_kib: Optional[int] = None
     of_machine: bool = False
+    crowd: float = 1.0
 
 
 @dataclass(frozen=True)

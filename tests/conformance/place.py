@@ -98,3 +98,8 @@ class Place:
     def remove(self) -> None:
         """Remove the folder: some are large."""
         shutil.rmtree(self.pool.path(self.inside), ignore_errors=True)
+
+
+def crowd() -> float:
+    """How many want each processor of this machine, now or a few minutes ago; at least 1."""
+    return max(1.0, max(os.getloadavg()[:2]) / (os.cpu_count() or 1))

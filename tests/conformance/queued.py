@@ -20,7 +20,7 @@ from tests.conformance.outcome import (
     Outcomes,
     Usage,
 )
-from tests.conformance.place import USER, Place
+from tests.conformance.place import USER, Place, crowd
 from tests.conformance.story import stories
 from tests.pool import pool as condor
 from tests.pool.kvm.libvirt import running_libvirt
@@ -132,8 +132,6 @@ class Queued:
     def _wait(self, submitted: Sequence[_Submitted]) -> None:
         """Until all have ended or are held, or nothing moves any more."""
         moved_s = began_s = time.monotonic()
-        is_slow = any(one.place.case.is_slow for one in submitted)
-        still_s = STILL_SLOW_S if is_slow else STILL_S
         while True:
             queue, past = self._queue(), self._past(submitted)
             for one in submitted:
@@ -145,6 +143,9 @@ class Queued:
                 for one in submitted
             ):
                 return
+            # For a job that waits natively, too, nobody copies gigabytes.
+            is_slow = any(one.place.case.is_slow for one in submitted if not one.is_settled)
+            still_s = STILL_SLOW_S if is_slow else STILL_S
             state = (sorted(queue.items(), key=str), len(past))
             if state != self._seen:
                 self._seen, moved_s = state, time.monotonic()
@@ -353,7 +354,8 @@ def _end(ad: Ad, story: Tuple[str, ...]) -> JobEnd:
 def _usage(ad: Ad) -> Usage:
     user, system = ad.number("RemoteUserCpu"), ad.number("RemoteSysCpu")
     cpu_s = None if user is None or system is None else user + system
-    return Usage(cpu_s, _integer(ad, "MemoryUsage"), _integer(ad, "DiskUsage"))
+    memory_mib, disk_kib = _integer(ad, "MemoryUsage"), _integer(ad, "DiskUsage")
+    return Usage(cpu_s, memory_mib, disk_kib, crowd=crowd())
 
 
 def _integer(ad: Ad, name: str) -> Optional[int]:

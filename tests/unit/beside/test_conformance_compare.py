@@ -143,6 +143,15 @@ def test_cpu_time_of_a_hypervisor_is_not_the_jobs() -> None:
     assert said.evidence == ("CPU time: not the job's: 14.0 s, natively 0.1 s",)
 
 
+def test_where_many_want_a_processor_a_guest_counts_its_waiting() -> None:
+    native = replace(DONE, usage=Usage(cpu_s=0.0))
+    alone, among_many = (
+        replace(DONE, usage=Usage(cpu_s=4.5, crowd=crowd)) for crowd in (1.0, 10.0)
+    )
+    assert judge(case(), WAY, outcome(native), outcome(alone)).word == DIFFERENT
+    assert judge(case(), WAY, outcome(native), outcome(among_many)).word == SAME
+
+
 def test_of_a_busy_job_some_cpu_time_is_wanted() -> None:
     native = replace(DONE, usage=Usage(cpu_s=0.0))
     busy = case(is_busy=True)
