@@ -104,7 +104,7 @@ def _fill(cache: Path, store: str, at_most_bytes: int, before: Callable[[], None
 def _why_not(cache: Path, stored: Stored, at_most_bytes: int) -> str:
     """Why a template is not to be fetched now, in words; empty if it is."""
     if (cache / stored.likeness).exists():
-        return "there is one that was changed here, and it is in use"
+        return "there is another one in its place here, which is in use or was put there"
     taken = sum(entry.data_bytes for entry in cached.entries(cache))
     if taken + stored.data_bytes > at_most_bytes:
         return "it waits for jobs that use another one"

@@ -72,7 +72,11 @@ def _alone(store: Path) -> Iterator[None]:
 
 def _index(store: Path) -> tuple[Stored, ...]:
     path = store / INDEX
-    return catalogue.parse(path.read_bytes()) if path.exists() else ()
+    try:
+        return catalogue.parse(path.read_bytes()) if path.exists() else ()
+    except TemplateError as error:
+        error.remedy = f"remove '{path}', and publish what is to be there again"
+        raise
 
 
 def _dumped(index: Sequence[Stored]) -> bytes:

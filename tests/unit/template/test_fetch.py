@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
@@ -275,8 +275,8 @@ def be_no_gzip(store: Path) -> None:
 )
 @pytest.mark.parametrize("by_http", [False, True])
 def test_a_store_that_is_damaged_costs_nothing_but_a_reason(
-    tmp_path: Path, template: Path, damage, words: str, by_http: bool
-) -> None:  # type: ignore[no-untyped-def]
+    tmp_path: Path, template: Path, damage: Callable[[Path], None], words: str, by_http: bool
+) -> None:
     store, cache = tmp_path / "store", tmp_path / "cache"
     add(load(template), store, silent)
     filled(cache, store)
@@ -414,7 +414,7 @@ def test_one_that_was_changed_and_is_in_use_is_left_for_later(
         os.utime(load(entry.folder).folder / "vmlinuz")
         add(load(made_template(tmp_path / "second", "second")), store, silent)
         (reason,) = filled(cache, store)
-        assert "changed here, and it is in use" in reason
+        assert "another one in its place here" in reason
         # The others come all the same.
         assert len(entries(cache)) == 1
     assert filled(cache, store) == []
@@ -544,6 +544,18 @@ def test_publishing_that_fails_leaves_what_was_there(
     assert filled(tmp_path / "cache", store) == []
     assert len(entries(tmp_path / "cache")) == 1
     assert not list(store.glob(".new-*"))
+
+
+def test_a_store_whose_index_is_damaged_is_not_published_over(
+    tmp_path: Path, template: Path
+) -> None:
+    store = tmp_path / "store"
+    add(load(template), store, silent)
+    damage_index(store)
+    with pytest.raises(TemplateError) as caught:
+        add(load(template), store, silent)
+    assert caught.value.remedy.startswith(f"remove '{store / 'templates.json'}'")
+    assert len(list(store.glob("*/0.gz"))) == 1
 
 
 def test_a_store_without_its_index_is_begun_anew(tmp_path: Path, template: Path) -> None:
