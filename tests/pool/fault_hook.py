@@ -43,10 +43,16 @@ def main() -> None:
         key, _, value = knob.partition("=")
         os.environ[f"_CONDOR_VM_CAPSULE_{key}"] = value
     words = _string(text, "Fault").split()
+    hook = INSTALLED / name
+    is_shell = hook.read_bytes().startswith(b"#!/bin/sh")
     if words and words[2] == name:
         _prepare(words[3], Path(_string(text, "Iwd")), _happening(words[0], words[1]))
-    hook = INSTALLED / name
-    if hook.read_bytes().startswith(b"#!/bin/sh"):
+        if is_shell:
+            # What it starts in a process of its own.
+            sys.path.insert(0, str(INSTALLED.parent))
+            sys.argv = ["vmcapsule", name]
+            runpy.run_module("vmcapsule", run_name="__main__")
+    if is_shell:
         os.execv(hook, [str(hook)])  # noqa: S606 - the hook is ours
     runpy.run_path(str(hook), run_name="__main__")
 

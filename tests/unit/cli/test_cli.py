@@ -290,6 +290,18 @@ def test_python_is_not_started_for_a_routed_job_that_nothing_is_to_be_said_of(
         assert out == said
 
 
+def test_a_cleanup_that_has_nothing_to_clear_away_starts_no_python(tmp_path: Path) -> None:
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\ncat\n")
+    python.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    packed_there = 'VmCapsuleInSlot = true\nVmCapsuleSourceJobId = "4.2"\n'
+    for text, said in ((packed_there, ""), (made := 'VmCapsuleDir = "/gone"\n', made)):
+        hook = [HOME / "hooks/cleanup"]
+        done = subprocess.run(hook, env=env, input=text, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
 def held_by_the_update_hook(
     ad: str, tmp_path: Path, env: Optional[dict[str, str]] = None
 ) -> Ad:
