@@ -9,17 +9,47 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from tests.unit.cli.test_cli import vmcapsule
 from tests.unit.cli.test_execute_config import printed, templates
 
 __all__ = ["templates"]
-#: Stands in for the program: says how it was called.
+#: Stands in for the program: says how it was called, what of its environment would be
+#: Python's, and what environment it was told of.
 PROGRAM = """\
 import json, os, sys
-print(json.dumps([sys.argv[1:], dict(os.environ)]))
+(kept,) = (word.partition("=")[2] for word in sys.argv if word.startswith("--environment="))
+with open(kept, "rb") as file:
+    entries = os.fsdecode(file.read()).split(chr(0))
+mode = os.stat(kept).st_mode & 0o777
+os.unlink(kept)
+print(json.dumps([sys.argv[1:], dict(os.environ), entries[:-1], mode]))
 """
+#: What Debian and what Red Hat have as sh.
+SHELLS = [path for path in ("/bin/dash", "/bin/bash") if Path(path).exists()]
+#: Names that shells set, read or take for their own; and two of the wrapper's.
+SHELLS_OWN = """\
+PWD OLDPWD IFS PPID OPTIND OPTARG SHLVL _ PS1 PS4 LINENO BASH_ENV BASH_FUNC_ml%% LC_ALL
+LD_LIBRARY_PATH ENV HOME UID EUID PYTHONHOME PATH POSIXLY_CORRECT GREP_OPTIONS GREP_COLOR
+EPOCHSECONDS RANDOM SECONDS FUNCNAME HISTCMD COMP_WORDBREAKS DIRSTACK GROUPS HOSTNAME HOSTTYPE
+MACHTYPE OSTYPE TERM COLUMNS LINES MAILCHECK CDPATH FCEDIT NLSPATH vmcapsule_kept vmcapsule_odd
+"""
+names = st.one_of(
+    st.text(st.sampled_from("AZaz09_%-.\xe9 \n"), min_size=1, max_size=4),
+    st.sampled_from(SHELLS_OWN.split()),
+)
+environments = st.dictionaries(
+    names, st.text(st.sampled_from("/=a\n\"' \xe9$(){};:"), max_size=6), max_size=6
+)
 ARGUMENTS = ["one", "two  words", "--", "-x", "$HOME", "'", ""]
+
+
+def is_read_by_shells(environment: dict[str, str]) -> bool:
+    """Without what one dies of as it begins, or warns of: so it would of any wrapper."""
+    optind = environment.get("OPTIND", "1")
+    return optind.isdigit() and optind.isascii() and "LC_ALL" not in environment
 
 
 @pytest.fixture
@@ -58,13 +88,44 @@ def test_other_jobs_are_started_as_they_are(wrapper: Path, ad: Optional[str]) ->
     assert (done.returncode, done.stdout) == (0, "|".join([*ARGUMENTS, ""]))
 
 
-def test_other_jobs_have_their_own_environment(wrapper: Path) -> None:
-    done = started(wrapper, "", "/usr/bin/env", LD_LIBRARY_PATH="/x", FOO="a\nb")
-    assert "LD_LIBRARY_PATH=/x\n" in done.stdout and "FOO=a\nb\n" in done.stdout
+@pytest.mark.parametrize("shell", SHELLS)
+@given(environment=environments.filter(is_read_by_shells))
+@example(environment={})
+@example(environment={"PWD": "/home/alice", "BASH_FUNC_module%%": "() { :; }"})
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=60,
+    deadline=None,
+)
+def test_other_jobs_have_their_own_environment(
+    wrapper: Path, shell: str, environment: dict[str, str]
+) -> None:
+    """Whatever is in there, and whatever the shell that stands between does with it."""
+    told = {
+        "_CONDOR_JOB_AD": os.devnull,
+        "_CONDOR_SCRATCH_DIR": str(wrapper.parent),
+        **environment,
+    }
+    sh = wrapper.parent / "sh"
+    if not sh.exists():
+        # Bash is another one by this name.
+        sh.symlink_to(shell)
+    shown = [sh, wrapper, "/usr/bin/env", "-0"]
+    done = subprocess.run(shown, env=told, cwd=wrapper.parent, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    entries = os.fsdecode(done.stdout).split("\0")[:-1]
+    if shell == "/bin/bash" and "SHLVL" not in environment:
+        # As any shell has it that is started without one.
+        entries = [entry for entry in entries if entry != "SHLVL=0"]
+    assert sorted(entries) == sorted(f"{name}={value}" for name, value in told.items())
+    assert list(wrapper.parent.glob(".*")) == []
 
 
-def test_a_program_that_cannot_be_started_is_told_to_htcondor(wrapper: Path) -> None:
-    done = started(wrapper, "", "/nowhere/program")
+@pytest.mark.parametrize("odd", [{}, {"BASH_FUNC_module%%": "() { :; }"}])
+def test_a_program_that_cannot_be_started_is_told_to_htcondor(
+    wrapper: Path, odd: dict[str, str]
+) -> None:
+    done = started(wrapper, "", "/nowhere/program", **odd)
     assert done.returncode != 0
     told = (wrapper.parent / "dir_1" / ".job_wrapper_failure").read_text()
     assert told == "cannot run /nowhere/program\n"
@@ -73,14 +134,23 @@ def test_a_program_that_cannot_be_started_is_told_to_htcondor(wrapper: Path) -> 
 @pytest.mark.parametrize("ad", ["A = 1\nWantVMCapsule = true\n", "wantvmcapsule = True\n"])
 def test_a_job_that_asks_for_it_is_given_to_the_program(wrapper: Path, ad: str) -> None:
     odd = {"LD_PRELOAD": "", "LD_LIBRARY_PATH": "/no where", "PATH": "", "PYTHONHOME": "/no"}
+    odd |= {"BASH_FUNC_module%%": "() { :; }", "PWD": "/home/alice", "A": "b\n=c"}
     done = started(wrapper, ad, "/dir/job", *ARGUMENTS, **odd)
     assert done.returncode == 0, done.stderr
-    arguments, environment = json.loads(done.stdout)
-    kept = ["--set=LD_LIBRARY_PATH=/no where", "--set=LD_PRELOAD="]
-    given = ["packed", "--memory-overhead-mib=256"]
-    assert arguments == [*given, *kept, "--", "/dir/job", *ARGUMENTS]
-    assert environment["PYTHONHOME"] == "/no" and environment["PATH"] == ""
+    arguments, environment, entries, mode = json.loads(done.stdout)
+    kept = arguments.pop(2)
+    assert kept.startswith("--environment=./.vmcapsule-environment.") and mode == 0o600
+    assert arguments == ["packed", "--memory-overhead-mib=256", "--", "/dir/job", *ARGUMENTS]
+    assert {f"{name}={value}" for name, value in odd.items()} <= set(entries)
     assert "LD_PRELOAD" not in environment and "LD_LIBRARY_PATH" not in environment
+
+
+def test_a_job_whose_environment_cannot_be_kept_is_not_run_without(wrapper: Path) -> None:
+    nowhere = str(wrapper.parent / "nowhere")
+    done = started(wrapper, "WantVMCapsule = true\n", "/job", _CONDOR_SCRATCH_DIR=nowhere)
+    assert (done.returncode, done.stdout) == (1, "")
+    told = (wrapper.parent / "dir_1" / ".job_wrapper_failure").read_text()
+    assert told == "cannot run /job\n"
 
 
 def test_a_wrapper_says_what_the_administrator_has_configured(

@@ -30,7 +30,8 @@ def packed(arguments: Sequence[str]) -> int:
     holds the job here, and as a failure of the wrapper's it would be tried for ever.
     """
     args, command = parsed(of_wrapper(), arguments)
-    environment = _jobs_own(args.set)
+    environment = _kept(args.environment) if args.environment else _given()
+    _part_from_the_jobs()
     found = find(Path.cwd(), command, environment)
     try:
         template = routed.any_template_here(found.machine_ad)
@@ -43,7 +44,8 @@ def packed(arguments: Sequence[str]) -> int:
 def of_route(arguments: Sequence[str]) -> int:
     """Run the job whose place we have in its routed ad; return its exit code."""
     args, command = parsed(of_routed_ad(), arguments)
-    here, given = Path.cwd(), _jobs_own(())
+    here, given = Path.cwd(), _given()
+    _part_from_the_jobs()
     told = starter.read_slot(here, given)
     settings = _settings(args)
     try:
@@ -90,17 +92,28 @@ def _as_executable(found: Found) -> Found:
     return found._replace(omit=() if is_listed else (found.executable,))
 
 
-def _jobs_own(kept: Sequence[str]) -> dict[str, str]:
-    """The environment, with what was ``kept`` from us; nothing of it is for QEMU.
+def _given() -> dict[str, str]:
+    """The environment before Python added to it, as it does for programs (PEP 538)."""
+    return _environment(Path("/proc/self/environ"))
 
-    As it was before Python added to it, as it does to that of programs it starts (PEP 538).
-    """
-    with open("/proc/self/environ", "rb") as file:  # noqa: PTH123
-        lines = os.fsdecode(file.read()).split("\0")
-    given = dict(line.partition("=")[::2] for line in [*lines, *kept] if line)
+
+def _kept(file: Path) -> dict[str, str]:
+    """The environment before a shell changed it, in a file that the job is not to see."""
+    try:
+        return _environment(file)
+    finally:
+        file.unlink()
+
+
+def _environment(file: Path) -> dict[str, str]:
+    entries = os.fsdecode(file.read_bytes()).split("\0")
+    return dict(entry.partition("=")[::2] for entry in entries if entry)
+
+
+def _part_from_the_jobs() -> None:
+    """Nothing of the job's environment is for QEMU."""
     os.environ.clear()
     os.environ["PATH"] = _PATH
-    return given
 
 
 def _settings(args: argparse.Namespace) -> Settings:
@@ -126,7 +139,7 @@ def parsed(
 def of_wrapper() -> argparse.ArgumentParser:
     """What ``templates/job-wrapper.sh`` says."""
     made = _parser("packed", "the job wrapper")
-    made.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    made.add_argument("--environment", type=Path, metavar="FILE")
     return made
 
 
