@@ -73,12 +73,12 @@ def run_packed(arguments):  # type: ignore[no-untyped-def]
         run = stand_in.packed if arguments[0] == PACKED else stand_in.of_route
         return run(arguments[1:])
     except Exception as error:
-        reason = getattr(error, "message", None)
-        if reason is None:
+        reason = str(error)
+        if not hasattr(error, "remedy"):  # a fault of ours, or of the machine's
             import traceback
 
             traceback.print_exc()
-            reason = "%s: %s" % (type(error).__name__, error)  # noqa: UP031
+            reason = "%s: %s" % (type(error).__name__, reason)  # noqa: UP031
         return fail_packed(reason)  # type: ignore[no-untyped-call]
 
 

@@ -25,8 +25,7 @@ def failed(error: Exception, here: Slot) -> None:
     At once: the starter is to forget this run.  Where that cannot be told the job is run
     again without a count.
     """
-    message = error.message if isinstance(error, VmCapsuleError) else repr(error)
-    where = f"{here.machine or socket.gethostname()}: {one_line(message, _REASON_CHARS_MAX)}"
+    where = f"{here.machine or socket.gethostname()}: {one_line(_told(error), _REASON_CHARS_MAX)}"
     changes: dict[str, Union[int, str]] = {
         slot.AVOID_UNTIL: int(time.time()) + _AVOID_S,
         slot.UNREPORTED_REASON: where,
@@ -41,6 +40,13 @@ def failed(error: Exception, here: Slot) -> None:
         chirp.set_now(changes, here.chirp)
     except ToolError as refused:
         _warn(refused)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and what helps; where a program does not start as HTCondor tells it."""
+    if isinstance(error, ExecFailed):
+        return error.message
+    return str(error) if isinstance(error, VmCapsuleError) else repr(error)
 
 
 def ended(job_exit: JobExit, here: Slot) -> None:

@@ -44,7 +44,8 @@ def run(
     ("arguments", "word"),
     [
         (["--", "/bin/true"], "no folder /nowhere"),
-        (["--of-another-version", "--", "/bin/true"], "job wrapper"),
+        # With what helps.
+        (["--of-another-version", "--", "/bin/true"], "with the same vmcapsule"),
         (["--"], "job wrapper"),
     ],
 )
@@ -98,7 +99,10 @@ def test_the_queue_is_told_how_often_a_routed_job_was_not_run(
     assert done.returncode == 1
     assert starter.at_once["ChirpVmCapsuleUnreported"] == 2
     reason = str(starter.at_once["ChirpVmCapsuleReason"])
-    assert reason == "m1: this machine has no template of the likeness aa"
+    assert reason == (
+        "m1: this machine has no template of the likeness aa; publish it ('vmcapsule template "
+        "publish'), or copy VM_CAPSULE_TEMPLATE there"
+    )
     assert "no template of the likeness aa" in (here / FAILURE).read_text()
 
 
