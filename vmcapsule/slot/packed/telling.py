@@ -25,7 +25,9 @@ def failed(error: Exception, here: Slot) -> None:
     At once: the starter is to forget this run.  Where that cannot be told the job is run
     again without a count.
     """
-    where = f"{here.machine or socket.gethostname()}: {one_line(_told(error), _REASON_CHARS_MAX)}"
+    where = (
+        f"{here.machine or socket.gethostname()}: {one_line(_told(error), _REASON_CHARS_MAX)}"
+    )
     changes: dict[str, Union[int, str]] = {
         slot.AVOID_UNTIL: int(time.time()) + _AVOID_S,
         slot.UNREPORTED_REASON: where,
