@@ -10,36 +10,51 @@ from typing import Optional
 from vmcapsule.config import Config
 from vmcapsule.errors import ConfigError
 from vmcapsule.resources import resource
+from vmcapsule.router.route import InSlot
 from vmcapsule.router.routes import read_ad_template, route_of
 
-#: The route that is printed, and what its jobs are where nobody chose: any pool can run them.
-_ROUTE, _AD_TEMPLATE = "capsule", "qemu"
+#: The route that is printed, and what its jobs are where nobody chose.
+_ROUTE, _AD_TEMPLATE = "capsule", "slot"
+#: MaxJobs and MaxIdleJobs of routes: whose capsules take room in scratch, and whose do not.
+_PACKED_HERE, _PACKED_THERE = (1000, 100), (100_000, 500)
 
 
 def router_snippet(config: Config) -> str:
     """The whole snippet for this installation, with what ``config`` says of it.
 
-    Raises `ConfigError` when there is no HTCondor tarball to name, and for an ad template of
-    which no route can be made.
+    Raises `ConfigError` where capsules are made here and there is no HTCondor tarball to
+    name, and for an ad template of which no route can be made.
     """
-    if config.condor_tarball is None:
-        raise ConfigError(
-            "there is no HTCondor tarball for the guest (VM_CAPSULE_CONDOR_TARBALL)",
-            "build one with 'vmcapsule tarball build' first",
-        )
     text = resource("templates/router.config").read_text(encoding="utf-8")
     ad_template = _ad_template(config)
+    route = route_of(read_ad_template(ad_template))
+    in_slot = isinstance(route, InSlot)
+    max_jobs, max_idle_jobs = _PACKED_THERE if in_slot else _PACKED_HERE
     values = {
         "route": _ROUTE,
         "classad": _name(ad_template),
-        "universe": route_of(read_ad_template(ad_template)).universe_name,
+        "universe": route.universe_name,
         "template": str(config.template),
-        "tarball": str(config.condor_tarball),
+        "tarball": _tarball(config, is_needed=not in_slot),
+        "max_jobs": str(max_jobs),
+        "max_idle_jobs": str(max_idle_jobs),
         "scratch": str(config.scratch_dir_prefix),
         "hooks": str(resource("hooks/translate").parent),
     }
     # '$(NAME)' is HTCondor's and stays.
     return string.Template(text.replace("$(", "$$(")).substitute(values)
+
+
+def _tarball(config: Config, *, is_needed: bool) -> str:
+    """The line that names what goes into capsules, where there is one."""
+    if config.condor_tarball is None and not is_needed:
+        return ""
+    if config.condor_tarball is None:
+        raise ConfigError(
+            "there is no HTCondor tarball for the guest (VM_CAPSULE_CONDOR_TARBALL)",
+            "build one with 'vmcapsule tarball build' first",
+        )
+    return f"VM_CAPSULE_CONDOR_TARBALL = {config.condor_tarball}\n"
 
 
 def _shipped(name: str) -> Path:

@@ -52,13 +52,13 @@ def test_only_what_passes_or_an_administrator_mends_is_tried_again(
 @pytest.mark.parametrize(
     ("knobs", "named", "universe"),
     [
-        ({}, "qemu", "VANILLA"),
+        ({}, "slot", "VANILLA"),
         ({"CONDOR_CLASSAD_TEMPLATE": "qemu.classad"}, "qemu", "VANILLA"),
         ({"CONDOR_CLASSAD_TEMPLATE": "vmware"}, "vmware", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE": "kvm"}, "kvm", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE": "{own}"}, "{own}", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE_capsule": "vmware"}, "vmware", "VM"),
-        ({"CONDOR_CLASSAD_TEMPLATE_other": "vmware"}, "qemu", "VANILLA"),
+        ({"CONDOR_CLASSAD_TEMPLATE_other": "vmware"}, "slot", "VANILLA"),
     ],
 )
 def test_the_route_fits_the_ad_template(
@@ -70,6 +70,25 @@ def test_the_route_fits_the_ad_template(
     text = printed(tmp_path, **given)
     assert setting(text, "VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE") == named.format(own=own)
     assert re.findall(r"^  UNIVERSE (\w+)$", text, re.MULTILINE) == [universe]
+
+
+def test_what_is_packed_in_its_slot_needs_nothing_here_and_is_not_kept_few(
+    tmp_path: Path,
+) -> None:
+    env = {"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": "qemu"}
+    done = vmcapsule("config", cwd=tmp_path, env=env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "there is no HTCondor tarball" in done.stderr
+    done = vmcapsule("config", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "TARBALL" not in done.stdout
+    here = printed(tmp_path, CONDOR_CLASSAD_TEMPLATE="qemu")
+    assert setting(here, "VM_CAPSULE_CONDOR_TARBALL") == "/srv/condor-1.tar"
+    for name in ("MaxJobs", "MaxIdleJobs"):
+        most, few = (
+            re.findall(rf"^  {name} = (\d+)$", text, re.M) for text in (done.stdout, here)
+        )
+        assert int(*most) > int(*few) > 0
 
 
 def test_no_route_is_printed_for_an_ad_template_of_no_known_kind(tmp_path: Path) -> None:
