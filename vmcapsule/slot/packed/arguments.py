@@ -52,7 +52,7 @@ def of_route(arguments: Sequence[str]) -> int:
         found = _found(here, command, given, settings)
         template = routed.template_here(found.machine_ad, args.template_like)
         if args.executable:
-            found = _as_executable(found)
+            found = as_executable(found)
         job_exit = run.run(found, template, settings)
     except Exception as error:
         telling.failed(error, told)
@@ -84,7 +84,7 @@ def _found(
     )
 
 
-def _as_executable(found: Found) -> Found:
+def as_executable(found: Found) -> Found:
     """As a starter treats what was transferred as a job's executable: it can be started, and
     is no output by itself, whatever the job does to it."""
     (found.here / found.executable).chmod(0o755)

@@ -12,7 +12,8 @@ from vmcapsule.classad.ads import parse_ad
 from vmcapsule.errors import AdError, TemplateError
 from vmcapsule.job.text import join_v2
 from vmcapsule.slot.packed import routed, share
-from vmcapsule.slot.packed.arguments import of_routed_ad, parsed
+from vmcapsule.slot.packed.arguments import as_executable, of_routed_ad, parsed
+from vmcapsule.slot.packed.found import find
 from vmcapsule.slot.packed.share import Room
 
 ROUTED = """\
@@ -161,3 +162,17 @@ def test_a_template_that_is_gone_is_told_with_what_to_do(machine: str) -> None:
     with pytest.raises(TemplateError, match="no template of the likeness cc") as caught:
         routed.template_here(machine, "cc")
     assert "vmcapsule template publish" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("ad", "omitted"),
+    [("", ("job.sh",)), ('TransferOutput = "job.sh"\n', ()), ('TransferOutput = ""\n', ())],
+)
+def test_an_executable_that_was_transferred_can_be_started_and_is_no_output_by_itself(
+    tmp_path: Path, ad: str, omitted: tuple[str, ...]
+) -> None:
+    (tmp_path / "job.sh").write_text("#!/bin/sh\n")
+    (tmp_path / "job.sh").chmod(0o640)
+    found = find(tmp_path, ["./job.sh", "1"], {})._replace(job_ad=ad)
+    assert as_executable(found).omit == omitted
+    assert (tmp_path / "job.sh").stat().st_mode & 0o777 == 0o755
