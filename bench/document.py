@@ -85,6 +85,7 @@ def text(page: Page, rows: Sequence[str], notes: Mapping[str, str]) -> str:
     """The whole page.  ``notes`` are Markdown, by row."""
     parts = {name: page.parts[name] for name in rows if name in page.parts}
     targets = "".join(line for part in parts.values() for line in part.targets)
+    lacking = [name for name in rows if not any(parts.get(name, ()))]
     growths = [f"{_ROW}{name}\n{part.growth}" for name, part in parts.items() if part.growth]
     return "".join(
         [
@@ -94,6 +95,7 @@ def text(page: Page, rows: Sequence[str], notes: Mapping[str, str]) -> str:
                 *(f"| {name} | {said} |\n" for name, said in page.machine.items()),
             ),
             *(_TARGETS, targets, _BUSY if _ROUGH in targets else ""),
+            f"\nNot measured on this machine yet: {', '.join(lacking)}.\n" if lacking else "",
             *(_TIMES, *(line for part in parts.values() for line in part.times)),
             *([_GROWTH, *growths] if growths else ()),
             *_notes([name for name, part in parts.items() if part.is_missed], notes),

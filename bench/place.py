@@ -53,6 +53,7 @@ class Sizes:
     boots: int
     jobs: tuple[int, ...]
     short_jobs: int
+    running: int
 
 
 FULL = Sizes(
@@ -67,6 +68,7 @@ FULL = Sizes(
     boots=5,
     jobs=(1, 10, 50, 200),
     short_jobs=3,
+    running=10_000,
 )
 QUICK = Sizes(
     rounds=3,
@@ -80,6 +82,7 @@ QUICK = Sizes(
     boots=1,
     jobs=(1, 4),
     short_jobs=1,
+    running=100,
 )
 
 
@@ -103,9 +106,10 @@ class Place:
         """The Python that all of ours runs with."""
         return command(self._python, *arguments, env=self.environment)
 
-    def hook(self, name: str, stdin: str) -> Command:
-        """One of the JobRouter's hooks, started as HTCondor does it."""
-        return command(CHECKOUT / "hooks" / name, stdin=stdin, env=self.environment)
+    def hook(self, name: str, stdin: str, ad_template: str = "qemu") -> Command:
+        """One of the JobRouter's hooks, started as HTCondor does it, for a route's jobs."""
+        chosen = {"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": ad_template}
+        return command(CHECKOUT / "hooks" / name, stdin=stdin, env=self.environment | chosen)
 
     def driver(self, name: str, *arguments: object) -> Command:
         """One of ``bench/drivers``."""

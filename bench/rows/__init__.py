@@ -7,7 +7,7 @@ from typing import Callable, Tuple
 
 from bench.place import Place
 from bench.results import Outcome
-from bench.rows import boot, hooks, quickstart, router, short, slot, staging, xfs
+from bench.rows import boot, hooks, quickstart, router, running, short, slot, staging, xfs
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ ROWS: Tuple[Row, ...] = (
     Row("xfs", "a file of 1 GiB on XFS, which can share blocks: cp", xfs.shared),
     Row("quickstart", "a whole capsule: convert, mcopy, convert back", quickstart.quickstart),
     Row("translate", "the translate hook: a Python that imports classad2", hooks.translate),
+    Row("translate-slot", "the hook for a job packed in its slot", hooks.translate_slot),
     Row("translate-large", "the hook for a job with an input of 1 GiB: cp", hooks.large),
     Row("translate-small", "the hook for a job with 2,000 files: mcopy, cp", hooks.small),
     Row("boot", "a capsule with the direct runner: a kernel that powers off", boot.direct),
@@ -32,5 +33,7 @@ ROWS: Tuple[Row, ...] = (
     Row("slot-disk", "1 GiB in and out in a slot: what the routed job claims", slot.disk),
     Row("growth", "staging, from 1 to 10,000 files and from 1 MiB to 4 GiB", staging.growth),
     Row("router", "up to 200 jobs through a pool's JobRouter: natively", router.jobs),
+    Row("router-slot", "50 such jobs that are packed in their slot", router.in_slot),
+    Row("running", "10,000 jobs that run, for the JobRouter", running.jobs),
     Row("short", "one job in a pool at default intervals, each way: natively", short.jobs),
 )

@@ -6,14 +6,17 @@ those who only copy these: cp into a folder, mcopy into a volume that is there.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from bench.measure import Contender, Runs, alternate, timed
+from bench.measure import Command, Contender, Runs, alternate, timed
 from bench.place import CHECKOUT, Place, folder_for, fresh, make_tree
 from bench.results import OURS, Measure, Outcome, at_most
 from bench.rows.staging import CP, MCOPY, Bench, size_of
 from vmcapsule.classad.ads import quote
 from vmcapsule.errors import ToolError
+from vmcapsule.process import run
+from vmcapsule.slot.starter import PROGRAM_PATH
 
 FLOOR = "import classad2"
 
@@ -52,6 +55,13 @@ def with_inputs(place: Place, bench: Bench, others: list[str]) -> list[Contender
     return [_hook(place, text + _NO_EXECUTABLE), *bench.staging(others)]
 
 
+def in_slot(place: Place) -> list[Contender]:
+    """The hook for a job that is packed where it runs, whatever its inputs; and the floor."""
+    text = _INPUT.format(iwd=quote(str(place.scratch)), inputs="tree") + _NO_EXECUTABLE
+    hook = place.hook("translate", stdin=text, ad_template="slot")
+    return [Contender(OURS, hook), Contender(FLOOR, place.python("-c", FLOOR))]
+
+
 def _hook(place: Place, text: str) -> Contender:
     return Contender(OURS, place.hook("translate", stdin=text), lambda: fresh(place.capsules))
 
@@ -62,6 +72,15 @@ def translate(place: Place) -> Outcome:
     _made(place)
     fresh(place.capsules)
     return Outcome((Measure("translate a small job", runs, (at_most(runs, FLOOR, 2.5),)),))
+
+
+def translate_slot(place: Place) -> Outcome:
+    """A job that is packed in its slot: its translation has nothing to do with its inputs."""
+    ours, floor = in_slot(place)
+    check_is_packed_there(ours.command)
+    runs = alternate([ours, floor], 3 * place.sizes.rounds)
+    what = "translate a job to be packed in its slot"
+    return Outcome((Measure(what, runs, (at_most(runs, FLOOR, 1.7),)),))
 
 
 def large(place: Place) -> Outcome:
@@ -91,6 +110,13 @@ def _copied(place: Place, files: int, file_bytes: int, others: list[str]) -> dic
         bench.check([OURS])
     fresh(place.capsules)
     return runs
+
+
+def check_is_packed_there(hook: Command) -> None:
+    """`ToolError` where the hook made of the job what no slot would pack."""
+    done = run(hook.argv, stdin=hook.stdin, env={**os.environ, **hook.env}, timeout_s=60)
+    if f"$$({PROGRAM_PATH})".encode() not in done.stdout:
+        raise ToolError("the translate hook made no job that is packed in its slot")
 
 
 def _made(place: Place) -> Path:

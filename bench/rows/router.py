@@ -23,6 +23,8 @@ HOOKS = ("translate", "update", "finalize", "cleanup")
 NATIVE = "native"
 _METERS = "/opt/vmcapsule/bench"
 _LOG = "/var/tmp/bench-hooks"
+#: How many jobs a batch of those has that are packed in their slot.
+_IN_SLOT = 50
 #: Jobs at the start and at the end of a batch that are compared.
 _FLAT_FROM, _FLAT_JOBS = 10, 50
 _FLAT_MAX = 1.2
@@ -68,6 +70,21 @@ def jobs(place: Place) -> Outcome:
         pool.stop()
 
 
+def in_slot(place: Place) -> Outcome:
+    """One batch of jobs that are packed in their slot."""
+    if os.geteuid() != 0:
+        return Outcome(why_not="a pool needs root")
+    pool = Pool("trixie", "bench")
+    pool.start()
+    try:
+        pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
+        _install_meters(pool)
+        _, costs = _routed_batch(pool, min(_IN_SLOT, place.sizes.jobs[-1]))
+    finally:
+        pool.stop()
+    return outcome_in_slot(costs)
+
+
 def _install_meters(pool: Pool) -> None:
     meter = Path(__file__).resolve().parents[1] / "hook_meter.py"
     for hook in HOOKS:
@@ -82,11 +99,8 @@ def _measure(place: Place, pool: Pool) -> Outcome:
     spans: Dict[str, List[Tuple[float, float]]] = {OURS: [], NATIVE: []}
     for count in place.sizes.jobs:
         place.say(f"{count} jobs in capsules")
-        pool.put(_LOG, "", mode=0o666)
-        spans[OURS].append((count, _batch(pool, count, "+WantJobRouter = True")))
-        costs = read_costs(pool.read(_LOG))
-        if len(costs) != count:
-            raise PoolError(f"{len(costs)} of {count} jobs were translated")
+        span_s, costs = _routed_batch(pool, count)
+        spans[OURS].append((count, span_s))
         means.append((count, round(statistics.mean(totals(costs)), 4)))
         place.say(f"{count} jobs natively")
         spans[NATIVE].append((count, _batch(pool, count, "")))
@@ -101,14 +115,12 @@ def outcome(
     """What is to be said of the last batch, and of how it came there."""
     count = len(costs)
     each = totals(costs)
-    by_hook = {name: statistics.mean(job[name] for job in costs.values()) for name in HOOKS}
-    told = ", ".join(f"{name} {mean_s:.2f}" for name, mean_s in by_hook.items())
     targets = [Target("CPU s a job", round(statistics.mean(each), 4), 0.5)]
     if count >= _FLAT_FROM + 2 * _FLAT_JOBS:
         targets.append(Target("last / first 50", flatness(each), _FLAT_MAX))
     nth = tuple((number, round(cost, 4)) for number, cost in enumerate(each, start=1))
     return Outcome(
-        (Measure(f"hooks of {count} routed jobs ({told})", {}, tuple(targets)),),
+        (Measure(f"hooks of {count} routed jobs ({_told(costs)})", {}, tuple(targets)),),
         (
             Growth("jobs", "seconds a job, all jobs' time shared out", _by_job(spans)),
             Growth(
@@ -116,6 +128,19 @@ def outcome(
             ),
         ),
     )
+
+
+def outcome_in_slot(costs: Costs) -> Outcome:
+    """What is to be said of a batch that nothing is compared with."""
+    target = Target("CPU s a job", round(statistics.mean(totals(costs)), 4), 0.12)
+    what = f"hooks of {len(costs)} jobs packed in their slot ({_told(costs)})"
+    return Outcome((Measure(what, {}, (target,)),))
+
+
+def _told(costs: Costs) -> str:
+    """What each hook used for a job, in the mean."""
+    by_hook = {name: statistics.mean(job[name] for job in costs.values()) for name in HOOKS}
+    return ", ".join(f"{name} {mean_s:.2f}" for name, mean_s in by_hook.items())
 
 
 def _by_job(
@@ -148,6 +173,16 @@ def read_costs(log: str) -> Costs:
         hooks = costs.setdefault(record["job"], defaultdict(float, dict.fromkeys(HOOKS, 0.0)))
         hooks[record["hook"]] += record["cpu_s"]
     return costs
+
+
+def _routed_batch(pool: Pool, count: int) -> Tuple[float, Costs]:
+    """Seconds until the last of a batch in capsules is done, and what the hooks used."""
+    pool.put(_LOG, "", mode=0o666)
+    span_s = _batch(pool, count, "+WantJobRouter = True")
+    costs = read_costs(pool.read(_LOG))
+    if len(costs) != count:
+        raise PoolError(f"{len(costs)} of {count} jobs were translated")
+    return span_s, costs
 
 
 def _batch(pool: Pool, count: int, more: str) -> float:

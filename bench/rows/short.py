@@ -16,15 +16,21 @@ from bench.measure import Run
 from bench.place import Place
 from bench.results import Measure, Outcome
 from tests.pool.kvm.libvirt import running_libvirt
+from tests.pool.plugin import wrapped
 from tests.pool.pool import Pool, PoolError
 from tests.pool.root import WITH_LIBVIRT
 
 NATIVE = "native"
 #: The ad templates whose routes run jobs here.
-ROUTES = ("qemu", "vmware")
+ROUTES = ("slot", "qemu", "vmware")
+#: The way without a router.
+WRAPPER = "wrapper"
 #: The one for which the pool has to have libvirt.
 KVM = "kvm"
 _WANTED = "+WantJobRouter = True"
+_WRAPPED = "requirements = HasVMCapsuleWrapper\n+WantVMCapsule = true"
+#: What a startd has to say before a route's first job, so that none waits for its programs.
+_NEEDED = {KVM: "HasVM", "slot": "VMCapsuleTemplates =!= undefined"}
 LIMIT_S = 600
 
 #: HTCondor's own defaults, where the pool's are short, for tests.
@@ -72,6 +78,9 @@ def jobs(place: Place) -> Outcome:
             if route == ROUTES[0]:
                 waits[NATIVE] = _some(place, pool, NATIVE, "")
             waits[route] = _some(place, pool, route, _WANTED)
+        pool.configure("61-wrapper", wrapped())
+        pool.reconfigure()
+        waits[WRAPPER] = _some(place, pool, WRAPPER, _WRAPPED)
     with _running("trixie" + WITH_LIBVIRT) as pool, running_libvirt(pool):
         _take(pool, KVM)
         waits[KVM] = _some(place, pool, KVM, _WANTED)
@@ -93,9 +102,10 @@ def _take(pool: Pool, route: str) -> None:
     """Have the pool run the jobs of a route."""
     pool.install_plugin({"CONDOR_CLASSAD_TEMPLATE": route})
     pool.restart("MASTER")
-    if route == KVM:
-        argv = ["condor_status", "-constraint", "HasVM", "-af", "Name"]
-        pool.until(lambda: bool(pool.run("root", argv).stdout), 90, "the startd to have VMs")
+    if route in _NEEDED:
+        argv = ["condor_status", "-constraint", _NEEDED[route], "-af", "Name"]
+        what = f"the startd to advertise what {route} needs"
+        pool.until(lambda: bool(pool.run("root", argv).stdout), 90, what)
 
 
 def _some(place: Place, pool: Pool, way: str, more: str) -> List[Waits]:
