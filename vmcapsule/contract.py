@@ -97,6 +97,14 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
     either way        of connections to the starter's chirp proxy, which the guest numbers from
                       0 to `LINE_LINKS_MAX` - 1 in a first byte: `LINE_OPEN` (from the guest),
                       `LINE_DATA` with what is said, `LINE_CLOSE`
+    either way        of shells for who logs in to the slot, which the host numbers from 0 to
+                      `LINE_SHELLS_MAX` - 1 in a first byte: `LINE_SHELL` (from the host) with
+                      the size of the terminal (rows and columns, 2 bytes each, the higher
+                      first; 0 rows: there is none), its kind, a zero byte, and a command for
+                      the user's shell, none for an interactive one; `LINE_SHELL_SIZE` (from
+                      the host) with a new size; `LINE_SHELL_TEXT`, none where there is no
+                      more; `LINE_SHELL_END`, which the guest says last of all, and the host to
+                      have it said: then the number is free
 
 Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
 first and then renamed)
@@ -168,6 +176,11 @@ LINE_OPEN = b"c"
 LINE_DATA = b"d"
 LINE_CLOSE = b"x"
 LINE_LINKS_MAX = 16
+LINE_SHELL = b"S"
+LINE_SHELL_SIZE = b"z"
+LINE_SHELL_TEXT = b"t"
+LINE_SHELL_END = b"q"
+LINE_SHELLS_MAX = 8
 
 #: What the guest replaces by the sandbox's path in values of the environment.
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"

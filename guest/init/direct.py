@@ -12,16 +12,19 @@ from init.files import to_bytes, write_file
 from init.line import open_line, wait_with_line
 from init.processes import limit, oom_score, spawn
 from init.proxy import Proxy
+from init.shells import Shells
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
     from init.record import Job
     from init.run import Guest
 
 #: The starter's JOB_DEFAULT for /proc/PID/oom_score_adj of jobs.
 JOB_OOM_SCORE = 800
+#: What who logs in to the slot works with: the first that is there.
+SHELLS = ("/bin/bash", "/bin/sh")
 
 
 def become(login: pwd.struct_passwd, scratch: str) -> None:
@@ -68,6 +71,7 @@ class Direct:
         self.job, self.guest = job, guest
         self.line = open_line() if guest.whole_machine else None
         self.proxy: Optional[Proxy] = None
+        self.shells: Optional[Shells] = None
 
     def prepare(self) -> str:
         """Return the folder to unpack the sandbox into."""
@@ -86,20 +90,29 @@ class Direct:
         program = os.path.join(sandbox, job["executable"])
         ad = parse_ad(job_ad)
 
-        def setup() -> None:
-            # As every child of HTCondor's daemons finds it.
-            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        def setup(at_last: "Callable[[], None]") -> None:
             oom_score(JOB_OOM_SCORE)
             limit_job(ad)
             become(login, sandbox)
-            open_streams(job)
+            at_last()
+
+        def setup_job() -> None:
+            # As every child of HTCondor's daemons finds it.
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            setup(lambda: open_streams(job))
+
+        def start_shell(more: "List[str]", at_last: "Callable[[], None]", term: str) -> int:
+            shell = [name for name in SHELLS if os.access(name, os.X_OK)][:1]
+            return spawn(shell + more, lambda: setup(at_last), {**environment, "TERM": term})
 
         start_s = time.monotonic()
         # As HTCondor 25 has it; in its slot a job was given all that it is to have.
         environment = {} if job.get("sandbox") else {"HOME": login.pw_dir}
         for name, value in job["environment"].items():
             environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
-        pid = spawn([program] + job["arguments"], setup, environment)
+        pid = spawn([program] + job["arguments"], setup_job, environment)
+        if self.line is not None:
+            self.shells = Shells(self.line, start_shell)
         self.guest.log(f"the job runs as {login.pw_name}, process {pid}")
         status, usage = self.wait(pid, sandbox)
         report["duration_s"] = time.monotonic() - start_s
@@ -138,7 +151,8 @@ class Direct:
         out, error = self.job["stdout"], self.job["stderr"]
         streams = {LINE_STDOUT: out, LINE_STDERR: error if error != out else None}
         paths = {kind: os.path.join(sandbox, name) for kind, name in streams.items() if name}
-        return wait_with_line(pid, self.line, paths, self.proxy)
+        talkers = [one for one in (self.proxy, self.shells) if one is not None]
+        return wait_with_line(pid, self.line, paths, talkers)
 
     def save_logs(self) -> None:
         """There are none but the guest's own."""

@@ -9,9 +9,13 @@ from init.files import read_text
 
 MYPY = False
 if MYPY:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
     from init.proxy import Proxy
+    from init.shells import Shells
+
+    #: What else goes over the line.
+    Talkers = Sequence[Union[Proxy, Shells]]
 
 PORTS = "/sys/class/virtio-ports"
 HEAD_BYTES = 5
@@ -110,7 +114,7 @@ def follow(streams: "Dict[bytes, str]") -> "List[Followed]":
 
 
 def wait_with_line(
-    pid: int, line: Line, streams: "Dict[bytes, str]", proxy: "Optional[Proxy]" = None
+    pid: int, line: Line, streams: "Dict[bytes, str]", talkers: "Talkers" = ()
 ) -> "Tuple[int, Any]":
     """Wait until the job has ended; return its wait status and what it used.
 
@@ -129,15 +133,16 @@ def wait_with_line(
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 return status, usage
+            line.flush()
             for stream in followed:
                 stream.send_more(line)
             for kind, data in line.frames():
                 if kind == LINE_SIGNAL:
                     for number in data:
                         line.pass_on(number, pid)
-                elif proxy is not None:
-                    proxy.take(kind, data)
-            rest(reader, line, proxy)
+                for talker in talkers:
+                    talker.take(kind, data)
+            rest(reader, line, talkers)
     finally:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGCHLD, handler)
@@ -145,13 +150,13 @@ def wait_with_line(
             os.close(fd)
 
 
-def rest(reader: int, line: Line, proxy: "Optional[Proxy]") -> None:
+def rest(reader: int, line: Line, talkers: "Talkers") -> None:
     """Until it is time to look again, a child has ended, or somebody says something."""
     poll = select.poll()
     poll.register(reader, select.POLLIN)
     poll.register(line.fd, select.POLLIN | (select.POLLOUT if line.unsent else 0))
-    if proxy is not None:
-        for fd, wanted in proxy.wanted().items():
+    for talker in talkers:
+        for fd, wanted in talker.wanted().items():
             poll.register(fd, wanted)
     events = dict(poll.poll(LOOK_S * 1000))
     if reader in events:
@@ -159,5 +164,5 @@ def rest(reader: int, line: Line, proxy: "Optional[Proxy]") -> None:
     elif events.get(line.fd, 0) & ~(select.POLLIN | select.POLLOUT):
         # Nobody is at the other end, which is no news each time.
         select.select([reader], [], [], LOOK_S)
-    if proxy is not None:
-        proxy.look(set(events))
+    for talker in talkers:
+        talker.look(set(events))

@@ -24,6 +24,8 @@ PACKAGES = {
     "qemu-system-x86": "usr/bin/qemu-system-x86_64",
     "qemu-utils": "usr/bin/qemu-img",
     "iproute2": "usr/bin/ip",
+    "openssh-client": "usr/bin/ssh",
+    "openssh-server": "usr/sbin/sshd",
     "procps": "usr/bin/ps",
     "ca-certificates": "etc/ssl/certs/ca-certificates.crt",
     "util-linux": "usr/bin/setpriv",

@@ -9,6 +9,7 @@ from typing import Iterator
 import pytest
 
 from tests.pool.jobs import TIMEOUT_S, copy_of, try_now
+from tests.pool.packed import RICH, RICH_INPUT, RICH_SUBMIT, assert_rich_ended, in_slot
 from tests.pool.plugin import HOME, SCRATCH
 from tests.pool.pool import HELD, RUNNING, JobId, Pool
 from tests.pool.processes import machines
@@ -30,15 +31,8 @@ queue
 @pytest.fixture(scope="module", autouse=True)
 def route(pool: Pool) -> Iterator[None]:
     """The pool with the route that is printed for 'slot'."""
-    pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
-    wanted = ["condor_status", "-constraint", 'VMCapsuleTemplates != ""', "-af", "Name"]
-    pool.until(
-        lambda: bool(pool.run("root", wanted, check=False).stdout), 90, "a template to be told"
-    )
-    yield
-    pool.run("root", ["condor_rm", "-all"], check=False)
-    pool.until(lambda: not pool.queue(), 90, "the queue to be empty")
-    pool.change_route()
+    with in_slot(pool):
+        yield
 
 
 def submit(pool: Pool, folder: str, script: str, more: str = "", **files: str) -> JobId:
@@ -46,30 +40,13 @@ def submit(pool: Pool, folder: str, script: str, more: str = "", **files: str) -
     return pool.submit("alice", folder, SUBMIT.format(more=more), job)
 
 
-RICH = """\
-cat
-echo "$1 $2 $FOO $(hostname)"
-cat debian_version
-grep -i '^Cmd' .job.ad
-mkdir results
-echo made >results/file
-exit 7
-"""
-RICH_SUBMIT = """\
-input = in
-arguments = "$$(Cpus) 'two  words'"
-environment = "FOO='a b' LD_PRELOAD=/nowhere PATH=/bin:/usr/bin PYTHONHOME=/nowhere"
-transfer_input_files = file:///etc/debian_version
-transfer_output_files = results
-transfer_output_remaps = "results=renamed"
-stream_output = true
-max_retries = 1
-"""
+RICH_ENVIRONMENT = "FOO='a b' LD_PRELOAD=/nowhere PATH=/bin:/usr/bin PYTHONHOME=/nowhere"
 
 
 @pytest.fixture(scope="module")
 def rich_job(pool: Pool) -> JobId:
-    return submit(pool, "sl-rich", RICH, RICH_SUBMIT, **{"in": "given\n"})
+    more = f'{RICH_SUBMIT}environment = "{RICH_ENVIRONMENT}"'
+    return submit(pool, "sl-rich", RICH, more, **RICH_INPUT)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +76,8 @@ def no_program_job(pool: Pool) -> JobId:
 def test_what_htcondor_does_around_a_job_it_does_around_the_machine(
     pool: Pool, rich_job: JobId
 ) -> None:
-    ad = pool.wait(rich_job, TIMEOUT_S)
-    assert (ad.integer("ExitCode"), ad.integer("NumJobStarts")) == (7, 2)
-    version = pool.read("/etc/debian_version")
-    cmd = 'Cmd = "/home/alice/sl-rich/job.sh"\n'
-    said = f"given\n1 two  words a b capsule\n{version}{cmd}"
-    assert pool.read("/home/alice/sl-rich/out") == said
-    assert pool.read("/home/alice/sl-rich/renamed/file") == "made\n"
+    ad = assert_rich_ended(pool, rich_job, "sl-rich")
+    assert ad.integer("NumJobStarts") == 2
     # What the guest measured, and not what QEMU took.
     assert 0 < (ad.number("RemoteUserCpu") or 0) + (ad.number("RemoteSysCpu") or 0) < 5
     assert 0 < (ad.integer("ResidentSetSize") or 0) < 100_000
@@ -213,6 +185,19 @@ def test_what_a_running_job_has_printed_can_be_looked_at(pool: Pool) -> None:
         return seen == [b"begun\n"]
 
     pool.until(is_seen, TIMEOUT_S, "condor_tail to show what the job has printed")
+    pool.run("alice", ["condor_rm", str(job)])
+
+
+@pytest.mark.representative
+def test_who_logs_in_to_a_jobs_slot_is_in_its_machine(pool: Pool) -> None:
+    job = submit(pool, "sl-ssh", "echo begun; sleep 600", "stream_output = true")
+    wait_until_printed(pool, "sl-ssh", "begun\n")
+    typed = "hostname; pwd; ls -a; exit\n"
+    argv = ["condor_ssh_to_job", "-auto-retry", str(id_of(copy_of(pool, job)))]
+    shown = pool.run("alice", argv, stdin=typed, timeout_s=TIMEOUT_S).stdout.decode().split()
+    assert "capsule" in shown and "_condor_stdout" in shown
+    # What HTCondor and our program have in the slot the job does not have.
+    assert not {name for name in shown if name.startswith((".vmcapsule", ".docker", ".condor"))}
     pool.run("alice", ["condor_rm", str(job)])
 
 

@@ -9,6 +9,7 @@ from typing import Iterator
 import pytest
 
 from tests.pool.jobs import TIMEOUT_S
+from tests.pool.packed import RICH, RICH_INPUT, RICH_SUBMIT, assert_rich_ended
 from tests.pool.plugin import wrapped
 from tests.pool.pool import RUNNING, JobId, Pool
 from tests.pool.processes import machines
@@ -39,39 +40,26 @@ def wrapper(pool: Pool) -> Iterator[None]:
 
 
 def submit(pool: Pool, folder: str, script: str, more: str = "", **files: str) -> JobId:
-    job = {"job.sh": f"#!/bin/sh\n{script}\n", **files}
+    job = {"job.sh": script if script.startswith("#!") else f"#!/bin/sh\n{script}\n", **files}
     return pool.submit("alice", folder, SUBMIT.format(more=more), job)
-
-
-RICH = """\
-cat
-echo "$1 $2 $FOO $(hostname)"
-cat debian_version
-mkdir results
-echo made >results/file
-exit 7
-"""
-RICH_SUBMIT = """\
-input = in
-arguments = "$$(Cpus) 'two  words'"
-environment = "FOO='a b'"
-transfer_input_files = file:///etc/debian_version
-transfer_output_files = results
-transfer_output_remaps = "results=renamed"
-stream_output = true
-max_retries = 1
-"""
 
 
 @pytest.fixture(scope="module")
 def rich_job(pool: Pool) -> JobId:
-    return submit(pool, "wr-rich", RICH, RICH_SUBMIT, **{"in": "given\n"})
+    # What only Python can hand on is handed on, too.
+    environment = "FOO='a b' PATH=/bin:/usr/bin PYTHONHOME=/nowhere a-b=odd"
+    more = f'{RICH_SUBMIT}environment = "{environment}"'
+    return submit(pool, "wr-rich", RICH, more, **RICH_INPUT)
+
+
+PLAIN_ENVIRONMENT = """environment = "a-b=odd PWD=/home/alice FOO='a b'" """
 
 
 @pytest.fixture(scope="module")
 def plain_job(pool: Pool) -> JobId:
-    text = SUBMIT.format(more="").replace("+Want", "+Other")
-    return pool.submit("alice", "wr-plain", text, {"job.sh": "#!/bin/sh\nhostname; exit 3\n"})
+    text = SUBMIT.format(more=PLAIN_ENVIRONMENT).replace("+Want", "+Other")
+    script = "#!/bin/sh\nhostname; tr '\\0' '\\n' </proc/$$/environ >environ; exit 3\n"
+    return pool.submit("alice", "wr-plain", text, {"job.sh": script})
 
 
 @pytest.fixture(scope="module")
@@ -83,18 +71,17 @@ def killed_job(pool: Pool) -> JobId:
 def test_what_htcondor_does_around_a_job_it_does_around_the_machine(
     pool: Pool, rich_job: JobId
 ) -> None:
-    ad = pool.wait(rich_job, TIMEOUT_S)
-    assert (ad.integer("ExitCode"), ad.integer("NumJobCompletions")) == (7, 2)
-    version = pool.read("/etc/debian_version")
-    said = f"given\n1 two  words a b capsule\n{version}"
-    assert pool.read("/home/alice/wr-rich/out") == said
-    assert pool.read("/home/alice/wr-rich/renamed/file") == "made\n"
+    ad = assert_rich_ended(pool, rich_job, "wr-rich")
+    assert ad.integer("NumJobCompletions") == 2
     assert pool.read("/home/alice/wr-rich/err") == ""
 
 
 def test_other_jobs_do_not_notice(pool: Pool, plain_job: JobId) -> None:
     assert pool.wait(plain_job, TIMEOUT_S).integer("ExitCode") == 3
     assert pool.read("/home/alice/wr-plain/out") == f"{pool.space.host_name}\n"
+    environment = pool.read("/home/alice/wr-plain/environ").splitlines()
+    # A shell keeps neither of them as it is.
+    assert {"a-b=odd", "PWD=/home/alice", "FOO=a b"} <= set(environment)
 
 
 def test_death_by_signal_is_the_jobs(pool: Pool, killed_job: JobId) -> None:

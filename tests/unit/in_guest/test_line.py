@@ -186,7 +186,7 @@ def test_a_jobs_chirp_is_its_starters(
     (tmp_path / "job.py").write_text(ASKS)
     with live.listening(), (tmp_path / "out").open("wb") as out:
         job = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, stdout=out)
-        job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+        job.returncode, _ = guest.wait_with_line(job.pid, line, {}, [proxy])
     starter.thread.join(20)
     starter.close()
     assert job.returncode == 0
@@ -212,7 +212,7 @@ def test_a_job_that_asks_where_nobody_listens_is_told_so(
         argv = [sys.executable, "-c", f"import socket; {ask}"]
         with (tmp_path / "out").open("wb") as out:
             job = subprocess.Popen(argv, stdout=out)
-            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, [proxy])
     assert job.returncode == 0
     assert (tmp_path / "out").read_text() == "b''\n" * 20
 
@@ -235,7 +235,7 @@ def test_more_connections_than_there_can_be_are_no_failure(
         argv = [sys.executable, "-c", f"import socket, time; at = {ask}; time.sleep(0.7)"]
         with live.listening():
             job = subprocess.Popen(argv)
-            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, proxy)
+            job.returncode, _ = guest.wait_with_line(job.pid, line, {}, [proxy])
         assert job.returncode == 0
         assert max(counts) == contract.LINE_LINKS_MAX
 

@@ -2,7 +2,7 @@
 
 The guest is a stranger: of what it says there is no more at a time than a frame, what it
 prints goes where its job's output goes anyway, connections lead to the starter's chirp proxy
-alone, and nothing else becomes of it.
+alone, a shell to who has logged in for one, and nothing else becomes of it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import struct
 import threading
 import zlib
 from collections import deque
-from typing import Iterator, Mapping, Optional
+from typing import Iterator, Mapping, Optional, Protocol
 
 from vmcapsule import contract
-from vmcapsule.slot.packed.links import Links
+from vmcapsule.slot.packed.links import Frames
 from vmcapsule.vm.line import Line
 
 _HEAD = struct.Struct(">cI")
@@ -73,13 +73,32 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+class Talker(Protocol):
+    """What else goes over a line: connections of some kind, each with a number."""
+
+    def are_full(self) -> bool:
+        """Is the guest not to be listened to, since somebody else does not?"""
+
+    def wanted(self, more: bool) -> dict[int, int]:
+        """What to wait for, by file descriptor; ``more``: what is for the guest, too."""
+
+    def take(self, kind: bytes, data: bytes) -> Frames:
+        """Take a frame of the guest's, whatever it is; what is yielded is the answer."""
+
+    def look(self, ready: set[int]) -> Frames:
+        """Go on with what is ready; what is yielded is for the guest."""
+
+    def close(self) -> None:
+        """End all of them."""
+
+
 class Live:
     """A line in use; ``streams`` are by the kind of the frames that carry them."""
 
-    def __init__(self, line: Line, streams: Mapping[bytes, Stream], links: Links) -> None:
+    def __init__(self, line: Line, streams: Mapping[bytes, Stream], *talkers: Talker) -> None:
         self._line = line
         self.streams = streams
-        self._links = links
+        self._talkers = talkers
         self._heard = b""
         self._unsent = bytearray()
         #: Signals are sent from where the rest is: not in the middle of another frame.
@@ -101,7 +120,8 @@ class Live:
             os.close(writer)
             thread.join()
             os.close(reader)
-            self._links.close()
+            for talker in self._talkers:
+                talker.close()
 
     def send_signal(self, number: int) -> bool:
         """Send the job a signal; False: it has not begun, and there is nobody to send it to."""
@@ -117,8 +137,9 @@ class Live:
             ready = self._ready(woken)
             is_last = woken in ready and os.read(woken, _READ_BYTES) == b""
             self._say_signals()
-            for kind, data in self._links.look(ready):
-                self._say(kind, data)
+            for talker in self._talkers:
+                for kind, data in talker.look(ready):
+                    self._say(kind, data)
             if is_last or self._line.out_of in ready:
                 self._take_some()
             self._flush()
@@ -131,12 +152,14 @@ class Live:
         poll.register(woken, select.POLLIN)
         # A guest that does not listen is not listened to, nor is a starter for it.
         has_room = len(self._unsent) < _UNSENT_BYTES_MAX
-        if has_room and not self._links.are_full() and not self._broken:
+        is_heard = has_room and not self._broken
+        if is_heard and not any(talker.are_full() for talker in self._talkers):
             poll.register(self._line.out_of, select.POLLIN)
         if self._unsent:
             poll.register(self._line.into, select.POLLOUT)
-        for fd, events in self._links.wanted(has_room).items():
-            poll.register(fd, events)
+        for talker in self._talkers:
+            for fd, events in talker.wanted(has_room).items():
+                poll.register(fd, events)
         return {fd for fd, _ in poll.poll()}
 
     def _say_signals(self) -> None:
@@ -170,10 +193,10 @@ class Live:
         self._heard = b"" if self._broken else self._heard[at:]
 
     def _take(self, kind: bytes, data: bytes) -> None:
-        if kind == contract.LINE_BEGUN:
-            self._begun = True
-        elif kind in self.streams:
+        self._begun = self._begun or kind == contract.LINE_BEGUN
+        if kind in self.streams:
             self.streams[kind].write(data)
-        else:
-            for said, answer in self._links.take(kind, data):
+            return
+        for talker in self._talkers:
+            for said, answer in talker.take(kind, data):
                 self._say(said, answer)

@@ -28,6 +28,7 @@ from vmcapsule.slot.packed.found import Found
 from vmcapsule.slot.packed.links import Links
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.slot.packed.put_back import append, put_back
+from vmcapsule.slot.packed.shells import open_in
 from vmcapsule.slot.starter import read_slot
 from vmcapsule.template.cache import in_use
 from vmcapsule.template.template import load
@@ -50,8 +51,12 @@ def run(found: Found, template: Path, settings: Settings) -> JobExit:
     """
     _at_signals(lambda number, _: _stop(number))
     try:
-        with in_use(template), _aside(found.here) as folder, line.made(folder / "line") as ours:
-            live = Live(ours, _streams(found), Links(found.chirp))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(in_use(template))
+            folder = stack.enter_context(_aside(found.here))
+            ours = stack.enter_context(line.made(folder / "line"))
+            shells = stack.enter_context(open_in(found.here))
+            live = Live(ours, _streams(found), Links(found.chirp), shells)
             _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
             made = make(found, load(template), settings, folder)
             with live.listening():
