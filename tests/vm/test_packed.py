@@ -13,6 +13,7 @@ from typing import Callable, Iterator
 
 import pytest
 
+from tests.unit.starter import Starter
 from tests.vm.conftest import TIMEOUT_S, kvm_line, template_lines
 from vmcapsule.config import Config
 from vmcapsule.slot.program import write_probe
@@ -39,6 +40,10 @@ def here(tmp_path: Path) -> Path:
     (sandbox / ".machine.ad").write_text(MACHINE_AD + kvm_line() + template_lines())
     (sandbox / ".job.ad").write_text("ClusterId = 7\nProcId = 1\n")
     return sandbox
+
+
+def has_kvm() -> bool:
+    return "true" in kvm_line()
 
 
 def run(
@@ -115,9 +120,25 @@ def test_a_job_finds_and_leaves_its_slot_as_natively(here: Path, config: Config)
 
 
 def test_it_dies_by_the_jobs_signal(here: Path, config: Config) -> None:
+    starter = Starter()
+    starter.write_contact(here)
     ended = run(here, config, "echo said; kill -SEGV $$\n")
+    starter.close()
     assert (ended.status, ended.out) == (-11, "said\n"), ended.err
+    # What kept its guest from the machine is in its ad.
+    assert starter.attributes["ChirpVmCapsuleIsolation"] == ("kvm" if has_kvm() else "tcg")
     assert not (here / ".job_wrapper_failure").exists()
+
+
+def test_it_is_not_emulated_where_the_job_does_not_want_that(
+    here: Path, config: Config
+) -> None:
+    with (here / ".job.ad").open("a") as ad:
+        ad.write("VmCapsuleRequireKVM = true\n")
+    ended = run(here, config, "exit 4\n")
+    assert ended.status == (4 if has_kvm() else 1)
+    if not has_kvm():
+        assert "KVM is required" in (here / ".job_wrapper_failure").read_text()
 
 
 @pytest.mark.parametrize(("first", "status"), [("#!/nowhere/sh", 127), ("\x7fELF", 126)])

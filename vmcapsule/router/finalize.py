@@ -94,6 +94,9 @@ def measured(routed: Ad) -> Ad:
     by_chirp = [f"{name} = {routed.expr(name)}" for name in routed.names if _is_chirps(name)]
     # The JobRouter reads PIPE_BUFFER_MAX bytes of us, and loses a job of which that is cut.
     lines += by_chirp if sum(map(len, by_chirp)) < _OUTPUTS_CHARS_MAX else []
+    isolation = routed.string(starter.ISOLATION) or ""
+    if isolation.encode() in _ISOLATIONS:
+        lines.append(f"{_ISOLATION} = {quote(isolation)}")
     dumped = routed.expr(starter.CORE_DUMPED)
     if dumped is not None and routed.boolean("ExitBySignal"):
         lines.append(f"JobCoreDumped = {str(dumped == '1').lower()}")

@@ -35,6 +35,8 @@ USED_RESIDENT_KIB = "ChirpVmCapsuleResidentSetSize"
 USED_IMAGE_KIB = "ChirpVmCapsuleImageSize"
 USED_DISK_KIB = "ChirpVmCapsuleDiskUsage"
 CORE_DUMPED = "ChirpVmCapsuleCoreDumped"
+#: What kept the guest of a job that was packed in its slot from its machine: "kvm" or "tcg".
+ISOLATION = "ChirpVmCapsuleIsolation"
 #: What `vmcapsule.slot.probe` tells the machine's ad.
 HAS_VM_CAPSULE = "HasVMCapsule"
 QEMU_VERSION = "VMCapsuleQEMUVersion"
@@ -100,6 +102,11 @@ def number(ad: str, name: str) -> int:
     """A literal number in an ad, rounded down; 0 where there is none."""
     text = _literal(ad, name) or ""
     return int(float(text)) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]*)?", text, re.ASCII) else 0
+
+
+def is_true(ad: str, name: str) -> bool:
+    """Is an attribute the literal true?"""
+    return (_literal(ad, name) or "").lower() == "true"
 
 
 def _text(path: Path) -> str:

@@ -298,7 +298,12 @@ def test_a_route_of_another_universe_is_told(knobs: dict[str, str]) -> None:
         translate(f'[ Name = "x"; TargetUniverse = 13 ]\n------\n{source}', load_config(knobs))
 
 
-def test_the_source_is_told_what_its_guest_measured(knobs: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("said", "isolation"), [("tcg", '"tcg"'), ("kvm", '"kvm"'), ("x", None)]
+)
+def test_the_source_is_told_what_its_guest_measured(
+    knobs: dict[str, str], said: str, isolation: Optional[str]
+) -> None:
     ended = """\
 ExitBySignal = true
 ChirpVmCapsuleCoreDumped = 1
@@ -311,11 +316,13 @@ ChirpVmCapsuleDiskUsage = 12
 SpooledOutputFiles = "a,b"
 ChirpStep = 7
 """
+    ended += f'ChirpVmCapsuleIsolation = "{said}"\n'
     ad = routed(knobs).long_form() + ended.replace("RemoteUserCpu", "Other")
     source = split_translate(RECORDED.read_text())[1].long_form()
     told, job_exit = finalize(f"{source}------\n{ad}")
     assert job_exit is None
-    assert dict(told.attributes) == {
+    assert told.expr("VmCapsuleIsolation") == isolation
+    assert {k: v for k, v in told.attributes if k != "VmCapsuleIsolation"} == {
         "RemoteUserCpu": "0.500000",
         "RemoteSysCpu": "0.250000",
         "ResidentSetSize": "4096",

@@ -19,6 +19,8 @@ from vmcapsule.slot.packed.share import room_in
 
 #: Where QEMU and what else is started here are looked for, whatever the job says.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+#: By which a job asks for hardware isolation; the routed ad says so in our arguments.
+_REQUIRE_KVM = "VmCapsuleRequireKVM"
 #: With what a shell ends where it cannot start a program.
 _NOT_FOUND, _NOT_STARTED = 127, 126
 
@@ -33,32 +35,36 @@ def packed(arguments: Sequence[str]) -> int:
     environment = _kept(args.environment) if args.environment else _given()
     _part_from_the_jobs()
     found = find(Path.cwd(), command, environment)
+    settings = _settings(args)
+    if starter.is_true(found.job_ad, _REQUIRE_KVM):
+        settings = settings._replace(require_kvm=True)
     try:
-        template = routed.any_template_here(found.machine_ad)
-        return run.end(run.run(found, template, _settings(args)))
+        done = run.run(found, routed.any_template_here(found.machine_ad), settings)
     except ExecFailed as error:
         say(f"vmcapsule: {error.message}", sys.stderr)
         return _NOT_FOUND if error.number == errno.ENOENT else _NOT_STARTED
+    telling.ran(done.isolation, starter.read_slot(found.here, environment))
+    return run.end(done.job_exit)
 
 
 def of_route(arguments: Sequence[str]) -> int:
     """Run the job whose place we have in its routed ad; return its exit code."""
-    args, command = parsed(of_routed_ad(), arguments)
     here, given = Path.cwd(), _given()
     _part_from_the_jobs()
     told = starter.read_slot(here, given)
-    settings = _settings(args)
     try:
+        args, command = parsed(of_routed_ad(), arguments)
+        settings = _settings(args)
         found = _found(here, command, given, settings)
         template = routed.template_here(found.machine_ad, args.template_like)
         if args.executable:
             found = as_executable(found)
-        job_exit = run.run(found, template, settings)
+        done = run.run(found, template, settings)
     except Exception as error:
         telling.failed(error, told)
         raise
-    telling.ended(job_exit, told)
-    return run.end(job_exit)
+    telling.ended(*done, told)
+    return run.end(done.job_exit)
 
 
 def _found(

@@ -22,6 +22,7 @@ from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.errors import ExecFailed, VmCapsuleError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import JobExit, read_exit
+from vmcapsule.named import NamedTuple
 from vmcapsule.slot.ending import die
 from vmcapsule.slot.packed.carry import STARTERS_OWN, Settings, make
 from vmcapsule.slot.packed.found import Found
@@ -43,7 +44,14 @@ STOPS = (
 )
 
 
-def run(found: Found, template: Path, settings: Settings) -> JobExit:
+class Run(NamedTuple):
+    """A run to the job's end, and by what its machine was one: the accelerator's name."""
+
+    job_exit: JobExit
+    isolation: str
+
+
+def run(found: Found, template: Path, settings: Settings) -> Run:
     """Run a job in a machine of ``template``; say how it ended, or die as it is told to.
 
     Signals are the job's once it runs.  Whatever is raised is not the job's end:
@@ -60,8 +68,8 @@ def run(found: Found, template: Path, settings: Settings) -> JobExit:
             _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
             made = make(found, load(template), settings, folder)
             with live.listening():
-                _boot(found, made, ours)
-            return _back(found, made, live)
+                isolation = _boot(found, made, ours)
+            return Run(_back(found, made, live), isolation)
     except KeyboardInterrupt as stop:
         die(int(stop.args[0]))
 
@@ -96,10 +104,10 @@ def _aside(here: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _boot(found: Found, made: Capsule, ours: Line) -> None:
+def _boot(found: Found, made: Capsule, ours: Line) -> str:
     told = read_slot(found.here, dict(found.environment))
     try:
-        boot_capsule(
+        return boot_capsule(
             made,
             cache=made.folder,
             timeout_s=made.timeout_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import time
@@ -51,7 +52,14 @@ def _told(error: Exception) -> str:
     return str(error) if isinstance(error, VmCapsuleError) else repr(error)
 
 
-def ended(job_exit: JobExit, here: Slot) -> None:
+def ran(isolation: str, here: Slot) -> None:
+    """What kept the guest from the machine, of a job that knows nothing of us: where that
+    cannot be told it is not."""
+    with contextlib.suppress(ToolError):
+        chirp.set_delayed({slot.ISOLATION: isolation}, here.chirp)
+
+
+def ended(job_exit: JobExit, isolation: str, here: Slot) -> None:
     """What the job used, as its guest measured it: what the slot used is QEMU's."""
     used: Mapping[str, Union[int, float, str]] = {
         slot.USED_USER_CPU: job_exit.user_cpu_s,
@@ -60,6 +68,7 @@ def ended(job_exit: JobExit, here: Slot) -> None:
         slot.USED_IMAGE_KIB: job_exit.image_size_kib,
         slot.USED_DISK_KIB: job_exit.disk_usage_kib,
         slot.CORE_DUMPED: int(job_exit.core_dumped),
+        slot.ISOLATION: isolation,
     }
     try:
         chirp.set_delayed(used, here.chirp)

@@ -106,6 +106,20 @@ def test_the_queue_is_told_how_often_a_routed_job_was_not_run(
     assert "no template of the likeness aa" in (here / FAILURE).read_text()
 
 
+def test_a_routed_ad_of_another_version_is_counted_too(
+    tmp_path: Path, starter: Starter
+) -> None:
+    env = {"_CONDOR_CHIRP_CONFIG": str(starter.write_contact(tmp_path))}
+    done, _ = run(tmp_path, "--of-tomorrow", *ROUTED, command="routed", **env)
+    assert done.returncode == 1
+    assert starter.at_once["ChirpVmCapsuleUnreported"] == 1
+    reason = str(starter.at_once["ChirpVmCapsuleReason"])
+    assert (
+        reason.startswith("m1: the routed ad says '--of-tomorrow")
+        and "same vmcapsule" in reason
+    )
+
+
 def test_a_starter_that_is_not_told_runs_the_job_again_all_the_same(tmp_path: Path) -> None:
     done, here = run(tmp_path, *ROUTED, command="routed")
     assert done.returncode == 1 and "there is no chirp here" in done.stderr
