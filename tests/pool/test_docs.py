@@ -44,7 +44,7 @@ def submit(pool: Pool, folder: str, memory: int, more: str = "") -> JobId:
 @pytest.fixture(scope="module")
 def printed(pool: Pool) -> str:
     """What the page's questions are answered with: of a refused and of an idle job."""
-    refused = submit(pool, "docs-held", 64, "stream_output = true")
+    refused = submit(pool, "docs-held", 64, "request_gpus = 1")
     pool.wait(refused, until=(HELD,))
     idle = submit(pool, "docs-idle", 100_000)
     pool.until(lambda: bool(pool.routed(idle)), 60, "the job to be routed")
@@ -58,7 +58,7 @@ def printed(pool: Pool) -> str:
 
 
 @pytest.mark.parametrize(
-    "shown", ["never  MY.WantJobRouter", "HasVMCapsule is true", "StreamOut"]
+    "shown", ["never  MY.WantJobRouter", "HasVMCapsule is true", "RequestGPUs"]
 )
 def test_the_page_shows_what_is_printed(shown: str, printed: str) -> None:
     (block,) = [text for text in blocks("text") if shown in text]
