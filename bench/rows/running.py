@@ -20,6 +20,7 @@ from tests.pool.pool import RUNNING, Pool, PoolError
 from vmcapsule.classad.ads import Ad, quote
 
 _SPOOL = "/var/tmp/bench-spool"
+_FILE = "95-running"
 #: HTCondor's own default, and how many times the router is to look.
 _POLL_S, _POLLS = 10, 6
 #: As ``ClassAdLog`` numbers what it notes.
@@ -29,9 +30,12 @@ _CONFIG = f"""\
 JOB_ROUTER_SCHEDD1_SPOOL = {_SPOOL}
 JOB_ROUTER_POLLING_PERIOD = {_POLL_S}
 JOB_ROUTER_MAX_JOBS = -1
-JOB_ROUTER_DEBUG = D_FULLDEBUG
+PERIODIC_EXPR_INTERVAL = 60
+UPDATE_INTERVAL = 300
 CAPSULE_HOOK_UPDATE_JOB_INFO = {_SPOOL}/update
 """
+#: For as long as it is to say how many it has adopted: that it says anything takes time.
+_TALKATIVE = "JOB_ROUTER_DEBUG = D_FULLDEBUG\n"
 _SUBMIT = """\
 executable = /bin/sleep
 transfer_executable = false
@@ -57,6 +61,8 @@ def jobs(place: Place) -> Outcome:
         pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
         _install(pool, queue_of(*_one_that_runs(pool), count))
         pool.until(lambda: _adopted(pool) >= count, 300, f"the router to adopt {count:,} jobs")
+        pool.configure(_FILE, _CONFIG)
+        pool.reconfigure()
         before_s = _cpu_s(pool)
         time.sleep(_POLLS * _POLL_S)
         used_s = _cpu_s(pool) - before_s
@@ -94,9 +100,10 @@ def queue_of(source: Ad, routed: Ad, count: int) -> Iterator[str]:
     # {0} and {1} stand for their clusters.
     both = "\n".join([*_ad_of(source, "{0}"), *_ad_of(routed, "{1}")])
     for cluster in range(_FIRST_CLUSTER, _FIRST_CLUSTER + 2 * count, 2):
-        yield str(_BEGIN)
+        # With the blank that stands before what these have not.
+        yield f"{_BEGIN} "
         yield both.replace("{0}", str(cluster)).replace("{1}", str(cluster + 1))
-        yield str(_END)
+        yield f"{_END} "
 
 
 def _ad_of(ad: Ad, cluster: str) -> Iterator[str]:
@@ -117,7 +124,7 @@ def _install(pool: Pool, lines: Iterator[str]) -> None:
     pool.put(f"{_SPOOL}/job_queue.log", "".join(f"{line}\n" for line in lines), owner="condor")
     pool.put(f"{_SPOOL}/started", "", mode=0o666)
     pool.put(f"{_SPOOL}/update", _COUNTING, mode=0o755)
-    pool.configure("95-running", _CONFIG)
+    pool.configure(_FILE, _CONFIG + _TALKATIVE)
     pool.restart("JOB_ROUTER")
 
 
