@@ -21,10 +21,11 @@ from bench import document, hook_meter, measure, results, table
 from bench.measure import Command, Contender, Run, alternate, command, median_s, ratio, timed
 from bench.place import CHECKOUT, FULL, QUICK, Place, Sizes, install
 from bench.results import OURS, Growth, Measure, Outcome, Results, Target
-from bench.rows import ROWS, boot, hooks, quickstart, router, short, staging
+from bench.rows import ROWS, boot, hooks, quickstart, router, running, short, staging
 from tests.pool.pool import PoolError
 from tests.unit.returned import small_template
 from vmcapsule import __version__
+from vmcapsule.classad.ads import parse_ad
 from vmcapsule.cli import arguments
 from vmcapsule.config import load_config
 from vmcapsule.errors import ToolError
@@ -461,6 +462,22 @@ def test_what_the_hooks_use_for_jobs_packed_in_their_slot_has_a_bound() -> None:
     (measure,) = router.outcome_in_slot(costs).measures
     assert measure.what.startswith("hooks of 50 jobs packed in their slot (translate 0.25,")
     assert [(target.value, target.bound) for target in measure.targets] == [(0.25, 0.12)]
+
+
+def test_a_made_up_queue_has_each_job_and_its_copy() -> None:
+    source = parse_ad('ClusterId = 1\nGlobalJobId = "ap#1.0#9"\nRoutedToJobId = "2.0"\n')
+    routed = parse_ad('ClusterId = 2\nRoutedFromJobId = "1.0"\nRank = 1.0\n')
+    lines = "\n".join(running.queue_of(source, routed, 2)).splitlines()
+    # HTCondor takes no line without the blank.
+    assert (lines.count("105 "), lines.count("106 ")) == (2, 2)
+    found = {tuple(line.split(" ", 3)[1:]) for line in lines if line.startswith("103 ")}
+    assert found >= {
+        ("1002.0", "ClusterId", "1002"),
+        ("1002.0", "GlobalJobId", '"bench#1002.0#1"'),
+        ("1002.0", "RoutedToJobId", '"1003.0"'),
+        ("1003.0", "RoutedFromJobId", '"1002.0"'),
+        ("1003.0", "Rank", "1.0"),
+    }
 
 
 # The command
