@@ -103,8 +103,10 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
                       first; 0 rows: there is none), its kind, a zero byte, and a command for
                       the user's shell, none for an interactive one; `LINE_SHELL_SIZE` (from
                       the host) with a new size; `LINE_SHELL_TEXT`, none where there is no
-                      more; `LINE_SHELL_END`, which the guest says last of all, and the host to
-                      have it said: then the number is free
+                      more; `LINE_SHELL_TAKEN`, how many bytes of text were taken (4 bytes, the
+                      highest first): of what was not there may be `LINE_SHELL_WINDOW_BYTES`;
+                      `LINE_SHELL_END`, which the guest says last of all, and the host to have
+                      it said: then the number is free
 
 Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
 first and then renamed)
@@ -179,8 +181,10 @@ LINE_LINKS_MAX = 16
 LINE_SHELL = b"S"
 LINE_SHELL_SIZE = b"z"
 LINE_SHELL_TEXT = b"t"
+LINE_SHELL_TAKEN = b"k"
 LINE_SHELL_END = b"q"
 LINE_SHELLS_MAX = 8
+LINE_SHELL_WINDOW_BYTES = 256 << 10
 
 #: What the guest replaces by the sandbox's path in values of the environment.
 SCRATCH_DIR_MARK = "#CoNdOrScRaTcHdIr#"

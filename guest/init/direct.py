@@ -12,6 +12,7 @@ from init.files import to_bytes, write_file
 from init.line import open_line, wait_with_line
 from init.processes import limit, oom_score, spawn
 from init.proxy import Proxy
+from init.report import Failure
 from init.shells import Shells
 
 MYPY = False
@@ -103,6 +104,8 @@ class Direct:
 
         def start_shell(more: "List[str]", at_last: "Callable[[], None]", term: str) -> int:
             shell = [name for name in SHELLS if os.access(name, os.X_OK)][:1]
+            if not shell:
+                raise Failure("exec", "there is no shell in this machine")
             return spawn(shell + more, lambda: setup(at_last), {**environment, "TERM": term})
 
         start_s = time.monotonic()
@@ -112,7 +115,7 @@ class Direct:
             environment[name] = value.replace(SCRATCH_DIR_MARK, sandbox)
         pid = spawn([program] + job["arguments"], setup_job, environment)
         if self.line is not None:
-            self.shells = Shells(self.line, start_shell)
+            self.shells = Shells(self.line, start_shell, login.pw_uid)
         self.guest.log(f"the job runs as {login.pw_name}, process {pid}")
         status, usage = self.wait(pid, sandbox)
         report["duration_s"] = time.monotonic() - start_s
@@ -152,7 +155,11 @@ class Direct:
         streams = {LINE_STDOUT: out, LINE_STDERR: error if error != out else None}
         paths = {kind: os.path.join(sandbox, name) for kind, name in streams.items() if name}
         talkers = [one for one in (self.proxy, self.shells) if one is not None]
-        return wait_with_line(pid, self.line, paths, talkers)
+        try:
+            return wait_with_line(pid, self.line, paths, talkers)
+        finally:
+            if self.shells is not None:
+                self.shells.close()
 
     def save_logs(self) -> None:
         """There are none but the guest's own."""

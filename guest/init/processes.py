@@ -32,9 +32,9 @@ def spawn(
     reader, writer = os.pipe()
     args = [to_bytes(arg) for arg in argv]
     env = {to_bytes(n): to_bytes(v) for n, v in environment.items()}
+    what, failed = f"cannot start '{argv[0]}'", 0
     pid = os.fork()
     if pid == 0:
-        what, failed = f"cannot start '{argv[0]}'", 0
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)

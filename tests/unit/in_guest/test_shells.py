@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+import traceback
 from fcntl import ioctl
 from functools import partial
 from pathlib import Path
@@ -83,7 +84,7 @@ def run_machine(port: socket.socket, start: Callable[..., int]) -> None:
     job = subprocess.Popen(["sleep", "600"])
     signal.signal(signal.SIGTERM, lambda *_: job.kill())
     line = guest.Line(port.fileno())
-    guest.wait_with_line(job.pid, line, {}, [guest.Shells(line, start)])
+    guest.wait_with_line(job.pid, line, {}, [guest.Shells(line, start, os.getuid())])
 
 
 @contextlib.contextmanager
@@ -97,7 +98,11 @@ def running(sandbox: Path, start: Callable[..., int]) -> Iterator[Job]:
         try:
             host.close()
             run_machine(port, start)
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
+            sys.stderr.flush()
             os._exit(0)
     port.close()
     with host, open_in(sandbox) as shells:
@@ -138,6 +143,36 @@ def test_a_command_is_run_and_nothing_of_what_it_prints_is_lost(job: Job) -> Non
     job.until_alone()
 
 
+def test_a_shell_that_is_slow_gets_all_that_is_typed(job: Job) -> None:
+    env = {"SSH_ORIGINAL_COMMAND": "sleep 1; wc -c"}
+    with job.enter(env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as entered:
+        assert entered.communicate(b"x" * 3_000_000, 60)[0].split() == [b"3000000"]
+
+
+def test_who_does_not_look_delays_nobody_else(job: Job) -> None:
+    endless = {"SSH_ORIGINAL_COMMAND": "yes"}
+    with job.enter(env=endless, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as blind:
+        time.sleep(1)
+        for _ in range(3):
+            with job.enter(
+                env={"SSH_ORIGINAL_COMMAND": "seq 200000"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+            ) as entered:
+                assert len(entered.communicate(timeout=60)[0].split()) == 200_000
+        blind.kill()
+    job.until_alone()
+
+
+def test_a_command_is_run_whole_or_not_at_all(job: Job) -> None:
+    env = {"SSH_ORIGINAL_COMMAND": f"echo {'x' * 70_000}; echo end"}
+    with job.enter(env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as entered:
+        assert entered.communicate(timeout=60)[0] == b"vmcapsule: the command is too long\r\n"
+    env = {"SSH_ORIGINAL_COMMAND": f"echo {'x' * 60_000}; echo end"}
+    with job.enter(env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as entered:
+        assert entered.communicate(timeout=60)[0].endswith(b"x\nend\n")
+
+
 def test_a_terminal_is_one_in_there_of_the_same_size(job: Job) -> None:
     ours, theirs = pty.openpty()
     ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 101, 0, 0))
@@ -173,7 +208,9 @@ def test_who_goes_takes_his_shell_along(job: Job) -> None:
     pipe = subprocess.PIPE
     with job.enter(stdin=pipe, stdout=pipe) as entered:
         assert entered.stdin and entered.stdout
-        entered.stdin.write(b"trap 'echo gone >gone; exit' HUP; echo ready; sleep 60 & wait\n")
+        # What it runs is told, too.
+        script = "trap 'echo gone >gone; exit' HUP; echo ready; while :; do sleep 0.1; done"
+        entered.stdin.write(f"({script}) 2>/dev/null\n".encode())
         entered.stdin.flush()
         assert entered.stdout.readline() == b"ready\n"
         entered.kill()
@@ -214,6 +251,29 @@ def test_whoever_hands_nothing_over_is_not_let_in(job: Job) -> None:
             assert stranger.recv(1) == b""
     with job.enter(env={"SSH_ORIGINAL_COMMAND": "echo yes"}, stdout=subprocess.PIPE) as entered:
         assert entered.communicate(timeout=60)[0] == b"yes\n"
+
+
+def test_who_hands_over_too_little_keeps_nothing_open_and_nobody_out(job: Job) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = opened()
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 * contract.LINE_SHELLS_MAX):
+            stranger = stack.enter_context(socket.socket(socket.AF_UNIX))
+            stranger.connect(str(job.sandbox / ".docker_sock"))
+            socket.send_fds(stranger, [b"\0"], [0])
+        started_s = time.monotonic()
+        env = {"SSH_ORIGINAL_COMMAND": "echo yes"}
+        with job.enter(env=env, stdout=subprocess.PIPE) as entered:
+            assert entered.communicate(timeout=60)[0] == b"yes\n"
+        assert time.monotonic() - started_s < 30
+    job.until_alone()
+    # Those whom nobody pushed out have gone by now.
+    deadline_s = time.monotonic() + 60
+    while opened() > before:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
 
 
 def test_the_machines_end_is_the_end_of_all(tmp_path: Path) -> None:
@@ -270,7 +330,7 @@ def test_whatever_a_host_says_of_shells_the_guest_goes_on(
             started.append(os.posix_spawn("/bin/true", ["true"], {}))
             return started[-1]
 
-        shells = guest.Shells(guest.Line(theirs.fileno()), start)
+        shells = guest.Shells(guest.Line(theirs.fileno()), start, os.getuid())
         for kind, data in frames:
             shells.take(kind, data)
             shells.look(set())
@@ -282,11 +342,14 @@ def test_whatever_a_host_says_of_shells_the_guest_goes_on(
                 os.waitpid(pid, 0)
 
 
-def test_a_shell_that_does_not_start_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error", [guest.Failure("exec", "cannot start '/bin/sh': no"), BlockingIOError(11, "no")]
+)
+def test_a_shell_that_does_not_start_says_so(tmp_path: Path, error: Exception) -> None:
     def fails(*_: object) -> int:
-        raise guest.Failure("exec", "cannot start '/bin/sh': no")
+        raise error
 
     with running(tmp_path, fails) as job:
         with job.enter(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as entered:
-            assert entered.communicate(timeout=60)[0] == b"cannot start '/bin/sh': no\r\n"
+            assert entered.communicate(timeout=60)[0] == f"{error}\r\n".encode()
         job.until_alone()

@@ -12,12 +12,14 @@ import os
 import select
 import stat
 import struct
+import sys
 import threading
 import zlib
 from collections import deque
 from typing import Iterator, Mapping, Optional, Protocol
 
 from vmcapsule import contract
+from vmcapsule.slot.ending import say
 from vmcapsule.slot.packed.links import Frames
 from vmcapsule.vm.line import Line
 
@@ -98,7 +100,7 @@ class Live:
     def __init__(self, line: Line, streams: Mapping[bytes, Stream], *talkers: Talker) -> None:
         self._line = line
         self.streams = streams
-        self._talkers = talkers
+        self._talkers = list(talkers)
         self._heard = b""
         self._unsent = bytearray()
         #: Signals are sent from where the rest is: not in the middle of another frame.
@@ -137,9 +139,8 @@ class Live:
             ready = self._ready(woken)
             is_last = woken in ready and os.read(woken, _READ_BYTES) == b""
             self._say_signals()
-            for talker in self._talkers:
-                for kind, data in talker.look(ready):
-                    self._say(kind, data)
+            for talker in list(self._talkers):
+                self._pass_on(talker, talker.look(ready))
             if is_last or self._line.out_of in ready:
                 self._take_some()
             self._flush()
@@ -161,6 +162,17 @@ class Live:
             for fd, events in talker.wanted(has_room).items():
                 poll.register(fd, events)
         return {fd for fd, _ in poll.poll()}
+
+    def _pass_on(self, talker: Talker, frames: Frames) -> None:
+        """Say what a talker has to say.  One that fails is closed: the rest has to go on."""
+        try:
+            for kind, data in frames:
+                self._say(kind, data)
+        except Exception as error:  # whatever it is, it is not the job's
+            say(f"vmcapsule: warning: {type(error).__name__}: {error}", sys.stderr)
+            self._talkers.remove(talker)
+            with contextlib.suppress(OSError):
+                talker.close()
 
     def _say_signals(self) -> None:
         """Those that there is room for: who does not take so many takes none."""
@@ -197,6 +209,5 @@ class Live:
         if kind in self.streams:
             self.streams[kind].write(data)
             return
-        for talker in self._talkers:
-            for said, answer in talker.take(kind, data):
-                self._say(said, answer)
+        for talker in list(self._talkers):
+            self._pass_on(talker, talker.take(kind, data))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from vmcapsule import contract
 from vmcapsule.slot.chirp import Contact
-from vmcapsule.slot.packed.links import Links, Proxy
+from vmcapsule.slot.packed.links import Frames, Links, Proxy
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.vm import line
 from vmcapsule.vm.line import Line
@@ -127,6 +127,27 @@ def test_a_guest_that_asks_and_does_not_listen_is_not_listened_to(ours: Line) ->
                 heard += len(heard_by_guest(ours))
             # All the whole frames, with 6 bytes before the answers to each.
             assert heard == sent // len(asked) * (3 * 60_000 + 6) > 0
+
+
+class Failing(Links):
+    """A talker with a fault in it."""
+
+    def take(self, kind: bytes, data: bytes) -> Frames:
+        raise KeyError(kind)
+        yield kind, data
+
+
+def test_a_talker_that_fails_is_let_go_and_the_rest_goes_on(
+    ours: Line, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with streams(tmp_path) as found:
+        live = Live(ours, found, Failing(None), Links(None))
+        with live.listening():
+            guest_says(ours, frame(contract.LINE_BEGUN) + frame(OUT, b"said\n"))
+            until(lambda: (tmp_path / "out").read_bytes() == b"said\n")
+            until(lambda: live.send_signal(signal.SIGTERM))
+    assert heard_by_guest(ours) == frame(contract.LINE_SIGNAL, bytes([signal.SIGTERM]))
+    assert capfd.readouterr().err == "vmcapsule: warning: KeyError: b'b'\n"
 
 
 def test_a_stream_that_cannot_be_written_is_no_end_of_the_line(
