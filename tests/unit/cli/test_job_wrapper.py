@@ -66,16 +66,19 @@ def wrapper(tmp_path: Path, templates: Path) -> Path:
 
 
 def started(
-    wrapper: Path, ad: Optional[str], *command: str, **env: str
+    wrapper: Path, ad: Optional[str], *command: str, shell: str = "/bin/sh", **env: str
 ) -> subprocess.CompletedProcess[str]:
     here = wrapper.parent / "dir_1"
     here.mkdir()
+    sh = wrapper.parent / "sh"
+    # Bash is another one by this name.
+    sh.symlink_to(shell)
     if ad is not None:
         (here / ".job.ad").write_text(ad)
     told = {"_CONDOR_JOB_AD": str(here / ".job.ad"), **env}
     told["_CONDOR_WRAPPER_ERROR_FILE"] = str(here / ".job_wrapper_failure")
     return subprocess.run(
-        [wrapper, *command], cwd=here, env=told, capture_output=True, text=True, check=False
+        [sh, wrapper, *command], cwd=here, env=told, capture_output=True, text=True, check=False
     )
 
 
@@ -121,14 +124,52 @@ def test_other_jobs_have_their_own_environment(
     assert list(wrapper.parent.glob(".*")) == []
 
 
-@pytest.mark.parametrize("odd", [{}, {"BASH_FUNC_module%%": "() { :; }"}])
+ODD = {"BASH_FUNC_module%%": "() { :; }"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("odd", [{}, ODD])
 def test_a_program_that_cannot_be_started_is_told_to_htcondor(
-    wrapper: Path, odd: dict[str, str]
+    wrapper: Path, shell: str, odd: dict[str, str]
 ) -> None:
-    done = started(wrapper, "", "/nowhere/program", **odd)
+    done = started(wrapper, "", "/nowhere/program", shell=shell, **odd)
     assert done.returncode != 0
     told = (wrapper.parent / "dir_1" / ".job_wrapper_failure").read_text()
     assert told == "cannot run /nowhere/program\n"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_other_jobs_start_where_python_does_not(wrapper: Path, shell: str) -> None:
+    text = wrapper.read_text()
+    assert text.count("=/usr/bin/python3\n") == 1
+    wrapper.write_text(text.replace("=/usr/bin/python3\n", "=/nowhere/python3\n"))
+    done = started(wrapper, "", "/usr/bin/printf", "started", shell=shell, **ODD)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "started", "")
+    assert [path.name for path in (wrapper.parent / "dir_1").iterdir()] == [".job.ad"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_job_for_a_machine_does_not_end_where_python_does_not_start(
+    wrapper: Path, shell: str
+) -> None:
+    wrapper.write_text(
+        wrapper.read_text().replace("=/usr/bin/python3\n", "=/nowhere/python3\n")
+    )
+    done = started(wrapper, "WantVMCapsule = true\n", "/usr/bin/printf", "no", shell=shell)
+    assert done.returncode != 0 and done.stdout == ""
+    told = (wrapper.parent / "dir_1" / ".job_wrapper_failure").read_text()
+    assert told == "cannot run /usr/bin/printf\n"
+
+
+@pytest.mark.parametrize("odd", [{}, ODD])
+def test_what_a_shell_takes_for_its_own_script_is_one_either_way(
+    wrapper: Path, odd: dict[str, str]
+) -> None:
+    script = wrapper.parent / "script"
+    script.write_text("echo $0 $1\n")
+    script.chmod(0o755)
+    done = started(wrapper, "", str(script), "one", PATH="/usr/bin:/bin", **odd)
+    assert done.stdout == f"{script} one\n", done.stderr
 
 
 @pytest.mark.parametrize("ad", ["A = 1\nWantVMCapsule = true\n", "wantvmcapsule = True\n"])
