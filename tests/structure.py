@@ -18,7 +18,8 @@ BEGIN, END = "<!-- ./dev structure -->\n", "<!-- end -->\n"
 
 #: The top of the package is the ground floor, by module.
 GROUND = {
-    *("__init__", "named", "errors", "atomic", "contract", "process", "resources", "config"),
+    *("__init__", "named", "errors", "atomic", "contract", "process", "resources", "params"),
+    "config",
     "files",
 }
 FLOORS = [

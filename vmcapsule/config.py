@@ -9,26 +9,17 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional
+from typing import Mapping, Optional
 
 from vmcapsule.errors import ConfigError, ToolError
 from vmcapsule.files import why_unsafe
 from vmcapsule.named import NamedTuple
+from vmcapsule.params import PIPE_BUFFER_MAX, PREFIX, condor_params, expand_home
 from vmcapsule.resources import resource
 
-PREFIX = "VM_CAPSULE_"
 SECTOR_BYTES = 512
 
-#: Where HTCondor looks for its configuration when CONDOR_CONFIG does not say.
-CONFIG_FILES = (
-    Path("/etc/condor/condor_config"),
-    Path("/usr/local/etc/condor_config"),
-    Path("~condor/condor_config"),
-    Path("~/.condor/condor_config"),
-    Path("~/.condor/user_config"),
-)
 DEFAULT_MEMORY_OVERHEAD_MIB = 256
 #: A folder that the user who runs HTCondor's daemons can make, where Debian's HTCondor is.
 DEFAULT_TEMPLATE_CACHE = Path("/var/lib/condor/vmcapsule")
@@ -36,7 +27,6 @@ DEFAULT_TEMPLATE_CACHE_GIB = 20
 DEFAULT_AD_TEMPLATE = "vmware.classad"
 #: HTCondor's own default.
 DEFAULT_PIPE_BUFFER_MAX_BYTES = 10240
-_PIPE_BUFFER_MAX = "PIPE_BUFFER_MAX"
 _TARBALL_NAME = re.compile(r"condor-(\d[\w.+~-]*?)\.(?:tar|tgz|txz)(?:\.\w+)?\Z")
 _MEMORY_OVERHEAD_MIB_MAX = 1 << 20
 _TEMPLATE_CACHE_GIB_MAX = 1 << 20
@@ -176,7 +166,7 @@ def default_cache() -> Path:
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The specification says to ignore a relative path.
     if not named.is_absolute():
-        named = _expand_home(Path("~/.cache"))
+        named = expand_home(Path("~/.cache"))
     if not named.is_absolute():
         raise ConfigError(
             "this user has no home folder to keep templates and tarballs in",
@@ -232,7 +222,7 @@ class _Reader:
         value = self._get(knob)
         if value is None:
             return None
-        path = _expand_home(Path(value))
+        path = expand_home(Path(value))
         if not path.is_absolute():
             raise _wrong(knob, value, "is not an absolute path", "begin it with '/'")
         return path
@@ -347,7 +337,7 @@ class _Reader:
 
 def _pipe_buffer_max(param: Mapping[str, str]) -> int:
     """HTCondor's parameter; a value that is no number is HTCondor's to complain about."""
-    text = {name.upper(): value for name, value in param.items()}.get(_PIPE_BUFFER_MAX, "")
+    text = {name.upper(): value for name, value in param.items()}.get(PIPE_BUFFER_MAX, "")
     is_plain = text.isascii() and text.isdigit() and len(text) < 10
     return int(text) if is_plain else DEFAULT_PIPE_BUFFER_MAX_BYTES
 
@@ -365,113 +355,3 @@ def _integer(knob: str, value: str, maximum: int) -> int:
 
 def _wrong(knob: str, value: str, what: str, remedy: str) -> ConfigError:
     return ConfigError(f"{PREFIX}{knob} = {value}: {what}", f"{remedy} {PREFIX}{knob}")
-
-
-def _expand_home(path: Path) -> Path:
-    try:
-        return path.expanduser()
-    except RuntimeError:
-        return path
-
-
-def machine_has_condor_config() -> bool:
-    """Is there a configuration of HTCondor's on this machine, or does the caller name one?"""
-    if os.environ.get("CONDOR_CONFIG"):
-        return True
-    # One in a home folder that is closed to us (a hook's HOME may be root's) is none.
-    return any(os.path.exists(_expand_home(path)) for path in CONFIG_FILES)  # noqa: PTH110
-
-
-def condor_params() -> dict[str, str]:
-    """Return HTCondor's ``VM_CAPSULE_*`` parameters, macros expanded.
-
-    Raises `ConfigError` when ``CONDOR_CONFIG`` names a file that is not there or that
-    HTCondor cannot read, `ToolError` when HTCondor's Python modules are not installed.
-    """
-    named = os.environ.get("CONDOR_CONFIG", "")
-    if named and named != "ONLY_ENV" and not Path(named).exists():
-        # HTCondor would print a page on stderr and go on with nothing.
-        raise ConfigError(
-            f"CONDOR_CONFIG = {named}: there is no such file", "correct or unset CONDOR_CONFIG"
-        )
-    if named == "ONLY_ENV" or not machine_has_condor_config():
-        found = _of_the_environment()
-        if not any("$" in value or _is_odd(value) for value in found.values()):
-            return found
-    with _environment_alone_if_unconfigured():
-        htcondor, error_class = _htcondor()
-        try:
-            htcondor.reload_config()
-            param = htcondor.param
-            wanted = [name for name in param if name.upper().startswith(PREFIX)]
-            found = {name: str(param[name]) for name in wanted}
-            found[_PIPE_BUFFER_MAX] = str(param.get(_PIPE_BUFFER_MAX, ""))
-            return found
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                f"a {PREFIX}... parameter is not UTF-8: {error}", "use such names only"
-            ) from error
-        except error_class as error:
-            raise ConfigError(
-                f"HTCondor cannot read its configuration: {error}",
-                "see what 'condor_config_val -summary' says",
-            ) from error
-
-
-def _of_the_environment() -> dict[str, str]:
-    """The parameters that the environment gives, as they stand.
-
-    Where it is all there is and no value has a macro, HTCondor would say the same; its
-    module would be the most of what a small job's hook imports.
-    """
-    prefix = "_CONDOR_"
-    named = {
-        name[len(prefix) :]: value.strip()
-        for name, value in os.environ.items()
-        if name.upper().startswith(prefix)
-    }
-    return {
-        name: value
-        for name, value in named.items()
-        if name.upper().startswith(PREFIX) or name.upper() == _PIPE_BUFFER_MAX
-    }
-
-
-def _is_odd(value: str) -> bool:
-    """Whether a value holds bytes that are not UTF-8, of which HTCondor's module complains."""
-    return any("\ud800" <= char <= "\udfff" for char in value)
-
-
-@contextmanager
-def _environment_alone_if_unconfigured() -> Iterator[None]:
-    """Keep HTCondor from complaining where no configuration is, and from saying so for good.
-
-    Its Python module sets CONDOR_CONFIG in our environment as it is imported, which would
-    reach every program that we start.
-    """
-    before = os.environ.get("CONDOR_CONFIG")
-    if not machine_has_condor_config():
-        os.environ["CONDOR_CONFIG"] = "ONLY_ENV"
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("CONDOR_CONFIG", None)
-        else:
-            os.environ["CONDOR_CONFIG"] = before
-
-
-def _htcondor() -> tuple[Any, type[Exception]]:
-    """HTCondor's Python module, version 2 or else 1, and the error that it raises."""
-    try:
-        import htcondor2 as module
-    except ImportError:
-        try:
-            import htcondor as module
-        except ImportError as error:
-            raise ToolError(
-                "HTCondor's Python module 'htcondor2' is not installed",
-                "install the Python package 'htcondor' (on Debian: python3-htcondor)",
-            ) from error
-    # HTCondor 23's version 2 module has no error class of its own yet.
-    return module, getattr(module, "HTCondorException", RuntimeError)

@@ -18,8 +18,8 @@ from typing import IO, Optional
 
 from vmcapsule.atomic import publish
 from vmcapsule.classad.ads import Ad, quote, split_many
-from vmcapsule.config import machine_has_condor_config
 from vmcapsule.errors import SubmitError, ToolError, one_line
+from vmcapsule.params import machine_has_condor_config
 from vmcapsule.process import Arg, run
 
 SUBMIT_TIMEOUT_S = 120.0

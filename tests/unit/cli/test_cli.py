@@ -194,9 +194,10 @@ def test_a_home_that_is_closed_to_us_holds_no_configuration(tmp_path: Path) -> N
         pytest.skip("root's permission is needed to be somebody else")
     (tmp_path / "home").mkdir(mode=0o700)
     code = (
-        "import os; from vmcapsule import config; from vmcapsule.job.submit import _unpacked\n"
+        "import os; from vmcapsule import config, params\n"
+        "from vmcapsule.job.submit import _unpacked\n"
         "from pathlib import Path; os.setuid(54321)\n"
-        "config.machine_has_condor_config()\n"
+        "params.machine_has_condor_config()\n"
         "assert config.newest_tarball(Path.home() / 'cache') is None\n"
         "_unpacked(Path('/bin/sh'), Path.home() / 'cache')\n"
     )
