@@ -31,11 +31,16 @@ log = log
 queue
 """
 
-#: A route whose translation is the job itself, to see the router work without us.
+#: A route whose translation is the job itself, to see the router work without us.  The hooks
+#: are those that jobs name by the schedd's transform, so they stand in for ours.
 PASS_HOOK = "#!/bin/sh\nsed -e '1,/^------$/d' -e '/^WantJobRouter /d'\n"
 PASS_ROUTE = """\
-JOB_ROUTER_HOOK_KEYWORD = PASS
-PASS_HOOK_TRANSLATE_JOB = /usr/local/libexec/pass
+CAPSULE_HOOK_TRANSLATE_JOB = /usr/local/libexec/pass
+CAPSULE_HOOK_UPDATE_JOB_INFO =
+CAPSULE_HOOK_JOB_FINALIZE =
+CAPSULE_HOOK_JOB_CLEANUP =
+CAPSULE_RUNNING_HOOK_JOB_FINALIZE =
+CAPSULE_RUNNING_HOOK_JOB_CLEANUP =
 JOB_ROUTER_ROUTE_NAMES = pass
 JOB_ROUTER_ROUTE_pass @=end
   REQUIREMENTS JobUniverse == 5 && WantJobRouter is True

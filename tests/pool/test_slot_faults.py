@@ -114,7 +114,6 @@ def test_a_held_job_leaves_nothing(case: Case, name: str) -> None:
     case.as_user("condor_release", str(case.job))
 
 
-@pytest.mark.representative
 @pytest.mark.parametrize("name", [f"slot-{point.replace(' ', '-')}" for point in KILLS])
 def test_a_killed_hook_is_made_good(case: Case, name: str) -> None:
     case.until_it_happened()
@@ -185,7 +184,6 @@ def again(case: Case) -> bool:
     return bool(case.machines()) and max(starts, default=0) > 1
 
 
-@pytest.mark.representative
 @pytest.mark.parametrize("what", ["JOB_ROUTER", "SCHEDD", "STARTD", "MASTER"])
 def test_a_daemon_killed_while_the_machine_runs(
     running_case: Case, pool: Pool, what: str
