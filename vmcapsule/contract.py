@@ -106,7 +106,8 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
                       more; `LINE_SHELL_TAKEN`, how many bytes of text were taken (4 bytes, the
                       highest first): of what was not there may be `LINE_SHELL_WINDOW_BYTES`;
                       `LINE_SHELL_END`, which the guest says last of all, and the host to have
-                      it said: then the number is free
+                      it said: then the number is free.  Without a number, from the guest:
+                      there are none any more, the job has ended
 
 Exit record (``EXIT_RECORD``, JSON, written by the guest last of all, under another name
 first and then renamed)

@@ -164,5 +164,7 @@ def rest(reader: int, line: Line, talkers: "Talkers") -> None:
     elif events.get(line.fd, 0) & ~(select.POLLIN | select.POLLOUT):
         # Nobody is at the other end, which is no news each time.
         select.select([reader], [], [], LOOK_S)
+    # What the job has printed does not keep them from it.
+    line.flush()
     for talker in talkers:
         talker.look(set(events))

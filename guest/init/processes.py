@@ -29,11 +29,16 @@ def spawn(
     stage: str = "exec",
 ) -> int:
     """Start a program; ``setup`` runs in the child.  Raise Failure when it cannot start."""
-    reader, writer = os.pipe()
     args = [to_bytes(arg) for arg in argv]
     env = {to_bytes(n): to_bytes(v) for n, v in environment.items()}
     what, failed = f"cannot start '{argv[0]}'", 0
-    pid = os.fork()
+    reader, writer = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError:
+        os.close(reader)
+        os.close(writer)
+        raise
     if pid == 0:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):

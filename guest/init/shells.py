@@ -35,6 +35,8 @@ if MYPY:
 SIZE_BYTES = 4
 COUNT_BYTES = 4
 END_OF_TEXT = b"\x04"
+#: How long the host is given to take the last that is said of shells.
+LAST_TRIES, LAST_TRY_S = 20, 0.1
 
 
 class Shell:
@@ -45,6 +47,8 @@ class Shell:
         self.fd, self.pair = fd, pair
         self.pid, self.is_over = 0, False
         self.waiting, self.is_last = b"", False
+        #: It has closed its streams, and goes on.
+        self.is_mute = False
         #: Of what it printed the host has yet to take so much.
         self.untaken = 0
 
@@ -93,7 +97,7 @@ class Shells:
         found = {}
         for shell in self.shells.values():
             is_heard = not self.line.unsent and shell.untaken < LINE_SHELL_WINDOW_BYTES
-            hears = select.POLLIN if is_heard else 0
+            hears = select.POLLIN if is_heard and not shell.is_mute else 0
             found[shell.fd] = hears | (select.POLLOUT if shell.waiting else 0)
         return {fd: events for fd, events in found.items() if events}
 
@@ -114,10 +118,11 @@ class Shells:
                 continue
             except OSError:
                 data = b""  # nobody has the terminal any more
+            shell.is_mute = not data
             if data:
                 shell.untaken += len(data)
                 self.say(LINE_SHELL_TEXT, number, data)
-            else:
+            elif has_ended:
                 self.end(number)
 
     def take(self, kind: bytes, data: bytes) -> None:
@@ -176,9 +181,14 @@ class Shells:
         self.say(LINE_SHELL_END, number)
 
     def close(self) -> None:
-        """Have all end, and say so: the job has."""
+        """Have all end, and say that there are no more: the job has ended."""
         for number in list(self.shells):
             self.end(number)
+        self.line.say(LINE_SHELL_END)
+        for _ in range(LAST_TRIES):
+            if self.line.flush():
+                break
+            select.select([], [self.line.fd], [], LAST_TRY_S)
 
     def say(self, kind: bytes, number: int, data: bytes = b"") -> None:
         self.line.say(kind, bytes([number]) + data)

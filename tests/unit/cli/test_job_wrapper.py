@@ -124,6 +124,13 @@ def test_other_jobs_have_their_own_environment(
     assert list(wrapper.parent.glob(".*")) == []
 
 
+def test_a_job_that_cannot_be_asked_is_not_run_outside(wrapper: Path) -> None:
+    wrapper.write_text(wrapper.read_text().replace("/bin/grep", "/nowhere/grep"))
+    done = started(wrapper, "WantVMCapsule = true\n", "/usr/bin/printf", "no")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (wrapper.parent / "dir_1" / ".job_wrapper_failure").exists()
+
+
 ODD = {"BASH_FUNC_module%%": "() { :; }"}
 
 
@@ -157,6 +164,8 @@ def test_a_job_for_a_machine_does_not_end_where_python_does_not_start(
     )
     done = started(wrapper, "WantVMCapsule = true\n", "/usr/bin/printf", "no", shell=shell)
     assert done.returncode != 0 and done.stdout == ""
+    left = {path.name for path in (wrapper.parent / "dir_1").iterdir()}
+    assert left == {".job.ad", ".job_wrapper_failure"}
     told = (wrapper.parent / "dir_1" / ".job_wrapper_failure").read_text()
     assert told == "cannot run /usr/bin/printf\n"
 

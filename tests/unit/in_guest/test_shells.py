@@ -149,6 +149,15 @@ def test_a_shell_that_is_slow_gets_all_that_is_typed(job: Job) -> None:
         assert entered.communicate(b"x" * 3_000_000, 60)[0].split() == [b"3000000"]
 
 
+def test_a_command_may_let_go_of_its_streams_and_go_on(job: Job) -> None:
+    work = "exec >log 2>&1 </dev/null; sleep 1; echo done"
+    with job.enter(
+        env={"SSH_ORIGINAL_COMMAND": work}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as entered:
+        assert entered.communicate(timeout=60)[0] == b""
+    assert (job.sandbox / "log").read_text() == "done\n"
+
+
 def test_who_does_not_look_delays_nobody_else(job: Job) -> None:
     endless = {"SSH_ORIGINAL_COMMAND": "yes"}
     with job.enter(env=endless, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as blind:
@@ -285,6 +294,16 @@ def test_the_machines_end_is_the_end_of_all(tmp_path: Path) -> None:
         assert entered.stdout.readline() == b"ready\n"
     with entered:
         assert entered.wait(60) == 0
+
+
+def test_when_the_job_has_ended_nobody_gets_in_any_more(tmp_path: Path) -> None:
+    with open_in(tmp_path) as shells:
+        assert list(shells.take(contract.LINE_BEGUN, b"")) == []
+        assert len(shells.wanted(more=True)) == 1
+        assert list(shells.take(contract.LINE_SHELL_END, b"")) == []
+        assert shells.wanted(more=True) == {}
+        with socket.socket(socket.AF_UNIX) as late, pytest.raises(ConnectionRefusedError):
+            late.connect(str(tmp_path / ".docker_sock"))
 
 
 def test_a_door_that_is_taken_is_no_failure(tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ _HEAD = struct.Struct(">cI")
 _READ_BYTES = 64 << 10
 #: Of what the guest has not taken yet no more is kept.
 _UNSENT_BYTES_MAX = 256 << 10
+#: Shells may have so much more of it, without a guest that takes all being deafened by them.
+_DEAF_BYTES = _UNSENT_BYTES_MAX + contract.LINE_SHELLS_MAX * (
+    contract.LINE_SHELL_WINDOW_BYTES + contract.LINE_FRAME_BYTES_MAX
+)
 _SIGNALS_MAX = 64
 
 
@@ -153,7 +157,7 @@ class Live:
         poll.register(woken, select.POLLIN)
         # A guest that does not listen is not listened to, nor is a starter for it.
         has_room = len(self._unsent) < _UNSENT_BYTES_MAX
-        is_heard = has_room and not self._broken
+        is_heard = len(self._unsent) < _DEAF_BYTES and not self._broken
         if is_heard and not any(talker.are_full() for talker in self._talkers):
             poll.register(self._line.out_of, select.POLLIN)
         if self._unsent:
@@ -175,11 +179,9 @@ class Live:
                 talker.close()
 
     def _say_signals(self) -> None:
-        """Those that there is room for: who does not take so many takes none."""
-        while self._signals:
-            number = self._signals.popleft()
-            if len(self._unsent) < _UNSENT_BYTES_MAX:
-                self._say(contract.LINE_SIGNAL, bytes([number]))
+        """Those that there is room for; of what a guest does not take the last are kept."""
+        while self._signals and len(self._unsent) < _UNSENT_BYTES_MAX:
+            self._say(contract.LINE_SIGNAL, bytes([self._signals.popleft()]))
 
     def _say(self, kind: bytes, data: bytes) -> None:
         self._unsent += _HEAD.pack(kind, len(data)) + data

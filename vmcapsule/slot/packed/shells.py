@@ -81,16 +81,19 @@ class _Arrival:
         self.fds: list[int] = []
         connection.setblocking(False)
 
-    def take(self) -> bool:
-        """Take what there is; say whether it is all.  Raises `OSError` for who does not know
-        how to."""
+    @property
+    def is_complete(self) -> bool:
+        """Has he handed over all?"""
+        return len(self.fds) == _HANDED_OVER
+
+    def take(self) -> None:
+        """Take what there is.  Raises `OSError` for who does not know how to hand over."""
         with contextlib.suppress(BlockingIOError):
             while len(self.fds) < _HANDED_OVER:
                 byte, fds, _, _ = socket.recv_fds(self.connection, 1, 1)
                 self.fds += fds
                 if not byte or not fds:
                     raise ConnectionError("nobody to log in")
-        return len(self.fds) == _HANDED_OVER
 
     def close_fds(self) -> None:
         for fd in self.fds:
@@ -201,7 +204,13 @@ class Shells:
 
     def wanted(self, more: bool) -> dict[int, int]:
         """What to wait for, by file descriptor; ``more``: what is typed, too."""
-        found = {arrival.connection.fileno(): select.POLLIN for arrival in self._arrivals}
+        has_number = len(self._logins) < contract.LINE_SHELLS_MAX
+        found = {
+            arrival.connection.fileno(): select.POLLIN
+            for arrival in self._arrivals
+            # What he says beside is read when he is in.
+            if has_number and not arrival.is_complete
+        }
         for one in self._logins.values():
             if one.waiting or not one.is_leaving:
                 found[one.connection.fileno()] = select.POLLIN
@@ -210,13 +219,15 @@ class Shells:
                 found[one.typed.fd] = select.POLLIN
             if one.waiting:
                 found[one.shown.fd] = select.POLLOUT
-        if self._door and self._has_begun and len(self._logins) < contract.LINE_SHELLS_MAX:
+        if self._door and self._has_begun and has_number:
             found[self._door.fileno()] = select.POLLIN
         return found
 
     def take(self, kind: bytes, data: bytes) -> Frames:
         """Take a frame of the guest's, whatever it is; what is yielded is the answer."""
         self._has_begun = self._has_begun or kind == contract.LINE_BEGUN
+        if kind == contract.LINE_SHELL_END and not data:
+            self.close()
         number = data[0] if data else contract.LINE_SHELLS_MAX
         one = self._logins.get(number)
         if one is None:
@@ -245,7 +256,7 @@ class Shells:
             if one.shown.fd in ready or one.is_over:
                 yield from self._flush(number, one)
         for arrival in list(self._arrivals):
-            if arrival.connection.fileno() in ready:
+            if arrival.connection.fileno() in ready or arrival.is_complete:
                 yield from self._admit(arrival)
         if self._door and self._door.fileno() in ready:
             self._open(self._door)
@@ -266,12 +277,12 @@ class Shells:
 
     def _admit(self, arrival: _Arrival) -> Frames:
         try:
-            is_here = arrival.take()
+            arrival.take()
         except OSError:
             self._arrivals.remove(arrival)
             arrival.close()
             return
-        if not is_here or len(self._logins) >= contract.LINE_SHELLS_MAX:
+        if not arrival.is_complete or len(self._logins) >= contract.LINE_SHELLS_MAX:
             return
         self._arrivals.remove(arrival)
         try:
