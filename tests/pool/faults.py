@@ -6,6 +6,7 @@ import contextlib
 import random
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
@@ -29,6 +30,11 @@ STATE = "/var/faults"
 TIMEOUT_S = 600
 #: Longer than the router needs to clean up, and `gc` to come round.
 QUIET_S = 90
+
+#: In what a row adds to its job: a moment so many seconds after that was submitted.
+LATER, LATER_S = "LATER", 20
+#: For a job that is idle at some of the router's polls: while it runs no hook is asked.
+IDLE_FOR_A_WHILE = f"requirements = time() > {LATER}"
 
 EXIT_CODE = 3
 INPUT = random.Random(3).randbytes(300_000)
@@ -104,7 +110,8 @@ class Case:
         self.row = row
         self.folder = f"/home/alice/{row.name}"
         fault = f"{row.name} {row.fault}" if row.fault else ""
-        text = _SUBMIT.format(log=row.log, fault=fault, knobs=row.knobs, more=row.more)
+        more = row.more.replace(LATER, str(int(time.time()) + LATER_S))
+        text = _SUBMIT.format(log=row.log, fault=fault, knobs=row.knobs, more=more)
         self.files: Dict[str, Union[str, bytes]] = {
             "job.sh": _SCRIPT,
             "in.bin": INPUT,

@@ -41,6 +41,7 @@ import pytest
 from tests.pool.faults import (
     EXIT_CODE,
     FOLDER,
+    IDLE_FOR_A_WHILE,
     TIMEOUT_S,
     Case,
     Row,
@@ -89,7 +90,8 @@ def _rows() -> Iterator[Row]:
     yield Row("damaged-here", "wait finalize begin")
     yield Row("read-only", "wait finalize begin", log="/home/alice/logs/read-only")
     for point in KILLS:
-        yield Row(point.replace(" ", "-"), f"kill {point}")
+        more = IDLE_FOR_A_WHILE if point.startswith("update") else ""
+        yield Row(point.replace(" ", "-"), f"kill {point}", more=more)
 
 
 ROWS: Dict[str, Row] = {row.name: row for row in _rows()}

@@ -29,7 +29,7 @@ from typing import Dict, Iterator
 
 import pytest
 
-from tests.pool.faults import TIMEOUT_S, Case, Row, assert_quiet, faulty_hooks
+from tests.pool.faults import IDLE_FOR_A_WHILE, TIMEOUT_S, Case, Row, assert_quiet, faulty_hooks
 from tests.pool.jobs import try_now
 from tests.pool.packed import in_slot
 from tests.pool.plugin import SCRATCH, left_in
@@ -54,7 +54,8 @@ def _rows() -> Iterator[Row]:
         for verb in ("removed", "held"):
             yield Row(f"slot-{verb}-{phase}", more=row.more, seconds=row.seconds)
     for point in KILLS:
-        yield Row(f"slot-{point.replace(' ', '-')}", f"kill {point}")
+        more = IDLE_FOR_A_WHILE if point.startswith("update") else ""
+        yield Row(f"slot-{point.replace(' ', '-')}", f"kill {point}", more=more)
 
 
 ROWS: Dict[str, Row] = {row.name: row for row in _rows()}
