@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
+import pytest
+
 from tests.pool.plugin import HOME, SCRATCH, left_in
 from tests.pool.pool import COMPLETED, JobId, Pool, PoolError
 from tests.pool.processes import machines, works_for
@@ -247,6 +249,15 @@ class Case:
             self.pool.until(is_gone, QUIET_S, "nothing to be left")
         except PoolError as error:
             raise AssertionError(f"{self.row.name}: left of job {self.job}: {found}") from error
+
+
+@contextlib.contextmanager
+def discarded_if_failed(session: pytest.Session, case: Case) -> Iterator[Case]:
+    """A case for one test; for the sake of the others all of it goes where that fails."""
+    failed = session.testsfailed
+    yield case
+    if session.testsfailed > failed:
+        case.discard()
 
 
 def sweep(pool: Pool) -> None:

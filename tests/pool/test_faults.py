@@ -46,6 +46,7 @@ from tests.pool.faults import (
     Case,
     Row,
     assert_quiet,
+    discarded_if_failed,
     faulty_hooks,
     sweep,
 )
@@ -144,10 +145,8 @@ def cases(request: pytest.FixtureRequest, pool: Pool, hooks: None) -> Dict[str, 
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, cases: Dict[str, Case], name: str) -> Iterator[Case]:
-    failed = request.session.testsfailed
-    yield cases[name]
-    if request.session.testsfailed > failed:
-        cases[name].discard()
+    with discarded_if_failed(request.session, cases[name]) as one:
+        yield one
 
 
 def come(case: Case, phase: str) -> None:

@@ -29,7 +29,15 @@ from typing import Dict, Iterator
 
 import pytest
 
-from tests.pool.faults import IDLE_FOR_A_WHILE, TIMEOUT_S, Case, Row, assert_quiet, faulty_hooks
+from tests.pool.faults import (
+    IDLE_FOR_A_WHILE,
+    TIMEOUT_S,
+    Case,
+    Row,
+    assert_quiet,
+    discarded_if_failed,
+    faulty_hooks,
+)
 from tests.pool.jobs import try_now
 from tests.pool.packed import in_slot
 from tests.pool.plugin import SCRATCH, left_in
@@ -75,10 +83,8 @@ def cases(pool: Pool, route: None) -> Dict[str, Case]:
 
 @pytest.fixture
 def case(request: pytest.FixtureRequest, cases: Dict[str, Case], name: str) -> Iterator[Case]:
-    failed = request.session.testsfailed
-    yield cases[name]
-    if request.session.testsfailed > failed:
-        cases[name].discard()
+    with discarded_if_failed(request.session, cases[name]) as one:
+        yield one
 
 
 def come(case: Case, phase: str) -> None:
@@ -136,11 +142,9 @@ def test_nothing_is_left_of_all_these(pool: Pool) -> None:
 def running_case(request: pytest.FixtureRequest, pool: Pool, what: str) -> Iterator[Case]:
     """A job whose machine is up, and stays so for a while."""
     case = Case(pool, Row(f"slot-killed-{what}", more="job_lease_duration = 20", seconds=20))
-    failed = request.session.testsfailed
-    come(case, "running")
-    yield case
-    if request.session.testsfailed > failed:
-        case.discard()
+    with discarded_if_failed(request.session, case):
+        come(case, "running")
+        yield case
 
 
 @pytest.mark.parametrize("what", ["program"])
