@@ -43,7 +43,8 @@ Read a job ad on standard input, make its capsule under
 VM_CAPSULE_SCRATCH_DIR_PREFIX and print the ad of the job that runs it, as the
 template VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE names has it.  Takes a plain ad,
 the output of 'condor_q -long JOB', or what a JobRouter sends its TRANSLATE_JOB
-hook.  A capsule made by hand stays until 'vmcapsule cleanup' removes it.
+hook.  A job of the route 'slot' is packed where it runs: no capsule is made.
+One made by hand stays until 'vmcapsule cleanup' removes it.
 
   condor_q -long 11.0 | vmcapsule translate > routed.ad
 """
