@@ -106,7 +106,7 @@ class Place:
         """The Python that all of ours runs with."""
         return command(self._python, *arguments, env=self.environment)
 
-    def hook(self, name: str, stdin: str, ad_template: str = "qemu") -> Command:
+    def hook(self, name: str, stdin: str, ad_template: str = "kvm-gahp") -> Command:
         """One of the JobRouter's hooks, started as HTCondor does it, for a route's jobs."""
         chosen = {"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": ad_template}
         return command(CHECKOUT / "hooks" / name, stdin=stdin, env=self.environment | chosen)
@@ -131,7 +131,7 @@ class Place:
             "TEMPLATE": self.config.template,
             "SCRATCH_DIR_PREFIX": self.capsules,
             "CACHE_DIR": self.config.cache,
-            "CONDOR_CLASSAD_TEMPLATE": "qemu",
+            "CONDOR_CLASSAD_TEMPLATE": "kvm-gahp",
         }
         return {
             # A hook begins with "#!/usr/bin/env python3".

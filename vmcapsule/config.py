@@ -264,8 +264,13 @@ class _Reader:
         try:
             return resource("templates/" + name)
         except ToolError as error:
+            ours = resource(f"templates/{DEFAULT_AD_TEMPLATE}").parent.glob("*.classad")
+            names = ", ".join(sorted(path.stem for path in ours))
             raise _wrong(
-                knob, value, "is not an ad template of vmcapsule", "give a full path in"
+                knob,
+                value,
+                "is not an ad template of vmcapsule",
+                f"name one of {names}, or give a full path, in",
             ) from error
 
     def route_templates(self, prefix: str) -> tuple[tuple[str, Path], ...]:

@@ -92,7 +92,10 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
     passed over.
     from the guest    `LINE_BEGUN` (empty): the job runs.  `LINE_STDOUT`, `LINE_STDERR`: what
                       it has written to a stream since the last such frame.  It may lag: what
-                      counts is the stream's file, which comes back with the outputs
+                      counts is the stream's file, which comes back with the outputs.
+                      `LINE_USAGE`: five numbers of 8 bytes, the highest first: the CPU time of
+                      the job's processes in ms, the user's and the system's; their resident
+                      and virtual size in KiB, at the most so far; KiB on the disk
     from the host     `LINE_SIGNAL`, a byte: the signal for the job's first process
     either way        of connections to the starter's chirp proxy, which the guest numbers from
                       0 to `LINE_LINKS_MAX` - 1 in a first byte: `LINE_OPEN` (from the guest),
@@ -175,6 +178,7 @@ LINE_BEGUN = b"b"
 LINE_STDOUT = b"o"
 LINE_STDERR = b"e"
 LINE_SIGNAL = b"s"
+LINE_USAGE = b"u"
 LINE_OPEN = b"c"
 LINE_DATA = b"d"
 LINE_CLOSE = b"x"

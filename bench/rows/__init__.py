@@ -30,10 +30,9 @@ ROWS: Tuple[Row, ...] = (
     Row("translate-small", "the hook for a job with 2,000 files: mcopy, cp", hooks.small),
     Row("boot", "a capsule with the direct runner: a kernel that powers off", boot.direct),
     Row("boot-condor", "the same under the guest's HTCondor", boot.condor),
-    Row("slot-disk", "1 GiB in and out in a slot: what the routed job claims", slot.disk),
+    Row("slot", "1 GiB in and out in a slot: cp, what the routed job claims", slot.large),
     Row("growth", "staging, from 1 to 10,000 files and from 1 MiB to 4 GiB", staging.growth),
     Row("router", "up to 200 jobs through a pool's JobRouter: natively", router.jobs),
-    Row("router-slot", "50 such jobs that are packed in their slot", router.in_slot),
     Row("running", "10,000 jobs that run, for the JobRouter", running.jobs),
     Row("short", "one job in a pool at default intervals, each way: natively", short.jobs),
 )

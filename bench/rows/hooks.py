@@ -22,7 +22,7 @@ FLOOR = "import classad2"
 
 #: What the JobRouter sends: the route, a line of dashes, the job.
 _INPUT = """\
-[ Name = "capsule"; TargetUniverse = 5; ]
+[ Name = "capsule"; TargetUniverse = {universe}; ]
 ------
 ClusterId = 1
 ProcId = 0
@@ -45,20 +45,22 @@ _NO_EXECUTABLE = "TransferExecutable = false\n"
 
 def contenders(place: Place) -> list[Contender]:
     """The hook as the JobRouter starts it, and what any hook that reads ads must do."""
-    text = _INPUT.format(iwd=quote(str(CHECKOUT / "examples")), inputs="text file.txt")
+    text = _INPUT.format(
+        iwd=quote(str(CHECKOUT / "examples")), inputs="text file.txt", universe=13
+    )
     return [_hook(place, text), Contender(FLOOR, place.python("-c", FLOOR))]
 
 
 def with_inputs(place: Place, bench: Bench, others: list[str]) -> list[Contender]:
     """The hook for a job whose only input is a tree, and those who copy that."""
-    text = _INPUT.format(iwd=quote(str(bench.folder)), inputs=bench.tree.name)
+    text = _INPUT.format(iwd=quote(str(bench.folder)), inputs=bench.tree.name, universe=13)
     return [_hook(place, text + _NO_EXECUTABLE), *bench.staging(others)]
 
 
 def in_slot(place: Place) -> list[Contender]:
     """The hook for a job that is packed where it runs, whatever its inputs; and the floor."""
-    text = _INPUT.format(iwd=quote(str(place.scratch)), inputs="tree") + _NO_EXECUTABLE
-    hook = place.hook("translate", stdin=text, ad_template="slot")
+    text = _INPUT.format(iwd=quote(str(place.scratch)), inputs="tree", universe=5)
+    hook = place.hook("translate", stdin=text + _NO_EXECUTABLE, ad_template="slot")
     return [Contender(OURS, hook), Contender(FLOOR, place.python("-c", FLOOR))]
 
 

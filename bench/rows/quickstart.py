@@ -84,7 +84,7 @@ def contenders(place: Place, folder: Path, template: Path) -> list[Contender]:
         script, tarball_of(config).path, OFFSET_BYTES,
     )  # fmt: skip
     return [
-        Contender(OURS, _translate(ours, folder, "qemu"), lambda: fresh(place.capsules)),
+        Contender(OURS, _translate(ours, folder, "kvm-gahp"), lambda: fresh(place.capsules)),
         Contender(WHOLE_VM, _translate(ours, folder, "vmware"), lambda: fresh(place.capsules)),
         Contender(QUICKSTART, command(*argv, env=MTOOLS), lambda: fresh(target)),
     ]

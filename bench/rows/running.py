@@ -58,7 +58,6 @@ def jobs(place: Place) -> Outcome:
     pool = Pool("trixie", "bench-running")
     pool.start()
     try:
-        pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
         _install(pool, queue_of(*_one_that_runs(pool), count))
         pool.until(lambda: _adopted(pool) >= count, 300, f"the router to adopt {count:,} jobs")
         pool.configure(_FILE, _CONFIG)

@@ -22,7 +22,7 @@ from tests.pool.root import WITH_LIBVIRT
 
 NATIVE = "native"
 #: The ad templates whose routes run jobs here.
-ROUTES = ("slot", "qemu", "vmware")
+ROUTES = ("slot", "vmware")
 #: The way without a router.
 WRAPPER = "wrapper"
 #: The one for which the pool has to have libvirt.

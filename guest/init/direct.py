@@ -14,6 +14,7 @@ from init.processes import limit, oom_score, spawn
 from init.proxy import Proxy
 from init.report import Failure
 from init.shells import Shells
+from init.usage import Usage
 
 MYPY = False
 if MYPY:
@@ -73,6 +74,7 @@ class Direct:
         self.line = open_line() if guest.whole_machine else None
         self.proxy: Optional[Proxy] = None
         self.shells: Optional[Shells] = None
+        self.usage: Optional[Usage] = None
 
     def prepare(self) -> str:
         """Return the folder to unpack the sandbox into."""
@@ -120,7 +122,10 @@ class Direct:
         status, usage = self.wait(pid, sandbox)
         report["duration_s"] = time.monotonic() - start_s
         report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
-        report["max_rss_kib"] = report["image_size_kib"] = usage.ru_maxrss
+        seen = self.usage.peak_kib if self.usage is not None else (0, 0)
+        # What one process had at the most, or all of them as they were looked at.
+        report["max_rss_kib"] = max(usage.ru_maxrss, seen[0])
+        report["image_size_kib"] = max(usage.ru_maxrss, *seen)
         if os.WIFSIGNALED(status):
             report["exit_signal"] = os.WTERMSIG(status)
             report["core_dumped"] = os.WCOREDUMP(status)
@@ -154,7 +159,8 @@ class Direct:
         out, error = self.job["stdout"], self.job["stderr"]
         streams = {LINE_STDOUT: out, LINE_STDERR: error if error != out else None}
         paths = {kind: os.path.join(sandbox, name) for kind, name in streams.items() if name}
-        talkers = [one for one in (self.proxy, self.shells) if one is not None]
+        self.usage = Usage(self.line, self.guest.login.pw_uid, sandbox)
+        talkers = [one for one in (self.proxy, self.shells, self.usage) if one is not None]
         try:
             return wait_with_line(pid, self.line, paths, talkers)
         finally:

@@ -13,9 +13,10 @@ if MYPY:
 
     from init.proxy import Proxy
     from init.shells import Shells
+    from init.usage import Usage
 
     #: What else goes over the line.
-    Talkers = Sequence[Union[Proxy, Shells]]
+    Talkers = Sequence[Union[Proxy, Shells, Usage]]
 
 PORTS = "/sys/class/virtio-ports"
 HEAD_BYTES = 5

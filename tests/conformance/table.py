@@ -11,20 +11,12 @@ from tests.conformance.results import Verdicts
 COLUMNS = 80
 _CELL = 9
 _WRONG_MAX = 8
-#: So many ways stand beside the longest name of a case.
-WAYS_MAX = 6
 _WORDS = {SAME: "same", REFUSED: "refused", DIFFERENT: "differs"}
 
 
 def lines(verdicts: Verdicts, ways: Sequence[str]) -> List[str]:
-    """Cases by way; a '!' marks what was not expected, which is told below.
-
-    Of more ways than stand side by side there are several tables.
-    """
-    found: List[str] = []
-    for first in range(0, len(ways), WAYS_MAX):
-        found += _table(verdicts, ways[first : first + WAYS_MAX])
-    return [*found, *_wrong(verdicts, ways)]
+    """Cases by way; a '!' marks what was not expected, which is told below."""
+    return [*_table(verdicts, ways), *_wrong(verdicts, ways)]
 
 
 def _table(verdicts: Verdicts, ways: Sequence[str]) -> Iterator[str]:

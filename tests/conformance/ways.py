@@ -9,7 +9,6 @@ from tests.conformance.alone import Alone
 from tests.conformance.cases import Case
 from tests.conformance.outcome import Outcomes
 from tests.conformance.queued import (
-    WANTED,
     InSlots,
     OnLibvirt,
     Queued,
@@ -45,10 +44,6 @@ class Way:
 #: Another kind of routed job is another line here.
 WAYS: Dict[str, Way] = {
     NATIVE: Way("HTCondor without vmcapsule: the reference", Queued),
-    "qemu": Way(
-        "routed by the JobRouter into a capsule that QEMU boots in a vanilla slot",
-        lambda pool, way: Queued(pool, way, WANTED),
-    ),
     "slot": Way(
         "routed as it is, and packed in its vanilla slot, where QEMU boots it",
         lambda pool, way: InSlots(pool, way, "slot"),

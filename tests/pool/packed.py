@@ -34,8 +34,7 @@ RICH_INPUT = {"in": "given\n"}
 
 @contextlib.contextmanager
 def in_slot(pool: Pool) -> Iterator[None]:
-    """Have the pool's routed jobs packed in their slots; it is as it was afterwards."""
-    pool.change_route({"CONDOR_CLASSAD_TEMPLATE": "slot"})
+    """The pool, once its execute point has told of a template; without a job afterwards."""
     wanted = ["condor_status", "-constraint", 'VMCapsuleTemplates != ""', "-af", "Name"]
     pool.until(
         lambda: bool(pool.run("root", wanted, check=False).stdout), 90, "a template to be told"
@@ -43,7 +42,6 @@ def in_slot(pool: Pool) -> Iterator[None]:
     yield
     pool.run("root", ["condor_rm", "-all"], check=False)
     pool.until(lambda: not pool.queue(), 90, "the queue to be empty")
-    pool.change_route()
 
 
 def assert_rich_ended(pool: Pool, job: JobId, folder: str) -> Ad:

@@ -10,7 +10,7 @@ from tests.pool.space import Space
 from vmcapsule.cli.snippet import execute_snippet, job_wrapper, router_snippet
 from vmcapsule.config import Config, default_cache, load_config, newest_tarball, tarball_version
 from vmcapsule.process import run
-from vmcapsule.slot.program import PROGRAM_HOME, write_probe
+from vmcapsule.slot.program import PROGRAM_HOME, write_program
 from vmcapsule.template.template import load
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -75,10 +75,7 @@ def _copy_part(space: Space, part: str) -> None:
 
 def _data(space: Space, cache: Path, templates: Path) -> Dict[str, object]:
     """Copy what the cache has been built; return the knobs that name the copies."""
-    knobs: Dict[str, object] = {
-        "SCRATCH_DIR_PREFIX": SCRATCH,
-        "CONDOR_CLASSAD_TEMPLATE": "qemu",
-    }
+    knobs: Dict[str, object] = {"SCRATCH_DIR_PREFIX": SCRATCH}
     space.make_folder(DATA)
     if templates.is_dir():
         _copy_data(templates, space.path(f"{DATA}/templates"))
@@ -128,7 +125,7 @@ def _execute(space: Space, templates: Path, config: Config) -> str:
     """What 'vmcapsule config --execute --program' prints and writes."""
     kernel = load(templates).kernel if templates.is_dir() else None
     space.make_folder(str(PROGRAM_HOME.parent))
-    write_probe(space.path(str(PROGRAM_HOME)), kernel)
+    write_program(space.path(str(PROGRAM_HOME)), kernel)
     # For whoever configures it: `wrapped`.
     wrapper = space.path(WRAPPER)
     wrapper.write_text(job_wrapper(config, PROGRAM_HOME))

@@ -1,4 +1,4 @@
-"""Users' jobs through the capsule route of a real pool: their logs look as they always do.
+"""Users' jobs through the printed route of a real pool: their logs look as they always do.
 
 The jobs of all tests that are wanted are submitted before the first test waits for one:
 they run side by side.  What befalls them on the way is in ``test_faults``.
@@ -13,7 +13,8 @@ import pytest
 
 from tests.pool import jobs
 from tests.pool.faults import assert_quiet
-from tests.pool.jobs import TIMEOUT_S, capsules, copies, events, submit
+from tests.pool.jobs import TIMEOUT_S, copies, events, submit
+from tests.pool.packed import in_slot
 from tests.pool.pool import COMPLETED, HELD, REMOVED, RUNNING, JobId, Pool
 from tests.pool.processes import machines
 
@@ -23,12 +24,16 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def route(pool: Pool) -> Iterator[None]:
+    with in_slot(pool):
+        yield
+
+
 def assert_gone(pool: Pool, *jobs: JobId) -> None:
-    """Nothing is left of these jobs, which alone are in the pool: no copy, machine, capsule."""
+    """Nothing is left of these jobs, which alone are in the pool: no copy and no machine."""
     pool.until(
-        lambda: (
-            not machines(pool) and not any(copies(pool, j) + capsules(pool, j) for j in jobs)
-        ),
+        lambda: not machines(pool) and not any(copies(pool, j) for j in jobs),
         60,
         f"all of {', '.join(map(str, jobs))} to be gone",
     )
@@ -74,7 +79,7 @@ def many_job(pool: Pool) -> List[JobId]:
 
 @pytest.fixture(scope="module")
 def refused_job(pool: Pool) -> JobId:
-    return submit(pool, "refused", "exit 0", "stream_output = true\nqueue")
+    return submit(pool, "refused", "exit 0", "request_gpus = 1\nqueue")
 
 
 # What becomes of them
@@ -82,16 +87,13 @@ def refused_job(pool: Pool) -> JobId:
 
 def test_the_example_runs_in_a_capsule_as_it_is(pool: Pool, example_job: JobId) -> None:
     printed = jobs.assert_example_ended(pool, "words", example_job, TIMEOUT_S)
-    assert "/condor-23.9.6" in printed
     assert "_CONDOR_SLOT=slot1_1 BATCH_SYSTEM=HTCondor" in printed
-    pool.until(lambda: not capsules(pool, example_job), 60, "the capsule to be cleaned up")
 
 
 def test_a_job_is_held_that_cannot_be_honoured(pool: Pool, refused_job: JobId) -> None:
     ad = pool.wait(refused_job, timeout_s=TIMEOUT_S, until=(HELD,))
     reason = ad.string("HoldReason") or ""
-    assert "StreamOut = true" in reason and "stream_output" in reason
-    assert not capsules(pool, refused_job)
+    assert "RequestGPUs = 1" in reason
     pool.run("alice", ["condor_rm", str(refused_job)])
     assert pool.wait(refused_job).integer("JobStatus") == REMOVED
 
@@ -139,7 +141,6 @@ def test_a_spooled_job_is_fetched_with_its_outputs(pool: Pool, spooled_job: JobI
     pool.run("alice", ["condor_rm", str(spooled_job)], check=False)
     assert pool.wait(spooled_job).integer("ExitCode") == 4
     assert not [path for path in folders.rglob(f"cluster{spooled_job.cluster}.*")]
-    assert not capsules(pool, spooled_job)
 
 
 def test_many_jobs_of_a_cluster_run_once_each(pool: Pool, many_job: List[JobId]) -> None:
@@ -228,23 +229,4 @@ def test_jobs_held_and_removed_while_their_machines_run(pool: Pool) -> None:
     assert [*logged[:2], *sorted(logged[2:4]), *logged[4:]] == [
         *("000", "001", "004", "012", "013", "001", "005")
     ]
-    assert_quiet(pool)
-
-
-def test_jobs_held_and_removed_when_they_have_just_ended(pool: Pool, router: Router) -> None:
-    held, removed = (submit(pool, f"ended{n}", "echo ran") for n in (1, 2))
-    both = (held, removed)
-    pool.until(lambda: all(copies(pool, job) for job in both), 60, "them to be routed")
-    router.look_away()
-    pool.until(
-        lambda: all(copies(pool, job) == [COMPLETED] for job in both), TIMEOUT_S, "them to end"
-    )
-    hold_and_remove(pool, held, removed)
-    router.go_on()
-    assert_held_and_removed(pool, held, removed)
-    assert not pool.path("/home/alice/ended1/out").exists()
-    assert not pool.path("/home/alice/ended2/out").exists()
-    pool.run("alice", ["condor_rm", str(held)])
-    assert pool.wait(held).integer("JobStatus") == REMOVED
-    assert not {"005"} & {*events(pool, "ended1", held), *events(pool, "ended2", removed)}
     assert_quiet(pool)

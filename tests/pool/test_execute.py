@@ -1,32 +1,24 @@
-"""Execute points of a real pool: what they advertise, and guests that do not report."""
+"""Execute points of a real pool: what they advertise."""
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from typing import Iterator
 
 import pytest
 
-from tests.pool.jobs import TIMEOUT_S, submit, try_here_again
-from tests.pool.plugin import HOME
-from tests.pool.pool import HELD, IDLE, Pool
-from tests.pool.processes import machines
+from tests.pool.jobs import TIMEOUT_S, submit
+from tests.pool.pool import IDLE, Pool
 
 pytestmark = pytest.mark.pool
 PROBED = ("HasVMCapsule", "VMCapsuleQEMUVersion", "VMCapsuleKVM", "VMCapsuleReason")
-#: Comes after what installs the plugin.
-EXTRA = "90-execute"
 
 
 @pytest.fixture
 def pool(pool: Pool) -> Iterator[Pool]:
-    """The pool, which a test may configure as `EXTRA`; jobs do not outlive the test."""
-    pool.configure(EXTRA, "")
+    """The pool; jobs do not outlive the test."""
     pool.until(lambda: advertised(pool)[0] == "true", 60, "the startd's probe")
     yield pool
-    pool.unconfigure(EXTRA)
     pool.run("root", ["condor_rm", "-all"], check=False)
     pool.until(lambda: not pool.queue(), 60, "the queue to be empty")
 
@@ -80,39 +72,3 @@ def test_where_the_probe_says_no_the_job_waits_and_it_is_told_why(pool: Pool) ->
 def copy_id(pool: Pool, copy: str) -> str:
     ad = pool.queue(copy)[0]
     return f"{ad.integer('ClusterId')}.{ad.integer('ProcId')}"
-
-
-def test_a_machine_that_dies_is_not_the_users_try(pool: Pool) -> None:
-    """QEMU dies once, then the job fails twice: max_retries = 1 allows both of those."""
-    job = submit(pool, "shot", "echo tried; exit 3", "max_retries = 1\nqueue")
-    pool.until(lambda: bool(machines(pool)), TIMEOUT_S, "the machine to start")
-    os.kill(machines(pool)[0], signal.SIGKILL)
-    try_here_again(pool, job, 1)
-    ad = pool.wait(job, timeout_s=TIMEOUT_S)
-    assert ad.integer("ExitCode") == 3
-    routed = pool.routed(job)[0]
-    assert routed.integer("ChirpVmCapsuleUnreported") == 1
-    assert routed.integer("NumJobCompletions") == 3
-    assert "return value 3" in pool.read("/home/alice/shot/log")
-    assert pool.read("/home/alice/shot/out") == "tried\n"
-
-
-def test_a_guest_that_always_panics_holds_the_job_and_its_reason_says_so(pool: Pool) -> None:
-    template = pool.read(f"{HOME}/templates/qemu.classad")
-    pool.put("/opt/two-tries.classad", template.replace("MaxTries = 3", "MaxTries = 2"))
-    pool.put("/opt/panic.py", "open('/proc/sysrq-trigger', 'w').write('c')\n")
-    knobs = {
-        "INIT_SCRIPT_PATH": "/opt/panic.py",
-        "CONDOR_CLASSAD_TEMPLATE": "/opt/two-tries.classad",
-    }
-    pool.configure(EXTRA, "".join(f"VM_CAPSULE_{k} = {v}\n" for k, v in knobs.items()))
-    job = submit(pool, "panic", "exit 0", "max_retries = 5\nqueue")
-    try_here_again(pool, job, 1)
-    ad = pool.wait(job, timeout_s=TIMEOUT_S, until=(HELD,))
-    reason = ad.string("HoldReason") or ""
-    expected = (
-        f"vmcapsule: the guest did not report in 2 runs; the last was on "
-        f"{pool.space.host_name}: the guest's kernel panicked: Kernel panic - not syncing"
-    )
-    assert expected in reason
-    assert (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode")) == (3, 76)

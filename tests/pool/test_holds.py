@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.pool.plugin import SCRATCH, left_in
 from tests.pool.pool import HELD, JobId, Pool
 
 pytestmark = [pytest.mark.pool, pytest.mark.representative]
@@ -61,7 +60,6 @@ def test_a_lacking_file_holds_the_job_until_it_is_released(pool: Pool) -> None:
     made = pool.path("/home/alice/no-output/made")
     pool.until(made.exists, 60, "what there is to be delivered, as HTCondor does")
     assert pool.read("/home/alice/no-output/out") == "tried\n"
-    pool.until(lambda: left_in(pool.path(SCRATCH)) == [], 60, "the capsules to go")
 
     pool.put("/home/alice/no-input/input", "found\n", owner="alice")
     pool.run("alice", ["condor_release", str(no_input)])

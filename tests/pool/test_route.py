@@ -87,7 +87,7 @@ def test_what_is_no_yes_or_no_is_refused_at_once(pool: Pool) -> None:
 )
 def test_a_capsule_runs_only_where_its_job_may(pool: Pool, requirements: str) -> None:
     copy = turned_away(pool, submit(pool, "absent", ROUTED, f"requirements = {requirements}"))
-    assert "VmCapsuleDir" in copy, "it was not held, it was translated"
+    assert "VmCapsuleInSlot" in copy and "VmCapsuleHoldReason" not in copy, "it was translated"
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_a_routed_job_counts_for_its_sources_group_and_limits(pool: Pool) -> Non
     ("template", "universe", "said"),
     [
         ("vmware", "VANILLA", ["TargetUniverse = 5", "JobUniverse = 13", "UNIVERSE VM"]),
-        ("qemu", "VM", ["TargetUniverse = 13", "JobUniverse = 5", "UNIVERSE VANILLA"]),
+        ("slot", "VM", ["TargetUniverse = 13", "JobUniverse = 5", "UNIVERSE VANILLA"]),
     ],
 )
 def test_a_route_that_does_not_fit_its_ad_template_holds_its_jobs(

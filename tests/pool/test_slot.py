@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 from typing import Iterator
 
 import pytest
@@ -30,7 +32,7 @@ queue
 
 @pytest.fixture(scope="module", autouse=True)
 def route(pool: Pool) -> Iterator[None]:
-    """The pool with the route that is printed for 'slot'."""
+    """The pool with the route that is printed where nothing else is asked for."""
     with in_slot(pool):
         yield
 
@@ -206,13 +208,65 @@ def wait_until_printed(pool: Pool, folder: str, text: str) -> None:
     pool.until(lambda: out.is_file() and out.read_text() == text, TIMEOUT_S, f"{text!r}")
 
 
+HUNGRY = """\
+#!/usr/bin/python3
+import time
+kept = bytearray(100 << 20)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def test_condor_q_shows_the_memory_that_a_running_job_uses(pool: Pool) -> None:
+    job = submit(pool, "sl-hungry", HUNGRY, "request_memory = 200\nstream_output = true")
+    wait_until_printed(pool, "sl-hungry", "begun\n")
+    used: list[int] = []
+
+    def is_told() -> bool:
+        (ad,) = pool.routed(job)
+        used[:] = [ad.integer("MemoryUsage") or 0]
+        return "ChirpVmCapsuleResidentSetSize" in ad
+
+    pool.until(is_told, TIMEOUT_S, "the job's usage to be in its ad")
+    # And not its machine's, which has been given more than that.
+    assert 100 <= used[0] < 180
+    pool.run("alice", ["condor_rm", str(job)])
+
+
+TICKS = "n=0; while [ $n -lt 60 ]; do n=$((n + 1)); echo $n; sleep 0.5; done"
+
+
+@pytest.mark.representative
+def test_a_job_that_is_suspended_stands_still_in_its_machine(pool: Pool) -> None:
+    job = submit(pool, "sl-still", TICKS, "stream_output = true")
+    out = pool.path("/home/alice/sl-still/out")
+    pool.until(lambda: out.is_file() and out.read_text() != "", TIMEOUT_S, "the job to print")
+    routed = str(id_of(copy_of(pool, job)))
+    pool.run("alice", ["condor_suspend", routed])
+
+    def states() -> set[str]:
+        """Those of its machine's process, one letter (man 5 proc)."""
+        texts = [Path(f"/proc/{pid}/stat").read_text() for pid in machines(pool)]
+        return {text.rpartition(")")[2].split()[0] for text in texts}
+
+    pool.until(lambda: states() == {"T"}, TIMEOUT_S, "its machine to stand still")
+    before = out.read_text()
+    time.sleep(3)
+    assert out.read_text() == before
+    pool.run("alice", ["condor_continue", routed])
+    assert pool.wait(job, TIMEOUT_S).integer("ExitCode") == 0
+    assert out.read_text() == "".join(f"{n}\n" for n in range(1, 61))
+
+
 def test_a_machine_that_is_lost_is_no_end_of_the_job(pool: Pool) -> None:
     # Not submitted with the others: it would have ended before its machine is looked for.
-    job = submit(pool, "sl-lost", "sleep 20; echo ended")
+    job = submit(pool, "sl-lost", "sleep 20; echo ended; exit 3", "max_retries = 1")
     kill_machine(pool, job)
     try_now(pool, job)
     ad = pool.wait(job, TIMEOUT_S)
-    assert ad.integer("ExitCode") == 0
+    assert ad.integer("ExitCode") == 3
+    # Nor a try of its user's, who has two.
+    assert copy_of(pool, job).integer("NumJobCompletions") == 2
     assert pool.read("/home/alice/sl-lost/out") == "ended\n"
 
 

@@ -27,7 +27,7 @@ def words(line: str) -> list[str]:
 
 
 class Starter:
-    """Takes one connection; answers like a starter, or ``answer``s something else."""
+    """Takes connections, one by one; answers as one does, or ``answer``s something else."""
 
     def __init__(self, answer: Callable[[str], bytes] = lambda line: b"0\n") -> None:
         self.attributes: dict[str, object] = {}
@@ -40,7 +40,12 @@ class Starter:
         self.thread.start()
 
     def _serve(self) -> None:
-        link, _ = self._listener.accept()
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                link, _ = self._listener.accept()
+                self._hear(link)
+
+    def _hear(self, link: socket.socket) -> None:
         # The other side may break off, and an empty answer breaks off here.
         with contextlib.suppress(OSError), link, link.makefile("rb") as requests:
             for request in requests:

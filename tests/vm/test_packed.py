@@ -16,7 +16,7 @@ import pytest
 from tests.unit.starter import Starter
 from tests.vm.conftest import TIMEOUT_S, kvm_line, template_lines
 from vmcapsule.config import Config
-from vmcapsule.slot.program import write_probe
+from vmcapsule.slot.program import write_program
 
 pytestmark = pytest.mark.vm
 PYTHON = "/usr/bin/python3"
@@ -78,13 +78,13 @@ def command(
     program = here / "condor_exec.exe"
     program.write_text(f"{first}\n{script}")
     program.chmod(0o755)
-    ours = [PYTHON, "-I", str(write_probe_beside(here)), "packed"]
+    ours = [PYTHON, "-I", str(write_program_beside(here)), "packed"]
     return [*ours, option, "--", str(program), *arguments]
 
 
-def write_probe_beside(here: Path) -> Path:
+def write_program_beside(here: Path) -> Path:
     program = here.parent / "vmcapsule-execute.pyz"
-    write_probe(program, None)
+    write_program(program)
     return program
 
 
@@ -207,3 +207,31 @@ def test_what_a_job_printed_before_it_was_killed_is_there(here: Path, config: Co
     with started(here, config, "echo begun; sleep 600") as printed:
         printed(b"begun\n").kill()
     assert (here / "_condor_stdout").read_bytes() == b"begun\n"
+
+
+def test_a_starter_hears_what_a_running_job_uses(here: Path, config: Config) -> None:
+    starter = Starter()
+    starter.write_contact(here)
+    script = "head -c 5000000 /dev/zero >made; echo begun; exec sleep 600"
+    with started(here, config, script) as printed:
+        process = printed(b"begun\n")
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while "ChirpVmCapsuleDiskUsage" not in starter.attributes:
+            assert process.poll() is None and time.monotonic() < deadline_s
+            time.sleep(0.1)
+        process.kill()
+    starter.close()
+    told = {
+        name: value for name, value in starter.attributes.items() if "Isolation" not in name
+    }
+    assert told.keys() == {
+        f"ChirpVmCapsule{name}"
+        for name in ("UserCpu", "SysCpu", "ResidentSetSize", "ImageSize", "DiskUsage")
+    }
+    used_kib, disk_kib = (
+        told["ChirpVmCapsuleResidentSetSize"],
+        told["ChirpVmCapsuleDiskUsage"],
+    )
+    # A 'sleep', and not a machine with its system.
+    assert isinstance(used_kib, int) and 0 < used_kib < 20_000
+    assert isinstance(disk_kib, int) and 4900 <= disk_kib < 20_000

@@ -106,7 +106,7 @@ def _config_execute(arguments: argparse.Namespace) -> int:
     """``vmcapsule config --execute``: with ``--program`` that is written too."""
     from vmcapsule.atomic import write_file
     from vmcapsule.cli.snippet import execute_snippet, job_wrapper
-    from vmcapsule.slot.program import PROGRAM_HOME, write_probe
+    from vmcapsule.slot.program import PROGRAM_HOME, write_program
     from vmcapsule.template.template import load
 
     if not arguments.execute:
@@ -114,7 +114,7 @@ def _config_execute(arguments: argparse.Namespace) -> int:
     program: Path = arguments.program or PROGRAM_HOME
     configured = report.configuration()
     if arguments.program:
-        write_probe(program, load(configured.template).kernel)
+        write_program(program, load(configured.template).kernel)
     home = _home(program)
     wrapper: Optional[Path] = arguments.wrapper
     if wrapper:

@@ -70,6 +70,7 @@ def debian_packages(
             raise UsageError(f"'{word}' is not the name of a suite or package")
     run(
         [
+            *_own_mounts(),
             "mmdebstrap",
             "--mode=root",
             f"--variant={variant}",
@@ -82,6 +83,17 @@ def debian_packages(
         timeout_s=BUILD_TIMEOUT_S,
         env=_environment(),
     )
+
+
+def _own_mounts() -> Sequence[str]:
+    """What has a program mount things for itself alone, where that is permitted.
+
+    A builder that is killed would leave them, and who removes what it has built would come
+    into the machine's own /sys.
+    """
+    own = ("unshare", "--mount", "--propagation", "private")
+    can = run([*own, "true"], timeout_s=20, check=False).returncode == 0
+    return own if can else ()
 
 
 def _environment() -> Dict[str, str]:

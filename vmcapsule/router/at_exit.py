@@ -20,7 +20,7 @@ def at_exit(job: SourceJob, tries: int, silent: str) -> dict[str, Value]:
     """OnExitRemove, OnExitHold and JobMaxRetries: the source's, unless the guest did not
     report (``silent`` says when), which is tried ``tries`` times in all and then held.
 
-    `vmcapsule.slot.execute` counts such runs by chirp.  Where it could not, the job's
+    `vmcapsule.slot.gahp.run` counts such runs by chirp.  Where it could not, the job's
     completions stand for them, so that there is an end in any case.
     """
     told = f"{UNREPORTED_RUN} =?= NumJobCompletions"

@@ -21,6 +21,7 @@ from vmcapsule.errors import (
     VmCapsuleError,
     one_line,
 )
+from vmcapsule.job.attributes import SOURCE_PREFIX
 from vmcapsule.router import job_queue, user_log
 
 #: Where a job's outputs are still wanted; unknown is None.
@@ -38,7 +39,10 @@ def cleanup(text: str) -> tuple[str, str]:
     job_id = routed.string("VmCapsuleSourceJobId") or "?"
     folder = routed.string("VmCapsuleDir")
     if folder is None:
-        return job_id, "there is no capsule"
+        ended = routed.integer("JobStatus") in (None, job_queue.COMPLETED)
+        source = routed.string(f"{SOURCE_PREFIX}GlobalJobId")
+        said = "" if ended else _tell_users_hold(routed, source)
+        return job_id, f"there is no capsule{said}"
     if not Path(folder).exists():
         return job_id, f"{folder} is gone already"
     check_scratch(Path(folder).parent)
@@ -65,14 +69,23 @@ def _over(made: Capsule, routed: Ad) -> str:
             states.enter(made.folder, State.DELIVERING)
         return settle(made, job_queue.status_of)
     making.remove(made.folder)
-    said = f"removed {made.folder}: its run did not end"
+    said = _tell_users_hold(routed, made.global_job_id)
+    return f"removed {made.folder}: its run did not end{said}"
+
+
+def _tell_users_hold(routed: Ad, source: Optional[str]) -> str:
+    """Log the hold that ended a routed job, if one did; say what came in between.
+
+    ``source`` is its source's GlobalJobId.
+    """
     # The routed ad may be one from before its removal.
-    if routed.integer("JobStatus") != job_queue.HELD and made.global_job_id:
-        try:
-            tell_users_hold(routed, job_queue.hold_of(made.global_job_id))
-        except (VmCapsuleError, OSError) as error:
-            said += f"; a hold of its source is not in the user's log: {error}"
-    return said
+    if routed.integer("JobStatus") == job_queue.HELD or not source:
+        return ""
+    try:
+        tell_users_hold(routed, job_queue.hold_of(source))
+    except (VmCapsuleError, OSError) as error:
+        return f"; a hold of its source is not in the user's log: {error}"
+    return ""
 
 
 def tell_users_hold(routed: Ad, hold: Optional[Mapping[str, object]]) -> None:

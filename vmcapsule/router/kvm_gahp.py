@@ -1,7 +1,7 @@
 """The route of KVM jobs that our own vm-gahp runs, without libvirt: `vmcapsule.slot.gahp`.
 
-The capsule is that of a slot; what runs it is installed there.  The job ends as the guest's
-did.  A run whose guest did not report is repeated, then held.
+System disk and kernel stay in the template, whence HTCondor transfers them.  The job ends as
+the guest's did.  A run whose guest did not report is repeated, then held.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Mapping
 
 from vmcapsule.capsule.packing import Plan, put_obstacles
-from vmcapsule.capsule.record import Capsule
+from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value
+from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import qemu, slot_jobs, vm_jobs
-from vmcapsule.router.route import OWN_GAHP, CapsuleFacts, Route
+from vmcapsule.router import slot_jobs, vm_jobs
+from vmcapsule.router.route import OWN_GAHP, CapsuleFacts, Route, size_kib
 from vmcapsule.slot.starter import HYPERVISOR
 from vmcapsule.template.template import Template
 
@@ -25,7 +26,22 @@ def _finish(planned: Plan, aside: Path) -> Capsule:
 
 
 def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
-    return qemu.ROUTE.facts(made, template, data_kib)._replace(program="")
+    files = [*Disk.at(made.system_disk).files, made.kernel, made.initrd]
+    shared = [file for file in files if file is not None]
+    return CapsuleFacts(
+        folder=made.folder,
+        vmx="",
+        vmdk_files=(made.data_disk.name,),
+        other_files=(RECORD,),
+        memory_mib=made.memory_mib + slot_jobs.QEMU_MEMORY_MIB,
+        cpus=made.cpus,
+        network=made.network,
+        size_kib=size_kib(data_kib, shared),
+        data_kib=data_kib,
+        shared_files=tuple(shared),
+        wanted_outputs=slot_jobs.wanted_outputs(made),
+        demands=tuple(slot_jobs.demands(made)),
+    )
 
 
 def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[str, Value]:
@@ -41,7 +57,7 @@ ROUTE = Route(
     universe=vm_jobs.UNIVERSE,
     vm_type="kvm",
     universe_name=vm_jobs.UNIVERSE_NAME,
-    unreported=slot_jobs.UNREPORTED_BY_A_GAHP,
+    unreported=slot_jobs.UNREPORTED,
     # HTCondor has a gahp for such jobs itself: not there.
     requirements=vm_jobs.requirements_of_our_gahp(f"TARGET.{HYPERVISOR} isnt undefined"),
     finish=_finish,

@@ -39,11 +39,11 @@ class CapsuleFacts(NamedTuple):
 
     ``vmdk_files`` are all files of the disks there, extents among them; ``size_kib`` is what
     they take up together with ``shared_files``; ``memory_mib`` includes what the guest needs
-    for itself.  ``program`` is what boots the capsule in a vanilla slot, ``shared_files`` are
-    the template's that go with it, by full path, and ``wanted_outputs`` what the job must
-    leave.  ``data_kib`` is what the data disk alone takes up, and ``demands`` are what
-    must be true of the machine it runs on (TARGET).  ``system_disks``, ``kernel`` and
-    ``initrd`` are base names out of ``shared_files``: what it boots from, the first disk first.
+    for itself.  ``shared_files`` are the template's that go with it, by full path, and
+    ``wanted_outputs`` what the job must leave.  ``data_kib`` is what the data disk alone takes
+    up, and ``demands`` are what must be true of the machine it runs on (TARGET).
+    ``system_disks``, ``kernel`` and ``initrd`` are base names out of ``shared_files``: what it
+    boots from, the first disk first.
     """
 
     folder: Path
@@ -55,7 +55,6 @@ class CapsuleFacts(NamedTuple):
     size_kib: int
     data_kib: int = 0
     network: bool = False
-    program: str = ""
     shared_files: tuple[Path, ...] = ()
     wanted_outputs: tuple[str, ...] = ()
     demands: tuple[str, ...] = ()

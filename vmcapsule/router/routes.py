@@ -13,7 +13,6 @@ from vmcapsule.router.route import IN_SLOT, OWN_GAHP, InSlot, Route, kind
 #: By JobUniverse, JobVMType and mark of an ad template the module whose ROUTE it makes.
 #: Another kind of routed job is another line here.  A hook imports the one that it needs.
 MODULES = {
-    (5, "", ""): "qemu",
     (5, "", IN_SLOT): "slot",
     (13, "vmware", ""): "vmware",
     (13, "kvm", ""): "kvm",

@@ -1,5 +1,5 @@
-"""What routed jobs have in common whose capsule our own program runs, in a slot of whatever
-universe: what they are given, what they bring back, and when they are held.
+"""What routed jobs have in common whose capsule our own vm-gahp runs, of whatever type of
+machine: what they are given, what they bring back, and when they are held.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from vmcapsule.slot.starter import (
 
 #: Of a machine: a guest that QEMU runs there gets a network.
 _NETWORK = f"TARGET.{NETWORK_WORKS} =?= true"
-#: How a run ends whose guest did not report.
-UNREPORTED = f"ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}"
-#: The same where our vm-gahp runs it: what kills a gahp ends the routed job, too.  A job that
-#: was killed says so before.
-UNREPORTED_BY_A_GAHP = (
-    f"({UNREPORTED}) || (ExitBySignal =?= true && ExitSignal =?= 9 && "
-    f"{KILLED_RUN} =!= NumJobCompletions)"
+#: How a run ends whose guest did not report.  What kills a gahp ends the routed job, too; a job
+#: that was killed says so before.
+UNREPORTED = (
+    f"(ExitBySignal =?= true && ExitSignal =?= {UNREPORTED_SIGNAL}) || "
+    f"(ExitBySignal =?= true && ExitSignal =?= 9 && {KILLED_RUN} =!= NumJobCompletions)"
 )
 
 
@@ -50,7 +48,7 @@ def wanted_outputs(made: Capsule) -> tuple[str, ...]:
 
 
 def transfer(capsule: CapsuleFacts) -> dict[str, Value]:
-    """Which files go and come back: how `vmcapsule.slot.execute` finds and leaves them."""
+    """Which files go and come back: how `vmcapsule.slot.gahp.run` finds and leaves them."""
     names = (capsule.vmx, *capsule.vmdk_files, *capsule.other_files)
     paths = [str(capsule.folder / name) for name in names if name]
     paths += [str(path) for path in capsule.shared_files]
@@ -70,7 +68,7 @@ def counted(job: SourceJob) -> dict[str, Value]:
 
 
 def held_for_the_slot(template: Ad) -> Mapping[str, Value]:
-    """The hold that `vmcapsule.slot.execute` asks for, where there is no UPDATE_JOB_INFO hook.
+    """The hold that `vmcapsule.slot.gahp.run` asks for, where there is no UPDATE_JOB_INFO hook.
 
     Meanwhile the job matches no machine (see the template's Requirements).
     """

@@ -112,7 +112,7 @@ def held_ad(text: str, error: VmCapsuleError) -> Optional[Ad]:
         "PeriodicRemove": REMOVED_WHEN_HELD,
         "VmCapsuleSourceJobId": quote(id_of(source)),
     }
-    return parse_ad(resource("templates/qemu.classad").read_text(encoding="utf-8")).with_(
+    return parse_ad(resource("templates/slot.classad").read_text(encoding="utf-8")).with_(
         changes
     )
 

@@ -17,7 +17,7 @@ import time
 _BYTES_MAX = 64 << 20
 _IDLE, _HELD = b"1", b"5"
 #: What is to be put into the ad, and how the names begin under which it is there already:
-#: from `vmcapsule.router.translate.held_ad`, and from `vmcapsule.slot.execute` by chirp.
+#: from `vmcapsule.router.translate.held_ad`, and from `vmcapsule.slot` by chirp.
 _HOLD = (b"HoldReason", b"HoldReasonCode", b"HoldReasonSubCode")
 _ASKED = (b"vmcapsule", b"chirpvmcapsule")
 

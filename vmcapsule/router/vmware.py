@@ -96,7 +96,7 @@ ROUTE = Route(
     universe=vm_jobs.UNIVERSE,
     vm_type="vmware",
     universe_name=vm_jobs.UNIVERSE_NAME,
-    unreported=slot_jobs.UNREPORTED_BY_A_GAHP,
+    unreported=slot_jobs.UNREPORTED,
     # Not HasVM: once a gahp was killed as it started that is false until a VM has run there.
     requirements=vm_jobs.requirements_of_our_gahp(),
     finish=_finish,

@@ -1,4 +1,4 @@
-"""How the one file that is shipped begins: in a slot, for a startd, as a vm-gahp, for libvirt.
+"""How the execute points' one file begins: in a slot, for a startd, as a vm-gahp, for libvirt.
 
 Python older than 3.9 must be able to read this file (and no other), so as to say so.
 """
@@ -16,6 +16,10 @@ PACKED = "packed"
 ROUTED = "routed"
 #: HTCondor's JOB_WRAPPER_FAILURE_FILE: what is in there is why a job could not be run.
 FAILURE = ".job_wrapper_failure"
+_USAGE = (
+    "vmcapsule: this program is HTCondor's to call; 'vmcapsule config --execute' prints the "
+    "configuration that has it do so\n"
+)
 _OLD = "Python %d.%d is too old to run capsules; install Python 3.9 or newer"
 
 
@@ -43,19 +47,18 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot.libvirt import script
 
         return script.main(arguments[1:])
-    return run_job(arguments)  # type: ignore[no-untyped-call]
+    if arguments[:1] == [MACHINE]:
+        return run_machine(arguments[1:])  # type: ignore[no-untyped-call]
+    sys.stderr.write(_USAGE)
+    return 64
 
 
-def run_job(arguments):  # type: ignore[no-untyped-def]
+def run_machine(arguments):  # type: ignore[no-untyped-def]
     """Run a capsule; whatever fails here, this very file having changed, is no job's end."""
     try:
-        if arguments[:1] == [MACHINE]:
-            from vmcapsule.slot.gahp import machine
+        from vmcapsule.slot.gahp import machine
 
-            return machine.main(arguments[1:])
-        from vmcapsule.slot import execute
-
-        return execute.main()
+        return machine.main(arguments)
     except Exception as error:
         with_traceback = sys.exc_info()
         end_unreported("%s: %s" % (type(error).__name__, error), with_traceback)  # type: ignore[no-untyped-call]  # noqa: UP031
@@ -110,11 +113,11 @@ def too_old(probing):  # type: ignore[no-untyped-def]
         return 0
     if sys.argv[1:2] in ([PACKED], [ROUTED]):
         return fail_packed(reason)  # type: ignore[no-untyped-call]
-    if "-M" in sys.argv:
-        # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.
-        sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
-        return 70
-    return end_unreported(reason)  # type: ignore[no-untyped-call]
+    if sys.argv[1:2] == [MACHINE]:
+        return end_unreported(reason)  # type: ignore[no-untyped-call]
+    # HTCondor's VM universe may have us be root, who makes nothing in a job's folder.
+    sys.stderr.write("vmcapsule: %s\n" % reason)  # noqa: UP031
+    return 70
 
 
 def end_unreported(reason, error=None):  # type: ignore[no-untyped-def]

@@ -14,13 +14,15 @@ from vmcapsule.named import NamedTuple
 
 #: How all names begin that we put into a job's ad by chirp, in lower case.
 OURS_BY_CHIRP = "chirpvmcapsule"
-#: What `vmcapsule.slot.execute` tells the job's ad of a run whose guest did not report: how
+#: What a slot's program tells the job's ad of a run whose guest did not report: how
 #: many there were, which of the job's completions this one is, why, and until when
 #: (seconds since the epoch) other machines are tried first.
 UNREPORTED = "ChirpVmCapsuleUnreported"
 UNREPORTED_RUN = "ChirpVmCapsuleRun"
 UNREPORTED_REASON = "ChirpVmCapsuleReason"
 AVOID_UNTIL = "ChirpVmCapsuleUntil"
+#: How long that is: for a few rounds of negotiation.
+AVOID_S = 120
 #: Which of the job's completions was a death by SIGKILL in the guest, and not of what ran it.
 KILLED_RUN = "ChirpVmCapsuleKilledRun"
 #: With which reason, code and subcode the job is to be held, whatever its ``OnExitHold`` says:

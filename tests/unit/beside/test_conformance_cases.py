@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.cases import CASES, load_cases, read_case, with_room
-from tests.conformance.table import WAYS_MAX
 from tests.conformance.test_representative import CASES as REPRESENTATIVE
 from tests.conformance.ways import COMPARED, NATIVE, WAYS
 from vmcapsule.errors import UsageError
@@ -89,7 +88,7 @@ def test_prepare_scripts_can_be_run() -> None:
 
 def test_names_fit_the_table() -> None:
     """At 80 columns with 9 for each way that stands in one table."""
-    widest = 80 - 9 * WAYS_MAX
+    widest = 80 - 9 * len(COMPARED)
     assert [case.name for case in load_cases((), COMPARED) if len(case.name) >= widest] == []
 
 
@@ -119,7 +118,7 @@ vague = core.* *.tmp
 slow = yes
 
 [refused]
-ways = qemu
+ways = vmware
 names = StreamOut
 
 [different: in the log]
@@ -130,11 +129,11 @@ what =
 reason = It is
     so.
 """
-    case = read_case(make(tmp_path, text), ("qemu", "run", "direct"))
+    case = read_case(make(tmp_path, text), ("vmware", "run", "direct"))
     assert (case.submit, case.native_waits, case.is_spooled) == (("-spool",), True, True)
     assert case.idle == 2
     assert (case.vague, case.is_slow, case.about) == (("core.*", "*.tmp"), True, "About")
-    (refused,) = case.expected_of("qemu")
+    (refused,) = case.expected_of("vmware")
     assert (refused.kind, refused.patterns) == ("refused", ("StreamOut",))
     (different,) = case.expected_of("run")
     assert (different.patterns, different.reason) == (("log: *, held", "runs: *"), "It is so.")
@@ -143,8 +142,8 @@ reason = It is
 
 
 def test_without_ways_all_are_meant(tmp_path: Path) -> None:
-    case = read_case(make(tmp_path, "[refused]\nnames = In\n"), ("qemu", "run"))
-    assert case.expected_of("qemu") == case.expected_of("run") != []
+    case = read_case(make(tmp_path, "[refused]\nnames = In\n"), ("vmware", "run"))
+    assert case.expected_of("vmware") == case.expected_of("run") != []
 
 
 @pytest.mark.parametrize(
@@ -159,7 +158,7 @@ def test_without_ways_all_are_meant(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        read_case(make(tmp_path, text), ("qemu",))
+        read_case(make(tmp_path, text), ("vmware",))
 
 
 def test_a_case_that_does_not_say_what_it_is_about(tmp_path: Path) -> None:

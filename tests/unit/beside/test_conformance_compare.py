@@ -22,7 +22,7 @@ from tests.conformance.outcome import (
 )
 from tests.conformance.suite import verdict
 
-WAY = "qemu"
+WAY = "vmware"
 DONE = JobEnd(ENDED, exit_code=0, runs=1, story=("submitted", "terminated with 0"))
 FILE = Entry("file", 0o644, 4, "aaaa", data=b"one\ntwo\n")
 

@@ -297,7 +297,11 @@ def test_a_cleanup_that_has_nothing_to_clear_away_starts_no_python(tmp_path: Pat
     python.chmod(0o755)
     env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
     packed_there = 'VmCapsuleInSlot = true\nVmCapsuleSourceJobId = "4.2"\n'
-    for text, said in ((packed_there, ""), (made := 'VmCapsuleDir = "/gone"\n', made)):
+    ended = f"{packed_there}JobStatus = 4\nLastJobStatus = 2\n"
+    # Its user may have held it, which nobody else tells the log.
+    taken_away = f"{packed_there}JobStatus = 3\nLastJobStatus = 4\n"
+    made = 'JobStatus = 4\nVmCapsuleDir = "/gone"\n'
+    for text, said in ((ended, ""), (taken_away, taken_away), (made, made)):
         hook = [HOME / "hooks/cleanup"]
         done = subprocess.run(hook, env=env, input=text, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

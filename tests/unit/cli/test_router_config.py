@@ -53,7 +53,7 @@ def test_only_what_passes_or_an_administrator_mends_is_tried_again(
     ("knobs", "named", "universe"),
     [
         ({}, "slot", "VANILLA"),
-        ({"CONDOR_CLASSAD_TEMPLATE": "qemu.classad"}, "qemu", "VANILLA"),
+        ({"CONDOR_CLASSAD_TEMPLATE": "slot.classad"}, "slot", "VANILLA"),
         ({"CONDOR_CLASSAD_TEMPLATE": "vmware"}, "vmware", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE": "kvm"}, "kvm", "VM"),
         ({"CONDOR_CLASSAD_TEMPLATE": "{own}"}, "{own}", "VM"),
@@ -75,14 +75,14 @@ def test_the_route_fits_the_ad_template(
 def test_what_is_packed_in_its_slot_needs_nothing_here_and_is_not_kept_few(
     tmp_path: Path,
 ) -> None:
-    env = {"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": "qemu"}
+    env = {"_CONDOR_VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE": "vmware"}
     done = vmcapsule("config", cwd=tmp_path, env=env)
     assert (done.returncode, done.stdout) == (78, "")
     assert "there is no HTCondor tarball" in done.stderr
     done = vmcapsule("config", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "TARBALL" not in done.stdout
-    here = printed(tmp_path, CONDOR_CLASSAD_TEMPLATE="qemu")
+    here = printed(tmp_path, CONDOR_CLASSAD_TEMPLATE="vmware")
     assert setting(here, "VM_CAPSULE_CONDOR_TARBALL") == "/srv/condor-1.tar"
     for name in ("MaxJobs", "MaxIdleJobs"):
         most, few = (

@@ -8,10 +8,11 @@ from typing import Callable
 
 import pytest
 
-from vmcapsule.errors import TemplateError
+from vmcapsule.errors import TemplateError, ToolError
 from vmcapsule.images import template_build
 from vmcapsule.images.guest_root import check_set_up, debian_packages
 from vmcapsule.images.template_build import build_template
+from vmcapsule.process import run
 from vmcapsule.template.template import FOLDER
 
 Environment = Callable[[], "dict[str, str]"]
@@ -54,6 +55,24 @@ def test_packages_come_from_where_the_caller_says(
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert environment().items() >= given.items()
+
+
+def test_a_builder_that_is_killed_leaves_no_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = run(["unshare", "--mount", "true"], timeout_s=20, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no namespaces here: {tried.stderr.decode().strip()}")
+    program = tmp_path / "bin/mmdebstrap"
+    program.parent.mkdir()
+    mount = f"mkdir -p {tmp_path}/root/sys && mount -t sysfs sys {tmp_path}/root/sys"
+    program.write_text(f"#!/bin/sh\n{mount} && touch {tmp_path}/mounted\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with pytest.raises(ToolError):
+        debian_packages(tmp_path / "root", suite="trixie", packages=["condor"], options=[])
+    assert (tmp_path / "mounted").exists()
+    assert str(tmp_path) not in Path("/proc/self/mounts").read_text()
 
 
 @pytest.mark.parametrize("bundle", [None, b""])

@@ -21,8 +21,8 @@ from vmcapsule.router.routes import route_of
 ROOT = Path(__file__).resolve().parents[3]
 LISTED = listed()
 GUEST_SCRIPT = SCRIPT.read_text()
-TEMPLATE = parse_ad((ROOT / "templates" / "qemu.classad").read_text())
-FACTS = CapsuleFacts(Path("/scratch/c"), "", ("data.vmdk",), (), 200, 1, 1000, program="p")
+TEMPLATE = parse_ad((ROOT / "templates" / "kvm-gahp.classad").read_text())
+FACTS = CapsuleFacts(Path("/scratch/c"), "", ("data.vmdk",), (), 200, 1, 1000)
 
 
 def of(*verdicts: str) -> list[Attribute]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import pytest
 
@@ -79,7 +79,7 @@ def test_the_capsule_of_a_silent_guest_is_removed(
     assert list(config.scratch_dir_prefix.iterdir()) == []
 
 
-def translated(
+def routed(
     tmp_path: Path,
     config: Config,
     scratch: Path,
@@ -89,7 +89,7 @@ def translated(
     route: str = "",
     universe: Optional[int] = None,
     **more: str,
-) -> tuple[Ad, Capsule]:
+) -> translate.Routed:
     knobs = {
         "VM_CAPSULE_TEMPLATE": str(config.template),
         "VM_CAPSULE_SCRATCH_DIR_PREFIX": str(scratch),
@@ -99,8 +99,11 @@ def translated(
     }
     target = "" if universe is None else f"; TargetUniverse = {universe}"
     text = f'[ Name = "{route}"{target} ]\n------\n' if route else ""
-    done = translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
-    return with_capsule(done)
+    return translate.translate(text + job_ad(tmp_path) + ad, load_config({**knobs, **more}))
+
+
+def translated(*folders_and_kind: Any, **more: Any) -> tuple[Ad, Capsule]:
+    return with_capsule(routed(*folders_and_kind, **more))
 
 
 @pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentSparse"])
@@ -129,15 +132,17 @@ def test_a_data_disk_has_room_for_what_the_job_asks(
 
 def test_a_disk_that_no_fat_can_be_is_refused(tmp_path: Path, config: Config) -> None:
     with pytest.raises(TooLarge, match="request less disk"):
-        translated(tmp_path, config, tmp_path / "s", "qemu", ad="RequestDisk = 3000000000\n")
+        translated(
+            tmp_path, config, tmp_path / "s", "kvm-gahp", ad="RequestDisk = 3000000000\n"
+        )
     assert list((tmp_path / "s").glob("*")) == []
 
 
 def test_a_route_may_have_an_ad_template_of_its_own(tmp_path: Path, config: Config) -> None:
     own = {"VM_CAPSULE_CONDOR_CLASSAD_TEMPLATE_OldPool": "vmware"}
-    for route, universe in (("oldpool", 13), ("other", 5), ("", 5)):
-        ad, made = translated(tmp_path, config, tmp_path / "s", "qemu", route=route, **own)
-        assert ad.integer("JobUniverse") == universe
+    for route, vm_type in (("oldpool", "vmware"), ("other", "kvm"), ("", "kvm")):
+        ad, made = translated(tmp_path, config, tmp_path / "s", "kvm-gahp", route=route, **own)
+        assert ad.string("JobVMType") == vm_type
         making.remove(made.folder)
 
 
@@ -145,24 +150,24 @@ def test_only_the_router_clears_away_what_an_earlier_translation_made(
     tmp_path: Path, config: Config
 ) -> None:
     scratch = tmp_path / "s"
-    _, running = translated(tmp_path, config, scratch, "qemu", route="capsule")
-    _, by_hand = translated(tmp_path, config, scratch, "qemu")
+    _, running = translated(tmp_path, config, scratch, "kvm-gahp", route="capsule")
+    _, by_hand = translated(tmp_path, config, scratch, "kvm-gahp")
     assert running.folder.exists(), "its routed job may be running"
-    _, again = translated(tmp_path, config, scratch, "qemu", route="capsule")
+    _, again = translated(tmp_path, config, scratch, "kvm-gahp", route="capsule")
     assert set(scratch.iterdir()) == {by_hand.folder, again.folder}
 
 
 def test_an_ad_that_the_router_would_cut_off_is_refused(tmp_path: Path, config: Config) -> None:
     note = {"ad": f'Note = "{"x" * 20_000}"\n', "route": "capsule"}
     with pytest.raises(TooLarge, match="PIPE_BUFFER_MAX = 10240"):
-        translated(tmp_path, config, tmp_path / "s", "qemu", **note)
+        translated(tmp_path, config, tmp_path / "s", "kvm-gahp", **note)
     assert not (tmp_path / "s").exists(), "nothing is packed for it"
     more = {"PIPE_BUFFER_MAX": "65536"}
-    ad, _ = translated(tmp_path, config, tmp_path / "s", "qemu", **note, **more)
+    ad, _ = translated(tmp_path, config, tmp_path / "s", "kvm-gahp", **note, **more)
     assert len(ad.string("Note") or "") == 20_000
 
 
-@pytest.mark.parametrize("classad", ["vmware", "qemu"])
+@pytest.mark.parametrize("classad", ["vmware", "kvm-gahp"])
 def test_an_ad_that_just_fits_is_taken(tmp_path: Path, config: Config, classad: str) -> None:
     """Before anything is packed it is known how long the ad is, but for a few digits."""
     note = {"ad": f'Note = "{"x" * 5000}"\n', "route": "capsule"}
@@ -184,16 +189,16 @@ def test_an_ad_that_just_fits_is_taken(tmp_path: Path, config: Config, classad: 
 
 
 @pytest.mark.parametrize(
-    ("classad", "fits", "name"), [("vmware", 13, "VM"), ("qemu", 5, "VANILLA")]
+    ("classad", "fits", "name"), [("vmware", 13, "VM"), ("slot", 5, "VANILLA")]
 )
 @pytest.mark.parametrize("universe", [5, 9, 13])
 def test_a_route_and_an_ad_template_that_do_not_fit_are_both_named(
     tmp_path: Path, config: Config, classad: str, fits: int, name: str, universe: int
 ) -> None:
     def made() -> Ad:
-        return translated(
+        return routed(
             tmp_path, config, tmp_path / "s", classad, route="slow", universe=universe
-        )[0]
+        ).ad
 
     if universe == fits:
         assert made().integer("JobUniverse") == universe
@@ -217,7 +222,7 @@ def test_nothing_is_packed_for_a_kind_of_job_that_is_not_known(
     assert not (tmp_path / "scratch").exists()
 
 
-@pytest.mark.parametrize("classad", ["vmware", "qemu"])
+@pytest.mark.parametrize("classad", ["vmware", "kvm-gahp"])
 def test_a_translation_whose_ad_cannot_be_made_leaves_no_capsule(
     tmp_path: Path, config: Config, classad: str
 ) -> None:

@@ -18,6 +18,7 @@ from vmcapsule.disk.empty_disk import build_data_disk
 from vmcapsule.disk.fat.volume import FatVolume
 from vmcapsule.disk.vmdk.vmdk import create_vmdk
 from vmcapsule.errors import ToolError
+from vmcapsule.router import job_queue
 from vmcapsule.router.cleanup import cleanup, settle
 
 
@@ -88,6 +89,23 @@ def test_a_folder_that_is_no_capsule_is_not_touched(tmp_path: Path) -> None:
 
 def test_a_routed_job_that_was_refused_has_no_capsule(tmp_path: Path) -> None:
     assert cleanup('VmCapsuleSourceJobId = "4.2"\n') == ("4.2", "there is no capsule")
+
+
+@pytest.mark.parametrize(("status", "is_logged"), [(1, 1), (2, 1), (3, 1), (4, 0), (5, 0)])
+def test_a_hold_by_its_user_of_a_job_packed_in_its_slot_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, is_logged: bool
+) -> None:
+    """Others were logged as they were made, and a job that has ended is not held."""
+    hold = {"HoldReason": "via condor_hold", "HoldReasonCode": 1}
+    monkeypatch.setattr(job_queue, "hold_of", {"ap#4.2#1": hold}.__getitem__)
+    log = tmp_path / "log"
+    text = (
+        f'VmCapsuleInSlot = true\nVmCapsuleSourceJobId = "4.2"\nJobStatus = {status}\n'
+        f'VmCapsuleSource_GlobalJobId = "ap#4.2#1"\nVmCapsuleUserLog = {quote(str(log))}\n'
+    )
+    assert cleanup(text) == ("4.2", "there is no capsule")
+    assert log.exists() is bool(is_logged)
+    assert not is_logged or "Job was held.\n\tvia condor_hold\n" in log.read_text()
 
 
 @pytest.mark.parametrize("status", [1, 2, 3, 5, 6])

@@ -19,13 +19,14 @@ from vmcapsule.resources import resource
 from vmcapsule.router.matching import beyond_never
 from vmcapsule.router.translate import translate
 
-#: Of a machine that either kind of capsule runs on.
+#: Of a machine that capsules run on, and what those of each kind want beside it.
 MACHINE = (
     'Arch = "X86_64"; OpSys = "LINUX"; Disk = 100000000; Memory = 512; TotalMemory = 8192;'
     'Cpus = 4; HasFileTransfer = true; HasVMCapsule = true; Machine = "ep1.example.org";'
-    'HasVM = true; VM_Type = "vmware"; VM_AvailNum = 1; VM_Memory = 4096; KFlops = 100;'
-    'FileSystemDomain = "ep1"; Rank = 1;'
+    "HasVM = true; VM_AvailNum = 1; VM_Memory = 4096; KFlops = 100;"
+    'FileSystemDomain = "ep1"; Rank = 1; VMCapsuleHypervisor = "qemu 10.0";'
 )
+VM_TYPES = {"kvm-gahp": "kvm", "vmware": "vmware"}
 #: What condor_submit makes of 'requirements = (...)'.
 SUBMITTED = (
     '({}) && (TARGET.Arch == "X86_64") && (TARGET.OpSys == "LINUX") && (TARGET.Disk >= '
@@ -54,10 +55,15 @@ def job_with(requirements: str, more: str = "") -> SourceJob:
 
 
 def matches(job: SourceJob, kind: str, machine: str = "") -> bool:
-    return evaluated(routed_ad(job, template(kind), CAPSULE), "Requirements", machine) is True
+    ad = routed_ad(job, template(kind), CAPSULE)
+    return evaluated(ad, "Requirements", of_type(kind) + machine) is True
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+def of_type(kind: str) -> str:
+    return f'VM_Type = "{VM_TYPES[kind]}";'
+
+
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 @pytest.mark.parametrize(
     ("requirements", "runs"),
     [
@@ -83,7 +89,7 @@ def test_what_the_source_requires_holds_for_the_machine(
     assert matches(job_with(requirements), kind) is runs
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 @pytest.mark.parametrize(
     "requirements",
     [
@@ -110,7 +116,7 @@ def test_a_job_that_is_never_to_run_as_it_is_runs_in_a_capsule(
 def test_what_htcondor_sent_of_such_a_job_runs() -> None:
     job = read_job(split_translate(RECORDED.read_text())[1])
     assert job.policy.requirements and job.policy.requirements.startswith("(false) && ")
-    assert matches(job, "vmware") and matches(job, "qemu")
+    assert matches(job, "vmware") and matches(job, "kvm-gahp")
 
 
 @pytest.mark.parametrize(
@@ -126,10 +132,10 @@ def test_what_htcondor_sent_of_such_a_job_runs() -> None:
     ],
 )
 def test_what_only_looks_like_that_is_required(requirements: str) -> None:
-    assert not matches(job_with(requirements), "qemu")
+    assert not matches(job_with(requirements), "kvm-gahp")
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 def test_the_ad_templates_requirements_hold_as_well(kind: str) -> None:
     job = job_with("true")
     assert matches(job, kind)
@@ -137,7 +143,7 @@ def test_the_ad_templates_requirements_hold_as_well(kind: str) -> None:
         assert not matches(job, kind, lacking)
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 @pytest.mark.parametrize("text", ["undefined", "", "true"])
 def test_a_source_that_requires_nothing_runs_where_a_capsule_does(kind: str, text: str) -> None:
     attributes = Ad(recorded().attributes).without(["Requirements"]).long_form()
@@ -145,7 +151,7 @@ def test_a_source_that_requires_nothing_runs_where_a_capsule_does(kind: str, tex
     assert matches(job, kind) is (text != "undefined"), "natively it matches nothing"
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 def test_what_a_source_says_of_itself_is_still_its_own(kind: str) -> None:
     """The routed job has another number, other requests, and a name for itself."""
     says = (
@@ -164,33 +170,34 @@ def test_what_a_source_says_of_itself_is_still_its_own(kind: str) -> None:
 def test_what_it_refers_to_in_turn_comes_along() -> None:
     more = "RequestMemory = ifThenElse(ImageSize > 1, ClusterId, 7)\nImageSize = 2\n"
     job = job_with("RequestMemory == 11", more)
-    assert matches(job, "qemu")
-    assert matches(job_with("Mine == 11", "Mine = ClusterId\n"), "qemu")
+    assert matches(job, "kvm-gahp")
+    assert matches(job_with("Mine == 11", "Mine = ClusterId\n"), "kvm-gahp")
 
 
 def test_what_the_routed_job_counts_itself_is_not_frozen() -> None:
     job = job_with("NumJobStarts == 0 || TARGET.Machine =!= MachineAttrMachine0")
-    ad = routed_ad(job, template("qemu"), CAPSULE)
+    ad = routed_ad(job, template("kvm-gahp"), CAPSULE)
     again = ad.with_({"NumJobStarts": 1, "MachineAttrMachine0": '"ep1.example.org"'})
-    assert evaluated(ad, "Requirements") is True
-    assert evaluated(again, "Requirements") is False
+    machine = of_type("kvm-gahp")
+    assert evaluated(ad, "Requirements", machine) is True
+    assert evaluated(again, "Requirements", machine) is False
 
 
 def test_it_avoids_as_many_machines_as_its_source_would() -> None:
-    ad = routed_ad(recorded(), template("qemu"), CAPSULE)
+    ad = routed_ad(recorded(), template("kvm-gahp"), CAPSULE)
     assert (ad.string("JobMachineAttrs"), ad.integer("JobMachineAttrsHistoryLength")) == (
         "Machine",
         2,
     )
     more = 'JobMachineAttrs = "Site,machine"\nJobMachineAttrsHistoryLength = 5\n'
-    ad = routed_ad(job_with("true", more), template("qemu"), CAPSULE)
+    ad = routed_ad(job_with("true", more), template("kvm-gahp"), CAPSULE)
     assert (ad.string("JobMachineAttrs"), ad.integer("JobMachineAttrsHistoryLength")) == (
         "Machine,Site",
         5,
     )
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware"])
 def test_a_rank_prefers_what_it_preferred(kind: str) -> None:
     job = job_with("true", "Rank = TARGET.KFlops + ClusterId + MY.JobPrio\nJobPrio = 7\n")
     assert evaluated(routed_ad(job, template(kind), CAPSULE), "Rank") == 118
@@ -233,14 +240,14 @@ def test_it_matches_where_capsule_and_source_do(
     natively = evaluated(source, "Requirements")
     # A number is as good as true to a negotiator, and to '&&' as well.
     is_true = type(natively) in (bool, int, float) and bool(natively)
-    assert matches(read_job(source), "qemu") is is_true
+    assert matches(read_job(source), "kvm-gahp") is is_true
 
 
 @pytest.mark.parametrize(
     ("kind", "machine", "runs"),
     [
-        ("qemu", "VMCapsuleNetwork = true", True),
-        ("qemu", 'VMCapsuleHypervisor = "vmware ws"', False),
+        ("kvm-gahp", "VMCapsuleNetwork = true", True),
+        ("kvm-gahp", "VMCapsuleNetwork = false", False),
         ("vmware", 'VMCapsuleHypervisor = "qemu 10.0"; VMCapsuleNetwork = true', True),
         ("vmware", 'VMCapsuleHypervisor = "qemu 10.0"; VMCapsuleNetwork = false', False),
         ("vmware", 'VMCapsuleHypervisor = "vmware ws"; VMCapsuleNetwork = false', True),
@@ -261,4 +268,4 @@ def test_a_network_is_asked_for_of_what_runs_the_machine(
         f'ClusterId = 7\nProcId = 0\nCmd = "/bin/true"\nIwd = "{tmp_path}"\nJobUniverse = 5\n'
     )
     ad = translate(text, load_config(knobs)).ad
-    assert (evaluated(ad, "Requirements", machine) is True) is runs
+    assert (evaluated(ad, "Requirements", of_type(kind) + machine) is True) is runs

@@ -122,6 +122,15 @@ def test_what_the_administrator_configured_is_told(knobs: dict[str, str]) -> Non
     assert "TARGET.VMCapsuleKVM =?= true" in required
 
 
+@pytest.mark.parametrize(("kvm", "rank"), [("true", 1.0), ("undefined", 0.0)])
+def test_machines_where_kvm_works_come_first(
+    knobs: dict[str, str], kvm: str, rank: float
+) -> None:
+    ad = classad2.parseOne(routed(knobs).long_form(), classad2.ParserType.Old)
+    machine = classad2.ClassAd(f"[VMCapsuleKVM = {kvm}]")
+    assert ad.lookup("Rank").eval(ad, machine) == rank
+
+
 @pytest.mark.parametrize(
     ("asked", "memory"),
     [

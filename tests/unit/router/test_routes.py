@@ -55,7 +55,6 @@ def test_an_ad_template_without_requirements_has_those_of_the_one_that_we_ship(
 @pytest.mark.parametrize(
     ("classad", "network"),
     [
-        ("qemu", "TARGET.VMCapsuleNetwork =?= true"),
         ("kvm-gahp", "TARGET.VMCapsuleNetwork =?= true"),
         (
             "vmware",

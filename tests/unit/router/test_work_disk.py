@@ -33,7 +33,7 @@ def translated(folder: Path, kind: str, request_disk_kib: int) -> tuple[Ad, Caps
     return with_capsule(translate(text, load_config(param)))
 
 
-@pytest.mark.parametrize("kind", ["qemu", "vmware", "kvm"])
+@pytest.mark.parametrize("kind", ["kvm-gahp", "vmware", "kvm"])
 def test_a_small_job_has_no_more_disks_than_the_template(tmp_path: Path, kind: str) -> None:
     ad, made = translated(tmp_path, kind, GIB_KIB // 2)
     assert made.work_bytes == 0
@@ -44,7 +44,7 @@ def test_a_small_job_has_no_more_disks_than_the_template(tmp_path: Path, kind: s
 def test_whoever_boots_it_makes_the_disk_and_removes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, made = translated(tmp_path, "qemu", 12 * GIB_KIB)
+    _, made = translated(tmp_path, "kvm-gahp", 12 * GIB_KIB)
     loaded = load_capsule(made.folder)
     assert loaded.work_bytes == made.work_bytes > 12 << 30
     before = sorted(made.folder.iterdir())
@@ -83,7 +83,7 @@ def test_a_whole_vm_travels_with_an_empty_one(tmp_path: Path) -> None:
 
 
 def test_the_guest_is_told_what_it_is_to_find(tmp_path: Path) -> None:
-    _, made = translated(tmp_path, "qemu", 12 * GIB_KIB)
+    _, made = translated(tmp_path, "kvm-gahp", 12 * GIB_KIB)
     with DataDisk(made.data_disk).opened(tmp_path) as volume:
         record = json.loads(volume.read("vmcapsule/job.json", 1 << 20))
     assert record["disk_kib"] == 12 * GIB_KIB
@@ -91,7 +91,7 @@ def test_the_guest_is_told_what_it_is_to_find(tmp_path: Path) -> None:
 
 
 def test_a_capsule_of_before_there_were_such_disks_is_read(tmp_path: Path) -> None:
-    _, made = translated(tmp_path, "qemu", 1000)
+    _, made = translated(tmp_path, "kvm-gahp", 1000)
     record = json.loads((made.folder / RECORD).read_text())
     del record["work_bytes"]
     (made.folder / RECORD).write_text(json.dumps(record))

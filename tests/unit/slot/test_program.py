@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from tests.structure import imported
-from vmcapsule.slot.program import write_probe, write_program
+from vmcapsule.slot.program import write_program
 
 
-@pytest.fixture(params=["program", "probe"])
+@pytest.fixture(params=["with a kernel", "without"])
 def program(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    if request.param == "program":
-        return write_program(tmp_path)
     kernel = tmp_path / "kernel"
     kernel.write_bytes(bytes(100_000) + b"kernel")
-    write_probe(tmp_path / "probe.pyz", kernel)
-    return tmp_path / "probe.pyz"
+    return write_program(
+        tmp_path / "program.pyz", kernel if request.param == "with a kernel" else None
+    )
 
 
 def test_other_programs_read_the_archive(program: Path) -> None:
@@ -31,7 +30,7 @@ def test_other_programs_read_the_archive(program: Path) -> None:
         held = {name: archive.read(name) for name in names}
     assert len(names) == len(set(names))
     package = Path(__file__).resolve().parents[3] / "vmcapsule"
-    for name in ("vmcapsule/slot/execute.py", "vmcapsule/disk/fat/volume.py"):
+    for name in ("vmcapsule/slot/gahp/run.py", "vmcapsule/disk/fat/volume.py"):
         assert held[name] == (package.parent / name).read_bytes()
     assert held["__main__.py"] == (package / "slot" / "entry.py").read_bytes()
 
@@ -87,9 +86,16 @@ def test_nothing_of_the_users_home_or_environment_runs_in_it(
     assert not ran.exists()
 
 
+def test_who_calls_it_by_hand_is_told_what_it_is_for(program: Path, tmp_path: Path) -> None:
+    for arguments in ([], ["--help"]):
+        done = subprocess.run(
+            [program, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert (done.returncode, done.stdout) == (64, "")
+        assert "vmcapsule config --execute" in done.stderr and done.stderr.count("\n") == 1
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "program.pyz"]
+
+
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    assert (
-        write_program(tmp_path / "a").read_bytes() == write_program(tmp_path / "b").read_bytes()
-    )
+    one, other = (write_program(tmp_path / name).read_bytes() for name in "ab")
+    assert one == other

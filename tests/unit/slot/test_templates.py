@@ -11,7 +11,7 @@ import classad2
 import pytest
 
 from tests.unit.returned import small_template
-from vmcapsule.slot.program import write_probe
+from vmcapsule.slot.program import write_program
 from vmcapsule.slot.templates import look
 from vmcapsule.template.likeness import likeness
 from vmcapsule.template.publish import add
@@ -26,7 +26,7 @@ def good(tmp_path: Path) -> Path:
 def said(tmp_path: Path, *arguments: object) -> list[Mapping[str, object]]:
     """The ads that a startd gets, one after the other."""
     program = tmp_path / "program.pyz"
-    write_probe(program, None)
+    write_program(program)
     done = subprocess.run(
         [sys.executable, "-I", program, "templates", *map(str, arguments)],
         env={"PATH": "/usr/bin:/bin"}, cwd="/", capture_output=True, text=True, timeout=60,

@@ -1,4 +1,4 @@
-"""The process that runs a gahp's machine: the slot's program, as the ad wants its machine.
+"""The process that runs a gahp's machine, as the ad wants it.
 
 It runs as the job's owner, in the job's folder.
 """
@@ -13,14 +13,15 @@ from typing import Sequence
 from vmcapsule.capsule.record import VMWARE, Capsule
 from vmcapsule.disk.data_disk import DataDisk
 from vmcapsule.errors import ToolError
-from vmcapsule.slot import execute, hypervisor
+from vmcapsule.slot import hypervisor
+from vmcapsule.slot.gahp import run as runs
 from vmcapsule.slot.starter import Slot
 from vmcapsule.template.vmx import machine_settings, with_settings
 from vmcapsule.vm import vmrun
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the machine; return the job's exit code, or end as `vmcapsule.slot.execute` does.
+    """Run the machine; return the job's exit code, or end as `vmcapsule.slot.gahp.run` does.
 
     ``arguments``: an open file to say "ready" in; the machine's memory in MiB and its
     processors, 0 where the ad does not say and the capsule's record does; 1 where the ad wants
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     # A starter lets everybody into the folder of a KVM job.
     os.umask(0o077)
     # Whatever ends us from now on, file transfer finds what it is to bring.
-    execute.begin_return(Path.cwd())
+    runs.begin_return(Path.cwd())
     with contextlib.suppress(OSError):  # nobody waits for it any more
         os.write(ready, b"\n")
     os.close(ready)
@@ -40,12 +41,12 @@ def main(arguments: Sequence[str]) -> int:
     def run(made: Capsule, told: Slot) -> str:
         asked = made._replace(memory_mib=memory_mib or made.memory_mib, cpus=cpus or made.cpus)
         if product == hypervisor.QEMU:
-            return execute.in_qemu(asked, told)
+            return runs.in_qemu(asked, told)
         if product not in vmrun.PRODUCTS:
             raise ToolError(product)
         return _in_vmware(asked, product, with_snapshot=bool(snapshot))
 
-    return execute.main(run, in_gahp=True)
+    return runs.main(run)
 
 
 def _in_vmware(made: Capsule, product: str, *, with_snapshot: bool) -> str:

@@ -43,7 +43,7 @@ def packed(arguments: Sequence[str]) -> int:
     except ExecFailed as error:
         say(f"vmcapsule: {error.message}", sys.stderr)
         return _NOT_FOUND if error.number == errno.ENOENT else _NOT_STARTED
-    telling.ran(done.isolation, starter.read_slot(found.here, environment))
+    telling.ran(*done, starter.read_slot(found.here, environment))
     return run.end(done.job_exit)
 
 

@@ -30,6 +30,7 @@ from vmcapsule.slot.packed.links import Links
 from vmcapsule.slot.packed.live import Live, Stream
 from vmcapsule.slot.packed.put_back import append, put_back
 from vmcapsule.slot.packed.shells import open_in
+from vmcapsule.slot.packed.usage import Usage
 from vmcapsule.slot.starter import read_slot
 from vmcapsule.template.cache import in_use
 from vmcapsule.template.template import load
@@ -64,7 +65,8 @@ def run(found: Found, template: Path, settings: Settings) -> Run:
             folder = stack.enter_context(_aside(found.here))
             ours = stack.enter_context(line.made(folder / "line"))
             shells = stack.enter_context(open_in(found.here))
-            live = Live(ours, _streams(found), Links(found.chirp), shells)
+            usage = [Usage(found.chirp.config)] if found.chirp else []
+            live = Live(ours, _streams(found), Links(found.chirp), shells, *usage)
             _at_signals(lambda number, _: None if live.send_signal(number) else _stop(number))
             made = make(found, load(template), settings, folder)
             with live.listening():

@@ -15,8 +15,6 @@ from vmcapsule.slot import starter as slot
 from vmcapsule.slot.ending import say
 from vmcapsule.slot.starter import Slot
 
-#: For so long other machines are tried first.
-_AVOID_S = 120
 _REASON_CHARS_MAX = 400
 
 
@@ -30,7 +28,7 @@ def failed(error: Exception, here: Slot) -> None:
         f"{here.machine or socket.gethostname()}: {one_line(_told(error), _REASON_CHARS_MAX)}"
     )
     changes: dict[str, Union[int, str]] = {
-        slot.AVOID_UNTIL: int(time.time()) + _AVOID_S,
+        slot.AVOID_UNTIL: int(time.time()) + slot.AVOID_S,
         slot.UNREPORTED_REASON: where,
         slot.UNREPORTED: here.unreported + 1,
     }
@@ -52,16 +50,23 @@ def _told(error: Exception) -> str:
     return str(error) if isinstance(error, VmCapsuleError) else repr(error)
 
 
-def ran(isolation: str, here: Slot) -> None:
-    """What kept the guest from the machine, of a job that knows nothing of us: where that
-    cannot be told it is not."""
+def ran(job_exit: JobExit, isolation: str, here: Slot) -> None:
+    """The same as `ended` of a job that knows nothing of us: where that cannot be told it is
+    not."""
     with contextlib.suppress(ToolError):
-        chirp.set_delayed({slot.ISOLATION: isolation}, here.chirp)
+        chirp.set_delayed(_used(job_exit, isolation), here.chirp)
 
 
 def ended(job_exit: JobExit, isolation: str, here: Slot) -> None:
     """What the job used, as its guest measured it: what the slot used is QEMU's."""
-    used: Mapping[str, Union[int, float, str]] = {
+    try:
+        chirp.set_delayed(_used(job_exit, isolation), here.chirp)
+    except ToolError as refused:
+        _warn(refused)
+
+
+def _used(job_exit: JobExit, isolation: str) -> Mapping[str, chirp.Value]:
+    return {
         slot.USED_USER_CPU: job_exit.user_cpu_s,
         slot.USED_SYSTEM_CPU: job_exit.system_cpu_s,
         slot.USED_RESIDENT_KIB: job_exit.max_rss_kib,
@@ -70,10 +75,6 @@ def ended(job_exit: JobExit, isolation: str, here: Slot) -> None:
         slot.CORE_DUMPED: int(job_exit.core_dumped),
         slot.ISOLATION: isolation,
     }
-    try:
-        chirp.set_delayed(used, here.chirp)
-    except ToolError as refused:
-        _warn(refused)
 
 
 def _warn(refused: ToolError) -> None:

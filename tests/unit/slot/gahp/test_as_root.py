@@ -28,7 +28,7 @@ from tests.unit.returned import make_arrived
 from tests.unit.slot.gahp.trace import Call, calls, first_of, strace
 from tests.unit.users import NOBODY, give
 from vmcapsule.capsule.record import RECORD
-from vmcapsule.slot.program import write_program
+from vmcapsule.slot.program import PROGRAM, write_program
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can be fooled as root"),
@@ -153,7 +153,7 @@ def arrived() -> Iterator[Path]:
         (place / "canary").mkdir(0o700)
         (place / "canary" / "secret").write_text("root's")
         (place / "bin").mkdir()
-        write_program(place / "bin")
+        write_program(place / "bin" / PROGRAM)
         yield place
 
 
@@ -203,7 +203,7 @@ class Scene:
             "VMGAHP_USER_GID": str(NOBODY),
             "_CONDOR_VM_CAPSULE_HYPERVISOR": "qemu",
         }
-        program = self.place / "bin" / "vmcapsule-execute.pyz"
+        program = self.place / "bin" / PROGRAM
         data = "".join(f"{line}\r\n" for line in said.lines).encode(errors="replace")
         with subprocess.Popen(
             [*strace(self.place / "trace"), PYTHON, program, "-f", "-t", "-M", "3"],
@@ -353,7 +353,7 @@ def test_root_ends_nothing_whatever_it_is_asked(
             "match",
             folder,
         ]
-        program = scene.place / "bin" / "vmcapsule-execute.pyz"
+        program = scene.place / "bin" / PROGRAM
         theirs: Optional[subprocess.Popen[bytes]] = None
         roots_own = subprocess.Popen(["sleep", "600"], cwd=scene.job)
         try:

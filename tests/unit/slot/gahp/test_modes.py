@@ -23,7 +23,7 @@ from vmcapsule.errors import ToolError
 from vmcapsule.slot.gahp.child import Child, Owner
 from vmcapsule.slot.gahp.dialogue import Asked, State
 from vmcapsule.slot.gahp.leftovers import end_all_in
-from vmcapsule.slot.program import write_probe, write_program
+from vmcapsule.slot.program import PROGRAM, write_program
 
 #: Everybody may run it, which the tests' own Python need not let them.
 PYTHON = "/usr/bin/python3"
@@ -134,7 +134,7 @@ def with_qemu(made: Capsule, tmp_path: Path, qemu: str) -> Path:
     give(made.folder)
     made.folder.chmod(0o700)
     open_way(folder)
-    return write_program(folder)
+    return write_program(folder / PROGRAM)
 
 
 def owner_of(path: Path) -> int:
@@ -282,7 +282,7 @@ def test_a_program_that_is_replaced_meanwhile_is_no_end_of_the_jobs(
     gahp.say(*KNOWN)
     wait_for(made.folder / "running")
     # As 'cp' does it: into the file that runs.
-    write_probe(tmp_path / "new", None)
+    write_program(tmp_path / "new")
     gahp.program.write_bytes((tmp_path / "new").read_bytes())
     (made.folder / "go").touch()
     status, said = gahp.end()
@@ -579,7 +579,7 @@ def test_root_runs_no_job_of_nobody(tmp_path: Path, given: str) -> None:
 
 def call(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-I", write_program(tmp_path), *arguments],
+        [sys.executable, "-I", write_program(tmp_path / PROGRAM), *arguments],
         env={"PATH": "/usr/bin:/bin", **env}, cwd=tmp_path,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=WAIT_S,
     )  # fmt: skip
@@ -688,7 +688,7 @@ def test_what_is_left_in_a_folder_is_ended_and_nothing_else(tmp_path: Path) -> N
         folder.chmod(0o777)
     open_way(tmp_path / "here")
     tmp_path.chmod(0o755)
-    program = write_program(tmp_path)
+    program = write_program(tmp_path / PROGRAM)
     running = [subprocess.Popen(["sleep", "600"], cwd=folder, **AS_USER) for folder in folders]
     try:
         done = subprocess.run(
@@ -712,7 +712,7 @@ def test_who_has_the_rest_ended_is_spared(tmp_path: Path) -> None:
     folder.chmod(0o777)
     open_way(folder)
     tmp_path.chmod(0o755)
-    command = [PYTHON, str(write_program(tmp_path)), *KILL, str(folder)]
+    command = [PYTHON, str(write_program(tmp_path / PROGRAM)), *KILL, str(folder)]
     # Above it is one more of the kind.
     starter = f"import subprocess; print(subprocess.call({command})); print('lives')"
     above = f"import subprocess; subprocess.call([{PYTHON!r}, '-c', {starter!r}]); print('too')"

@@ -25,7 +25,7 @@ from vmcapsule.slot import entry
 from vmcapsule.slot.libvirt import disks, script
 from vmcapsule.slot.libvirt.asked import AD_BYTES_MAX, read_asked
 from vmcapsule.slot.libvirt.domain import Host, domain, refusal
-from vmcapsule.slot.program import write_probe
+from vmcapsule.slot.program import write_program
 from vmcapsule.vm import accelerator, boot
 
 CHECKOUT = Path(__file__).resolve().parents[4]
@@ -352,7 +352,7 @@ def test_all_of_an_ad_is_read_however_long_it_is(folder: Path) -> None:
 
 def test_the_one_file_of_execute_points_does_it(folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "execute.pyz"
-    write_probe(program, None)
+    write_program(program)
     made, said = run(ad_of(folder), environment(folder), program=program)
     assert made.get("type") == "qemu" and "without a kernel" in said
 

@@ -10,7 +10,7 @@ from typing import Iterator
 import pytest
 
 from tests.unit.starter import Starter
-from vmcapsule.slot.program import write_probe
+from vmcapsule.slot.program import write_program
 
 PYTHON = "/usr/bin/python3"
 FAILURE = ".job_wrapper_failure"
@@ -24,7 +24,7 @@ def run(
     **env: str,
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
     program = tmp_path / "program.pyz"
-    write_probe(program, None)
+    write_program(program)
     here = tmp_path / "dir_1"
     here.mkdir(mode=0o700, exist_ok=True)
     ad = tmp_path / "machine.ad"

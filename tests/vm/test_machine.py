@@ -1,4 +1,4 @@
-"""A capsule in a vanilla slot: one file boots it there and ends as the job did."""
+"""A capsule on an execute point: a gahp's machine boots it and ends as the job did."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from tests.unit.starter import Starter
 from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad, quote
+from vmcapsule.slot.program import PROGRAM, write_program
 
 from .conftest import TIMEOUT_S, kvm_line, vmcapsule
 
@@ -35,27 +36,28 @@ def translated(tmp_path: Path, script: str) -> tuple[str, Ad]:
         folder=tmp_path,
         stdin=source,
         SCRATCH_DIR_PREFIX=tmp_path / "scratch",
-        CONDOR_CLASSAD_TEMPLATE="qemu",
+        CONDOR_CLASSAD_TEMPLATE="vmware",
     )
     assert done.status == 0, done.stderr
     return source, parse_ad(done.stdout)
 
 
 def started_in_a_slot(routed: Ad, sandbox: Path) -> subprocess.Popen[str]:
-    """What a starter does: transfer the files, run the command with hardly an environment."""
+    """What starter and gahp do: the files come, and the machine is begun in their folder."""
     sandbox.mkdir()
-    for name in [
-        *(routed.string("TransferInput") or "").split(","),
-        routed.string("Cmd") or "",
-    ]:
+    for name in (routed.string("TransferInput") or "").split(","):
         shutil.copy(name, sandbox)
     with (sandbox / ".machine.ad").open("a") as machine_ad:
         machine_ad.write(kvm_line())
-    program = sandbox / Path(routed.string("Cmd") or "").name
-    return subprocess.Popen(
-        [program], cwd=sandbox, env={"PATH": "/usr/bin:/bin"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    program = write_program(sandbox.parent / PROGRAM)
+    # Nobody waits for it to be ready.
+    with Path(os.devnull).open("w") as ready:
+        fd = ready.fileno()
+        return subprocess.Popen(
+            [program, "machine", str(fd), "0", "0", "0", "qemu"], pass_fds=(fd,),
+            cwd=sandbox, env={"PATH": "/usr/bin:/bin"}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
 
 def in_a_slot(routed: Ad, sandbox: Path) -> subprocess.CompletedProcess[str]:
@@ -157,6 +159,8 @@ def is_machine(pid: str) -> bool:
         ("ExitBySignal = false\nExitCode = 3\nNumJobCompletions = 3", True, False),
         ("ExitBySignal = true\nExitSignal = 16\nNumJobCompletions = 1", False, False),
         ("ExitBySignal = true\nExitSignal = 16\nNumJobCompletions = 3", False, True),
+        # The gahp was killed, and not the job, which would have said so.
+        ("ExitBySignal = true\nExitSignal = 9\nNumJobCompletions = 1", False, False),
     ],
 )
 def test_retries_and_holds_judge_the_guests_job(

@@ -1,7 +1,8 @@
-"""The program in a slot, whole: it boots what came, with a program of QEMU's name."""
+"""The process of a machine, whole: it boots what came, with a program of QEMU's name."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,8 @@ from vmcapsule.capsule.record import (
     Capsule,
     save_capsule,
 )
-from vmcapsule.slot import execute
-from vmcapsule.slot.program import write_program
+from vmcapsule.slot.gahp.run import hand_back_nothing
+from vmcapsule.slot.program import PROGRAM, write_program
 
 
 @pytest.fixture
@@ -43,18 +44,21 @@ def run(
     folder.mkdir()
     (folder / "qemu-system-x86_64").write_text(f"#!/bin/sh\n{qemu}\n")
     (folder / "qemu-system-x86_64").chmod(0o755)
-    program = write_program(made.folder)
+    program = write_program(made.folder / PROGRAM)
     if inject:
         (made.folder / ".job.ad").write_text("NumJobStarts = 2\n")
-        insert = f"import vmcapsule.slot.execute\n{inject} = lambda *_: 1 / 0\n"
+        insert = f"import vmcapsule.slot.gahp.run\n{inject} = lambda *_: 1 / 0\n"
         source = f"import sys\nsys.path.insert(0, {str(program)!r})\n{insert}"
         program = made.folder / "injected.py"
         program.write_text(f"{source}from vmcapsule.slot import entry\nentry.begin()\n")
-    return subprocess.run(
-        [sys.executable, "-I", program],
-        cwd=made.folder, env={"PATH": f"{folder}:/usr/bin:/bin"},
-        stdout=stdout, stderr=PIPE, text=True, timeout=120,
-    )  # fmt: skip
+    # Nobody waits for it to be ready.
+    with Path(os.devnull).open("w") as ready:
+        fd = ready.fileno()
+        return subprocess.run(
+            [sys.executable, "-I", program, "machine", str(fd), "0", "0", "0", "qemu"],
+            cwd=made.folder, env={"PATH": f"{folder}:/usr/bin:/bin"}, pass_fds=(fd,),
+            stdout=stdout, stderr=PIPE, text=True, timeout=120,
+        )  # fmt: skip
 
 
 def test_what_ran_the_guest_goes_back_with_its_disk(made: Capsule) -> None:
@@ -89,7 +93,7 @@ def test_listed_outputs_of_which_one_lies_in_another_are_no_fault(made: Capsule)
 
 def test_a_fault_of_our_own_is_no_exit_code_of_the_jobs(made: Capsule) -> None:
     """Whatever it is: here an error that nobody foresees."""
-    done = run(made, inject="vmcapsule.slot.execute.staging.tell_starts")
+    done = run(made, inject="vmcapsule.slot.gahp.run.staging.tell_starts")
     assert done.returncode == -UNREPORTED_SIGNAL, done.stderr
     reason = (made.folder / RETURNED / "reason.txt").read_text()
     assert reason.startswith("ZeroDivisionError: ") and "Traceback" in reason
@@ -97,7 +101,7 @@ def test_a_fault_of_our_own_is_no_exit_code_of_the_jobs(made: Capsule) -> None:
 
 
 def test_a_fault_before_there_is_anything_is_none_either(made: Capsule) -> None:
-    done = run(made, inject="vmcapsule.slot.execute.Path.cwd")
+    done = run(made, inject="vmcapsule.slot.gahp.run.Path.cwd")
     assert done.returncode == -UNREPORTED_SIGNAL, done.stderr
     assert "ZeroDivisionError" in done.stderr
     assert (made.folder / RETURNED / HANDED_BACK).read_bytes() == b""
@@ -116,7 +120,7 @@ def test_a_disk_of_an_earlier_run_is_not_taken_for_the_last_ones(made: Capsule) 
     returned = made.folder / RETURNED
     assert made.returned_disk == returned / own.name
     saved = {each.name: each.read_bytes() for each in returned.iterdir()}
-    execute.hand_back_nothing(made.folder, "no")
+    hand_back_nothing(made.folder, "no")
     last = {each.name: each.read_bytes() for each in returned.iterdir()}
     for name, content in {**saved, **last}.items():
         (returned / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""What the program in the slot leaves for HTCondor's file transfer to find, or to fail on."""
+"""What the process of a machine leaves for HTCondor's file transfer to find, or to fail on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vmcapsule.capsule import delivery
 from vmcapsule.capsule.record import RETURNED, WANTED, Capsule
 from vmcapsule.errors import DiskError, ExecFailed, VmCapsuleError
 from vmcapsule.guest.exit_record import JobExit
-from vmcapsule.slot import execute
+from vmcapsule.slot.gahp import run
 from vmcapsule.slot.starter import Slot
 from vmcapsule.transfer.entries import FILE, FOLDER
 
@@ -40,13 +40,13 @@ def left(folder: Path) -> list[str]:
 def test_the_disk_goes_back_with_a_file_for_each_output_that_is_there(
     made: Capsule,
 ) -> None:
-    execute.hand_back(made, ended(made, missing_outputs=("gone",)), {"below": FOLDER})
+    run.hand_back(made, ended(made, missing_outputs=("gone",)), {"below": FOLDER})
     assert left(made.folder / RETURNED) == ["data-flat.vmdk", "data.vmdk"]
     assert left(made.folder / WANTED) == ["below/there", "there"]
 
 
 def test_an_output_that_is_a_folder_goes_back_as_one(made: Capsule) -> None:
-    execute.hand_back(made, ended(made), {"there": FOLDER, "not-wanted": FOLDER})
+    run.hand_back(made, ended(made), {"there": FOLDER, "not-wanted": FOLDER})
     wanted = made.folder / WANTED
     assert (wanted / "there").is_dir() and (wanted / "gone").is_file()
     assert not (wanted / "not-wanted").exists()
@@ -57,27 +57,27 @@ def test_of_many_missing_outputs_only_those_that_came_are_vouched_for(made: Caps
     long = "x" * 300
     made = made._replace(wanted_outputs=f"socket,there,gone,gone2,{long},below/there")
     came = {"there": FILE, "below": FOLDER, "below/there": FILE}
-    execute.hand_back(made, ended(made, missing_outputs=("gone",), missing_count=3), came)
+    run.hand_back(made, ended(made, missing_outputs=("gone",), missing_count=3), came)
     assert left(made.folder / WANTED) == ["below/there", "socket", "there"]
 
 
 def test_what_cannot_be_sent_has_a_like_that_cannot_either(made: Capsule) -> None:
     unsent = (("d/se cret", errno.EACCES), ("other", errno.EISDIR))
-    execute.hand_back(made, ended(made, unsent_outputs=unsent))
+    run.hand_back(made, ended(made, unsent_outputs=unsent))
     (like,) = (made.folder / RETURNED / "unsent").iterdir()
     assert like.name == "se_cret"
     assert stat.S_IMODE(like.stat().st_mode) == 0
 
 
 def test_a_link_to_a_folder_has_a_link_to_a_folder(made: Capsule) -> None:
-    execute.hand_back(made, ended(made, unsent_outputs=(("d/link", errno.EISDIR),)))
+    run.hand_back(made, ended(made, unsent_outputs=(("d/link", errno.EISDIR),)))
     link = made.folder / RETURNED / "unsent/link"
     assert link.is_symlink() and link.is_dir()
 
 
 @given(st.one_of(st.text(), st.sampled_from(["", ".", "..", "a/..", "x" * 500, "a/b/"])))
 def test_a_name_from_the_guest_is_one_that_a_folder_can_have(path: str) -> None:
-    name = execute.plain(path)
+    name = run.plain(path)
     assert name not in ("", ".", "..") and "/" not in name and "\0" not in name
     assert len(os.fsencode(name)) <= 255
 
@@ -86,7 +86,7 @@ def told(error: VmCapsuleError, folder: Path) -> dict[str, object]:
     """What the job's ad gets of a run that ended in ``error``."""
     starter = Starter()
     here = Slot(None, "ep1", 1, 4, chirp=starter.write_contact(folder))
-    execute.tell(error, error.message, here)
+    run.tell(error, error.message, here)
     starter.close()
     return starter.attributes
 

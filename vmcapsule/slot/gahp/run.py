@@ -1,11 +1,10 @@
-"""What runs in a vanilla slot: boots the capsule that came with it, and ends as the job did.
+"""What the process of a gahp's machine does: it boots the capsule that came with a job, and
+ends as the job did.
 
-It is shipped with the routed job as one file (see `vmcapsule.slot.program`) and needs only
-Python's standard library and QEMU there.  Its own exit status is the job's: the same
-code, or death by the same signal.  Retries, ``on_exit_hold`` and the like, which
-HTCondor evaluates when the routed job exits, so stay true.
+Its own exit status is the job's: the same code, or death by the same signal.  Retries,
+``on_exit_hold`` and the like, which HTCondor evaluates when the routed job exits, so stay true.
 
-When the guest did not report (it died, hung, or its disk is damaged), this program dies
+When the guest did not report (it died, hung, or its disk is damaged), this process dies
 by `UNREPORTED_SIGNAL`, which nothing else sends, and the routed ad has the run
 repeated.  What happened, and how often, goes into the job's ad by chirp where that is
 not switched off; `vmcapsule.router.at_exit` makes a hold and its reason of it.  A program
@@ -46,14 +45,11 @@ from vmcapsule.guest.exit_record import JobExit, as_reported, read_exit
 from vmcapsule.slot import chirp
 from vmcapsule.slot import starter as slot
 from vmcapsule.slot.ending import FROM_OUTSIDE, details, die, say
-from vmcapsule.slot.return_disk import write_return
+from vmcapsule.slot.gahp.return_disk import write_return
 from vmcapsule.slot.starter import Slot, read_slot
 from vmcapsule.transfer.entries import FOLDER
 from vmcapsule.vm.watch import last_line
 
-#: How long other machines are tried first after a run whose guest did not report: for a
-#: few rounds of negotiation.
-AVOID_S = 120
 #: By what a starter or a person at a terminal ends us.
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _REASON_CHARS_MAX = 300
@@ -66,12 +62,11 @@ def in_qemu(made: Capsule, told: Slot) -> str:
     return boot_capsule(made, cache=made.folder, timeout_s=made.timeout_s, kvm=told.kvm)
 
 
-def main(run: Callable[[Capsule, Slot], str] = in_qemu, *, in_gahp: bool = False) -> int:
+def main(run: Callable[[Capsule, Slot], str]) -> int:
     """Boot the capsule in the current folder; return the job's exit code.
 
     ``run`` boots it, waits until it has powered off, and returns what kept the guest from
-    the machine, as `ISOLATION` has it.  ``in_gahp``: `FROM_OUTSIDE` says that the run is to
-    be repeated.
+    the machine, as `ISOLATION` has it.  `FROM_OUTSIDE` says that the run is to be repeated.
     """
     for number in STOPS:
         signal.signal(number, _stop)
@@ -79,7 +74,7 @@ def main(run: Callable[[Capsule, Slot], str] = in_qemu, *, in_gahp: bool = False
     try:
         job_exit = _run_or_die(here, run)
     except KeyboardInterrupt as stop:
-        if in_gahp and stop.args[0] == FROM_OUTSIDE:
+        if stop.args[0] == FROM_OUTSIDE:
             hand_back_nothing(here, "the vm-gahp was ended from outside")
             die(UNREPORTED_SIGNAL)
         # Removed, held or evicted: nothing is transferred then, and nothing shall be.
@@ -265,7 +260,7 @@ def tell(error: Exception, reason: str, here: Slot) -> None:
         }
     changes = {
         **changes,
-        slot.AVOID_UNTIL: int(time.time()) + AVOID_S,
+        slot.AVOID_UNTIL: int(time.time()) + slot.AVOID_S,
         slot.UNREPORTED_REASON: where,
         slot.UNREPORTED: here.unreported + 1,
         # Last: it says that the others are there.

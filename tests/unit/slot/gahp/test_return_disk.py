@@ -21,7 +21,7 @@ from vmcapsule.disk.vmdk.vmdk import read_vmdk
 from vmcapsule.errors import SpaceError
 from vmcapsule.guest import extract
 from vmcapsule.guest.exit_record import read_exit
-from vmcapsule.slot.return_disk import write_return
+from vmcapsule.slot.gahp.return_disk import write_return
 from vmcapsule.transfer.index import dump_index
 
 MIB = 1 << 20
