@@ -116,7 +116,7 @@ def assert_many_ended(pool: Pool, folder: str, jobs: List[JobId], timeout_s: flo
         assert pool.read(f"/home/alice/{folder}/out.{proc}") == f"for process {proc}\n"
         counted = "".join(f"{n}\n" for n in range(1, proc + 1))
         assert pool.read(f"/home/alice/{folder}/made.{proc}") == counted
-        assert events(pool, folder, job) == ["000", "001", "005"]
+        assert events(pool, folder, job) == ["000", "001", "005"], job
         assert copy_of(pool, job).integer("NumJobStarts") == 1
     past = pool.past(f"ClusterId == {jobs[0].cluster}")
     assert sorted(ad.integer("ProcId") or 0 for ad in past) == list(range(MANY))

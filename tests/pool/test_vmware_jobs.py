@@ -8,7 +8,6 @@ one: a starter takes a minute for each anyhow.  What befalls such jobs is in
 
 from __future__ import annotations
 
-import errno
 import re
 from typing import Iterator, List
 
@@ -69,12 +68,6 @@ def five_job(pool: Pool) -> JobId:
 
 
 @pytest.fixture(scope="module")
-def no_output_job(pool: Pool) -> JobId:
-    more = "transfer_output_files = made, sub/late\nqueue"
-    return submit(pool, "vm-no-output", "echo tried; echo x >made", more)
-
-
-@pytest.fixture(scope="module")
 def many_job(pool: Pool) -> List[JobId]:
     return jobs.submit_many(pool, "vm-many")
 
@@ -123,20 +116,6 @@ def test_a_job_is_held_at_its_end_as_it_says(pool: Pool, five_job: JobId) -> Non
     ad = pool.wait(five_job, TIMEOUT_S, until=(HELD,))
     assert "ExitCode" in (ad.string("HoldReason") or "")
     pool.run("alice", ["condor_rm", str(five_job)])
-
-
-def test_a_lacking_output_holds_the_job_as_htcondor_does(
-    pool: Pool, no_output_job: JobId
-) -> None:
-    ad = pool.wait(no_output_job, TIMEOUT_S, until=(HELD,))
-    # CONDOR_HOLD_CODE::TransferOutputError; the subcode is an errno.
-    code = (ad.integer("HoldReasonCode"), ad.integer("HoldReasonSubCode"))
-    assert code == (12, errno.ENOENT)
-    assert "sub/late" in (ad.string("HoldReason") or "")
-    made = pool.path("/home/alice/vm-no-output/made")
-    pool.until(made.exists, 60, "what there is to be delivered, as HTCondor does")
-    assert pool.read("/home/alice/vm-no-output/out") == "tried\n"
-    pool.run("alice", ["condor_rm", str(no_output_job)])
 
 
 def test_a_held_job_that_is_released_runs_anew(pool: Pool, paused_job: JobId) -> None:
