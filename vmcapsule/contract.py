@@ -93,9 +93,10 @@ Line (a port `LINE_PORT` of virtio-serial, for the direct runner; a machine may 
     from the guest    `LINE_BEGUN` (empty): the job runs.  `LINE_STDOUT`, `LINE_STDERR`: what
                       it has written to a stream since the last such frame.  It may lag: what
                       counts is the stream's file, which comes back with the outputs.
-                      `LINE_USAGE`: five numbers of 8 bytes, the highest first: the CPU time of
-                      the job's processes in ms, the user's and the system's; their resident
-                      and virtual size in KiB, at the most so far; KiB on the disk
+                      `LINE_USAGE`: five numbers of 8 bytes each, their highest byte first:
+                      the CPU time of the job's processes in ms, the user's and the system's;
+                      their resident and virtual size in KiB, at the most so far; KiB on the
+                      disk
     from the host     `LINE_SIGNAL`, a byte: the signal for the job's first process
     either way        of connections to the starter's chirp proxy, which the guest numbers from
                       0 to `LINE_LINKS_MAX` - 1 in a first byte: `LINE_OPEN` (from the guest),

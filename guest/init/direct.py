@@ -122,10 +122,11 @@ class Direct:
         status, usage = self.wait(pid, sandbox)
         report["duration_s"] = time.monotonic() - start_s
         report["user_cpu_s"], report["system_cpu_s"] = usage.ru_utime, usage.ru_stime
-        seen = self.usage.peak_kib if self.usage is not None else (0, 0)
         # What one process had at the most, or all of them as they were looked at.
-        report["max_rss_kib"] = max(usage.ru_maxrss, seen[0])
-        report["image_size_kib"] = max(usage.ru_maxrss, *seen)
+        report["max_rss_kib"] = report["image_size_kib"] = usage.ru_maxrss
+        if self.usage is not None:
+            report["max_rss_kib"] = max(usage.ru_maxrss, self.usage.resident_kib)
+            report["image_size_kib"] = max(report["max_rss_kib"], self.usage.image_kib)
         if os.WIFSIGNALED(status):
             report["exit_signal"] = os.WTERMSIG(status)
             report["core_dumped"] = os.WCOREDUMP(status)

@@ -7,7 +7,7 @@ from init.contract import INDEX_BYTES_MAX
 
 MYPY = False
 if MYPY:
-    from typing import Any
+    from typing import Any, Iterator
 
 COPY_BYTES_MAX = 1 << 30
 
@@ -81,6 +81,11 @@ def remove_tree(path: str) -> None:
 
 def usage_kib(root: bytes) -> int:
     """What a folder with all that is in it takes up on its disk."""
+    return max(usage_so_far(root))
+
+
+def usage_so_far(root: bytes) -> "Iterator[int]":
+    """The same, in steps: what was found by then, last of all the whole."""
     # Not by os.walk: in older Pythons a thousand nested folders are too many for it.
     total, folders = 0, [root]
     while folders:
@@ -93,9 +98,10 @@ def usage_kib(root: bytes) -> int:
                         folders.append(entry.path)
                     else:
                         total += blocks(entry.path)
+                    yield total // 2
         except OSError:
             pass  # closed to us, or a path too long to be asked for
-    return total // 2
+    yield total // 2
 
 
 def blocks(path: bytes) -> int:

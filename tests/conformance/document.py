@@ -41,8 +41,8 @@ A job that looks for it can tell that it is in a machine of its own:
 - The login has the owner's name, an empty home and no further groups.
 - Input files have the time stamps that they have on the access point; HTCondor's
   transfer gives them the time of their arrival.
-- While it runs its CPU time in `condor_q` is its machine's. When it has ended, its ad has its
-  own figures.
+- While it runs `condor_q` shows what its machine uses. When it has ended, its ad has its own
+  figures, but behind a job wrapper.
 - Where it was packed on the access point, or by `vmcapsule run`: chirp, `condor_ssh_to_job` and
   `condor_tail` do not reach it.
 """

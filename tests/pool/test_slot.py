@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -217,6 +218,20 @@ time.sleep(600)
 """
 
 
+@pytest.fixture
+def metric(pool: Pool) -> Iterator[None]:
+    """The execute point configured as the documentation has it."""
+    page = (Path(__file__).resolve().parents[2] / "docs/routes.md").read_text()
+    found = re.search(r"^    (MEMORY_USAGE_METRIC = .*)$", page, re.MULTILINE)
+    assert found
+    pool.configure("90-metric", found[1] + "\n")
+    pool.reconfigure()
+    yield
+    pool.unconfigure("90-metric")
+    pool.reconfigure()
+
+
+@pytest.mark.usefixtures("metric")
 def test_condor_q_shows_the_memory_that_a_running_job_uses(pool: Pool) -> None:
     job = submit(pool, "sl-hungry", HUNGRY, "request_memory = 200\nstream_output = true")
     wait_until_printed(pool, "sl-hungry", "begun\n")

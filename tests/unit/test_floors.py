@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 from tests.structure import (
     BEGIN,
@@ -74,6 +75,15 @@ def test_nothing_below_the_command_line_exits() -> None:
         if dotted(path) != "__main__" and "sys.exit" in path.read_text()
     ]
     assert exits == []
+
+
+def test_an_installation_has_all_packages() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text()
+    listed = re.search(r"^packages = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    assert listed
+    found = PACKAGE.rglob("__init__.py")
+    there = {".".join(path.parent.relative_to(PACKAGE.parent).parts) for path in found}
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == there
 
 
 def test_the_page_of_the_design_shows_the_packages_as_they_are() -> None:

@@ -235,3 +235,35 @@ def test_a_starter_hears_what_a_running_job_uses(here: Path, config: Config) -> 
     # A 'sleep', and not a machine with its system.
     assert isinstance(used_kib, int) and 0 < used_kib < 20_000
     assert isinstance(disk_kib, int) and 4900 <= disk_kib < 20_000
+
+
+#: A slot with a disk of its own, in a mount namespace that ends with the command.
+SMALL = """\
+mount -t tmpfs -o size=120m tmpfs "$1" && cp -a "$2"/. "$1" && cd "$1" || exit 99
+shift 2
+"$@"
+status=$?
+cat .job_wrapper_failure
+ls -A
+exit $status
+"""
+
+
+def test_a_job_that_fills_its_slot_has_not_ended(here: Path, config: Config) -> None:
+    """QEMU stops a machine then, and would wait for ever."""
+    unshare = ["unshare", "--mount"]
+    if subprocess.run([*unshare, "true"], check=False).returncode != 0:
+        pytest.skip("a private mount namespace cannot be had here (no root, or a plain chroot)")
+    script = "head -c 300000000 /dev/zero | tr '\\0' x >big; sync; echo done\n"
+    small = here.parent / "small"
+    small.mkdir()
+    argv = [word.replace(str(here), str(small)) for word in command(here, config, script)]
+    done = subprocess.run(
+        [*unshare, "sh", "-c", SMALL, "sh", small, here, *argv],
+        capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    reason, *left = done.stdout.splitlines()
+    assert "its disks cannot be used: No space left on device" in reason
+    expected = {".job.ad", ".job_wrapper_failure", ".machine.ad", "condor_exec.exe"}
+    assert set(left) == expected

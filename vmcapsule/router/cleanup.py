@@ -31,9 +31,10 @@ _WANTED = (job_queue.COMPLETED, None)
 def cleanup(text: str) -> tuple[str, str]:
     """Do away with the capsule of the routed job whose ad is in ``text``.
 
-    Returns the source job's id and what happened, in words.  Can be repeated, and a
-    capsule that is gone already, or was never made, is no error: the JobRouter runs this
-    hook after success, removal and failed submission alike, and again after a restart.
+    Returns the source job's id and what happened, in words.  Can be repeated (but that without
+    a capsule its user's hold is logged again), and a capsule that is gone already, or was never
+    made, is no error: the JobRouter runs this hook after success, removal and failed submission
+    alike, and again after a restart.
     """
     routed = parse_ad(text)
     job_id = routed.string("VmCapsuleSourceJobId") or "?"
@@ -78,8 +79,9 @@ def _tell_users_hold(routed: Ad, source: Optional[str]) -> str:
 
     ``source`` is its source's GlobalJobId.
     """
-    # The routed ad may be one from before its removal.
-    if routed.integer("JobStatus") == job_queue.HELD or not source:
+    # The routed ad may be one from before its removal.  Its own hold was logged when seen.
+    is_held = routed.integer("JobStatus") == job_queue.HELD
+    if is_held or routed.boolean("VmCapsuleHoldSeen") or not source:
         return ""
     try:
         tell_users_hold(routed, job_queue.hold_of(source))

@@ -15,7 +15,7 @@ _TIMEOUT_S = 120
 _PATH_CHARS_MAX = 4096
 #: As the schedd makes it (``schedd.cpp``, ``qmgmt.cpp``): its name is a host's, or one that
 #: is configured, an @ and a host's.  The time may be switched off.
-_GLOBAL_JOB_ID = re.compile(r"(?P<schedd>.+?)#\d+\.\d+(#\d+)?", re.DOTALL | re.ASCII)
+_GLOBAL_JOB_ID = re.compile(r"(?P<schedd>.+?)#(?P<job>\d+\.\d+)(#\d+)?", re.DOTALL | re.ASCII)
 #: Above what condor_q prints for people.
 _HEAD = re.compile(r"^-- Schedd: (?P<schedd>\S+) : ", re.MULTILINE)
 
@@ -89,9 +89,12 @@ def hold_of(global_job_id: str) -> Optional[dict[str, Any]]:
 
     Raises `ToolError` when the schedd does not answer.
     """
+    match = _GLOBAL_JOB_ID.fullmatch(global_job_id)
+    # By its number a schedd finds it among 100,000.
+    job = [match["job"]] if match else []
     constraint = f"GlobalJobId == {quote(global_job_id)} && JobStatus == {HELD}"
     names = ["HoldReason", "HoldReasonCode", "HoldReasonSubCode"]
-    found = _ask(["condor_q", "-allusers"], constraint, names)
+    found = _ask(["condor_q", "-allusers", *job], constraint, names)
     return found[0] if found else None
 
 

@@ -15,7 +15,7 @@ from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.disk import Disk
 from vmcapsule.errors import AdError
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import slot_jobs, vm_jobs
+from vmcapsule.router import vm_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
 from vmcapsule.slot.libvirt import asked
@@ -63,7 +63,7 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         size_kib=size_kib(data_kib, shared),
         data_kib=data_kib,
         shared_files=tuple(shared),
-        demands=tuple(slot_jobs.demands(made, _NETWORK)),
+        demands=tuple(vm_jobs.demands(made, _NETWORK)),
         system_disks=tuple(disk.path.name for disk in disks),
         kernel=made.kernel.name if made.kernel else "",
         initrd=made.initrd.name if made.kernel and made.initrd else "",
@@ -143,6 +143,6 @@ ROUTE = Route(
     finish=_finish,
     facts=_facts,
     attributes=_attributes,
-    request_disk_kib=slot_jobs.request_disk_kib,
+    request_disk_kib=vm_jobs.request_disk_kib,
     execute="kvm",
 )

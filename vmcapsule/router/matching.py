@@ -31,10 +31,8 @@ def matching(job: SourceJob, template: Ad, requirements: str) -> dict[str, Value
         SOURCE_PREFIX,
         _stays,
     )
-    if capsules and "Requirements" in found:
-        found["Requirements"] = f"({capsules}) && ({found['Requirements']})"
-    elif capsules:
-        found["Requirements"] = capsules
+    required = found.get("Requirements")
+    found["Requirements"] = f"({capsules}) && ({required})" if required else capsules
     return {**found, **machine_attrs(job, template)}
 
 

@@ -49,9 +49,8 @@ def routed_ad(job: SourceJob, route: Route, template: Ad, capsule: CapsuleFacts)
     changes.update(sizes(job, route, capsule))
     changes.update(matching(job, kept, route.requirements))
     if capsule.demands:
-        required = changes.get("Requirements") or kept.expr("Requirements") or "true"
         demands = [f"({demand})" for demand in capsule.demands]
-        changes["Requirements"] = " && ".join([f"({required})", *demands])
+        changes["Requirements"] = " && ".join([f"({changes['Requirements']})", *demands])
     if route.unreported is not None:
         tries = kept.integer("VmCapsuleMaxTries") or _MAX_TRIES
         changes.update(at_exit(job, tries, route.unreported))

@@ -13,9 +13,10 @@ from vmcapsule.capsule.record import RECORD, Capsule
 from vmcapsule.classad.ads import Ad, Value, quote
 from vmcapsule.disk.disk import Disk
 from vmcapsule.job.source import SourceJob
-from vmcapsule.router import slot_jobs, vm_jobs
+from vmcapsule.router import vm_jobs
 from vmcapsule.router.route import CapsuleFacts, Route, file_list, size_kib
 from vmcapsule.router.work_disk import WORK_DISK, put_work_disk
+from vmcapsule.slot.packed import share
 from vmcapsule.slot.starter import BY_VMWARE, HYPERVISOR, NETWORK_WORKS
 from vmcapsule.template.template import Template
 
@@ -58,14 +59,14 @@ def _facts(made: Capsule, template: Template, data_kib: int) -> CapsuleFacts:
         vmdk_files=(made.data_disk.name, *([WORK_DISK] if made.work_bytes else [])),
         # What boots it without VMware reads the record, and takes the kernel that goes along.
         other_files=(RECORD,),
-        memory_mib=made.memory_mib + slot_jobs.QEMU_MEMORY_MIB,
+        memory_mib=made.memory_mib + share.QEMU_MEMORY_MIB,
         cpus=made.cpus,
         network=made.network,
         size_kib=size_kib(data_kib, shared),
         data_kib=data_kib,
         shared_files=tuple(shared),
-        wanted_outputs=slot_jobs.wanted_outputs(made),
-        demands=tuple(slot_jobs.demands(made, _NETWORK)),
+        wanted_outputs=vm_jobs.wanted_outputs(made),
+        demands=tuple(vm_jobs.demands(made, _NETWORK)),
     )
 
 
@@ -73,7 +74,7 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
     # In the folder in which HTCondor starts the VM all of them lie, by base name.
     shared = [path.name for path in capsule.shared_files if path.suffix == ".vmdk"]
     return {
-        **vm_jobs.machine("vmware", capsule.memory_mib - slot_jobs.QEMU_MEMORY_MIB, capsule),
+        **vm_jobs.machine("vmware", capsule.memory_mib - share.QEMU_MEMORY_MIB, capsule),
         "VMPARAM_VMware_Dir": quote(str(capsule.folder)),
         "VMPARAM_VMware_VMX_File": quote(capsule.vmx),
         "VMPARAM_VMware_VMDK_Files": file_list([*capsule.vmdk_files, *shared]),
@@ -81,22 +82,22 @@ def _attributes(job: SourceJob, template: Ad, capsule: CapsuleFacts) -> Mapping[
         # With a snapshot the guest's writes are in a redo log over the data disk, which is
         # read as well.  HTCondor's default for one that is not said would be true.
         "VMPARAM_VMware_SnapshotDisk": template.boolean("VMPARAM_VMware_SnapshotDisk") is True,
-        **slot_jobs.transfer(capsule),
-        **slot_jobs.counted(job),
-        **slot_jobs.held_for_the_slot(template),
+        **vm_jobs.transfer(capsule),
+        **vm_jobs.counted(job),
+        **vm_jobs.held_for_the_slot(template),
     }
 
 
 def _request_disk_kib(job: SourceJob, capsule: CapsuleFacts) -> int:
     """A VM's memory may be saved beside its disks while it is suspended."""
-    return slot_jobs.request_disk_kib(job, capsule) + capsule.memory_mib * 1024
+    return vm_jobs.request_disk_kib(job, capsule) + capsule.memory_mib * 1024
 
 
 ROUTE = Route(
     universe=vm_jobs.UNIVERSE,
     vm_type="vmware",
     universe_name=vm_jobs.UNIVERSE_NAME,
-    unreported=slot_jobs.UNREPORTED,
+    unreported=vm_jobs.UNREPORTED,
     # Not HasVM: once a gahp was killed as it started that is false until a VM has run there.
     requirements=vm_jobs.requirements_of_our_gahp(),
     finish=_finish,

@@ -37,10 +37,6 @@ def begin():  # type: ignore[no-untyped-def]
         from vmcapsule.slot import templates
 
         return templates.main(arguments[1:])
-    if "-M" in arguments:
-        from vmcapsule.slot.gahp import modes
-
-        return modes.main(arguments, sys.argv[0])
     if arguments[:1] in ([PACKED], [ROUTED]):
         return run_packed(arguments)  # type: ignore[no-untyped-call]
     if arguments[:1] == [LIBVIRT_XML]:
@@ -49,6 +45,11 @@ def begin():  # type: ignore[no-untyped-def]
         return script.main(arguments[1:])
     if arguments[:1] == [MACHINE]:
         return run_machine(arguments[1:])  # type: ignore[no-untyped-call]
+    # After what a job's own arguments may follow.
+    if "-M" in arguments:
+        from vmcapsule.slot.gahp import modes
+
+        return modes.main(arguments, sys.argv[0])
     sys.stderr.write(_USAGE)
     return 64
 

@@ -51,9 +51,6 @@ def test_the_snippet_alone_names_the_usual_place(tmp_path: Path) -> None:
         "STARTD_CRON_VMCAPSULE_TEMPLATES_MODE": "Periodic",
         "STARTD_CRON_VMCAPSULE_TEMPLATES_PERIOD": "10m",
         "STARTD_CRON_VMCAPSULE_TEMPLATES_RECONFIG_RERUN": "True",
-        "MEMORY_USAGE_METRIC": (
-            "(((ChirpVmCapsuleResidentSetSize ?: ResidentSetSize) + 1023) / 1024)"
-        ),
     }
 
 

@@ -103,6 +103,9 @@ def test_a_hold_by_its_user_of_a_job_packed_in_its_slot_is_in_the_log(
         f'VmCapsuleInSlot = true\nVmCapsuleSourceJobId = "4.2"\nJobStatus = {status}\n'
         f'VmCapsuleSource_GlobalJobId = "ap#4.2#1"\nVmCapsuleUserLog = {quote(str(log))}\n'
     )
+    # Its own hold was logged as it was seen.
+    assert cleanup(f"{text}VmCapsuleHoldSeen = true\n") == ("4.2", "there is no capsule")
+    assert not log.exists()
     assert cleanup(text) == ("4.2", "there is no capsule")
     assert log.exists() is bool(is_logged)
     assert not is_logged or "Job was held.\n\tvia condor_hold\n" in log.read_text()

@@ -44,6 +44,16 @@ def test_a_hold_reason_of_odd_bytes_is_read(answer: Path) -> None:
     }
 
 
+def test_a_hold_is_looked_for_by_the_jobs_number(answer: Path) -> None:
+    """Among 100,000 jobs that are removed at once."""
+    answer.write_bytes(b"[]")
+    for said, found in (("ap.example.org#7.12#1700000000", "7.12"), ("odd", None)):
+        assert job_queue.hold_of(said) is None
+        asked = (answer.parent / "asked").read_text().splitlines()
+        assert (found in asked) is (found is not None)
+        assert f'GlobalJobId == "{said}"' in asked[-1]
+
+
 @pytest.mark.parametrize("printed", [b"no JSON", b"[" * 100_000])
 def test_what_is_no_json_is_an_error_of_the_tool(answer: Path, printed: bytes) -> None:
     answer.write_bytes(printed)

@@ -16,7 +16,7 @@ from vmcapsule.resources import resource
 from vmcapsule.router import routed_ad as common
 from vmcapsule.router.route import CapsuleFacts
 from vmcapsule.router.routes import route_of
-from vmcapsule.router.slot_jobs import QEMU_MEMORY_MIB
+from vmcapsule.slot.packed.share import QEMU_MEMORY_MIB
 
 RECORDED = (
     Path(__file__).resolve().parents[2] / "fixtures" / "jobrouter-23.9.6" / "translate.stdin"

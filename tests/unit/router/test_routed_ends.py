@@ -16,7 +16,7 @@ from vmcapsule.capsule.record import UNREPORTED_SIGNAL
 from vmcapsule.classad.ads import Ad, parse_ad
 from vmcapsule.resources import resource
 from vmcapsule.router.route import REMOVED_WHEN_HELD
-from vmcapsule.router.slot_jobs import GUEST_KIB
+from vmcapsule.slot.packed.share import GUEST_KIB
 from vmcapsule.slot.starter import AVOID_S
 
 RETRIES = (

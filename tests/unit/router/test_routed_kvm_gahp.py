@@ -16,8 +16,8 @@ from vmcapsule.errors import ConfigError
 from vmcapsule.resources import resource
 from vmcapsule.router import kvm, kvm_gahp
 from vmcapsule.router.routes import route_of
-from vmcapsule.router.slot_jobs import QEMU_MEMORY_MIB
 from vmcapsule.router.translate import translate
+from vmcapsule.slot.packed.share import QEMU_MEMORY_MIB
 
 HOST = (
     'Arch = "X86_64"; VM_Type = "kvm"; VM_AvailNum = 1; Disk = 10000000; TotalMemory = 2000;'

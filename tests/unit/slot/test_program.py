@@ -96,6 +96,18 @@ def test_who_calls_it_by_hand_is_told_what_it_is_for(program: Path, tmp_path: Pa
         assert sorted(path.name for path in tmp_path.iterdir()) == ["kernel", "program.pyz"]
 
 
+@pytest.mark.parametrize("how", ["packed", "routed"])
+def test_an_argument_of_a_jobs_is_no_call_of_the_vm_gahp(
+    program: Path, tmp_path: Path, how: str
+) -> None:
+    done = subprocess.run(
+        [program, how, "--no-such-option", "--", "./job", "-M", "0"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "--no-such-option" in (tmp_path / ".job_wrapper_failure").read_text()
+
+
 def test_the_same_sources_give_the_same_bytes(tmp_path: Path) -> None:
     one, other = (write_program(tmp_path / name).read_bytes() for name in "ab")
     assert one == other

@@ -1,4 +1,4 @@
-"""The machine, as the process that runs it: the slot's program, under the job's owner.
+"""The machine, as the process that runs it: the same program, under the job's owner.
 
 A gahp is root where HTCondor is.  Of what came with a job root opens nothing: the child has
 become the owner before its first line runs, and root holds its pipes and its number.

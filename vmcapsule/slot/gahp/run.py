@@ -50,7 +50,7 @@ from vmcapsule.slot.starter import Slot, read_slot
 from vmcapsule.transfer.entries import FOLDER
 from vmcapsule.vm.watch import last_line
 
-#: By what a starter or a person at a terminal ends us.
+#: By what we are ended.
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 _REASON_CHARS_MAX = 300
 #: The folder beside the returned disk for what HTCondor shall tell of by failing on it.

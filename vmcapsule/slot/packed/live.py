@@ -2,7 +2,8 @@
 
 The guest is a stranger: of what it says there is no more at a time than a frame, what it
 prints goes where its job's output goes anyway, connections lead to the starter's chirp proxy
-alone, a shell to who has logged in for one, and nothing else becomes of it.
+alone, a shell to who has logged in for one, what it says that the job uses into the job's ad,
+and nothing else becomes of it.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 class Talker(Protocol):
-    """What else goes over a line: connections of some kind, each with a number."""
+    """What else goes over a line: connections of some kind, or reports."""
 
     def are_full(self) -> bool:
         """Is the guest not to be listened to, since somebody else does not?"""
@@ -95,7 +96,11 @@ class Talker(Protocol):
         """Go on with what is ready; what is yielded is for the guest."""
 
     def close(self) -> None:
-        """End all of them."""
+        """End it."""
+
+
+def _warn(error: Exception) -> None:
+    say(f"vmcapsule: warning: {type(error).__name__}: {error}", sys.stderr)
 
 
 class Live:
@@ -126,8 +131,8 @@ class Live:
             os.close(writer)
             thread.join()
             os.close(reader)
-            for talker in self._talkers:
-                talker.close()
+            for talker in list(self._talkers):
+                self._let_go(talker)
 
     def send_signal(self, number: int) -> bool:
         """Send the job a signal; False: it has not begun, and there is nobody to send it to."""
@@ -173,10 +178,16 @@ class Live:
             for kind, data in frames:
                 self._say(kind, data)
         except Exception as error:  # whatever it is, it is not the job's
-            say(f"vmcapsule: warning: {type(error).__name__}: {error}", sys.stderr)
-            self._talkers.remove(talker)
-            with contextlib.suppress(OSError):
-                talker.close()
+            _warn(error)
+            self._let_go(talker)
+
+    def _let_go(self, talker: Talker) -> None:
+        """Close a talker, whatever becomes of that."""
+        self._talkers.remove(talker)
+        try:
+            talker.close()
+        except Exception as error:
+            _warn(error)
 
     def _say_signals(self) -> None:
         """Those that there is room for; of what a guest does not take the last are kept."""

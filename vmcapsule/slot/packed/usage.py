@@ -35,7 +35,7 @@ def read_report(data: bytes) -> Mapping[str, Union[int, float]]:
 
 
 class Usage:
-    """Tells the starter by chirp, whose file is ``contact``, for which nobody here waits.
+    """Tells the starter by chirp, whose file is ``contact``; nobody waits for that but `close`.
 
     A starter that does not take it is not told again.
     """
@@ -59,8 +59,9 @@ class Usage:
         if kind == contract.LINE_USAGE:
             self._latest = read_report(data) or self._latest
             if self._thread is None and self._latest:
-                self._thread = threading.Thread(target=self._tell)
-                self._thread.start()
+                thread = threading.Thread(target=self._tell, daemon=True)
+                thread.start()
+                self._thread = thread
         yield from ()
 
     def look(self, ready: set[int]) -> Frames:

@@ -87,6 +87,20 @@ def test_a_starter_that_refuses_is_not_asked_again(tmp_path: Path) -> None:
     assert before == len(asked) > 0
 
 
+def test_where_no_thread_can_be_started_there_is_none_to_wait_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    usage = Usage(tmp_path / ".chirp.config")
+    with monkeypatch.context() as context:
+        context.setattr("threading.Thread.start", fails)
+        with pytest.raises(RuntimeError):
+            take(usage, FRAME)
+    usage.close()
+
+
 def test_where_there_is_no_starter_nothing_is_told(tmp_path: Path) -> None:
     usage = Usage(tmp_path / ".chirp.config")
     take(usage, FRAME)
