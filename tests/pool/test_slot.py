@@ -224,7 +224,7 @@ def metric(pool: Pool) -> Iterator[None]:
     page = (Path(__file__).resolve().parents[2] / "docs/routes.md").read_text()
     found = re.search(r"^    (MEMORY_USAGE_METRIC = .*)$", page, re.MULTILINE)
     assert found
-    pool.configure("90-metric", found[1] + "\n")
+    pool.configure("90-metric", found[1] + "\nSHADOW_QUEUE_UPDATE_INTERVAL = 2\n")
     pool.reconfigure()
     yield
     pool.unconfigure("90-metric")
