@@ -155,7 +155,8 @@ class Queued:
             time.sleep(_POLL_S)
 
     def _is_hopeless(self, one: _Submitted) -> bool:
-        return not self.append and one.place.case.native_waits
+        """Does a job wait that waits natively, too?"""
+        return one.place.case.native_waits and all(map(self._is_turned_away, one.jobs))
 
     def _queue(self) -> Dict[JobId, Tuple[int, str]]:
         """JobStatus and Managed of all jobs."""
@@ -197,8 +198,11 @@ class Queued:
 
     def _is_turned_away(self, job: JobId) -> bool:
         """Has a negotiator found no machine for an idle job, or for its routed copy?"""
-        ads = self.pool.routed(job) if self.append else self.pool.queue(job)
-        return any("LastRejMatchTime" in ad for ad in ads)
+        return any("LastRejMatchTime" in ad for ad in self._matched(job))
+
+    def _matched(self, job: JobId) -> Sequence[Ad]:
+        """What negotiators look at of a job."""
+        return self.pool.queue(job)
 
     # Out of it
 
@@ -256,6 +260,10 @@ class Routed(Queued):
         """Submit the cases side by side; return what became of each."""
         with self._route():
             return super().run(cases)
+
+    def _matched(self, job: JobId) -> Sequence[Ad]:
+        """Its routed copy, and not the job itself, which matches nothing."""
+        return self.pool.routed(job)
 
     @contextlib.contextmanager
     def _route(self) -> Iterator[None]:
