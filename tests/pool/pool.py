@@ -222,7 +222,8 @@ class Pool:
         """Install this checkout in a running pool with other knobs; return when they count."""
         self.install_plugin(knobs)
         self._compile_plugin()
-        self.restart("MASTER")
+        # Not killed: a schedd may not have written yet that a job has left its queue.
+        self.restart("MASTER", signal.SIGQUIT)
 
     def _compile_plugin(self) -> None:
         """As an installation has it: hooks run as users who may not write there."""
